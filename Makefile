@@ -1,0 +1,62 @@
+# Every target makes the environment it needs on its first run. `make help` lists them.
+# Variables: PYTHON (>= 3.10), VENV (where the environment goes), ARGS (passed on), JOBS (pytest processes).
+# torch comes from the package index pip is set up for. The default build for Linux brings gigabytes of CUDA
+# packages; on a machine without a GPU, set PIP_EXTRA_INDEX_URL to torch's CPU index for the first run.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+# constraints.txt holds for every install; without it pip may take a torch that is not tested here.
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+DECLARED := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+quickstart: $(VENV)/.plots ## distil small students by each method, with a table and a report (ARGS=--full)
+	$(BIN)/tide quickstart $(ARGS)
+
+test: $(VENV)/.test ## run the tests (ARGS=tests/losses)
+	$(BIN)/python -m pytest -n $(JOBS) --durations=10 $(ARGS)
+
+lint: $(VENV)/.test ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.core ## time and peak memory of the losses on this CPU, into benchmarks/results
+	$(BIN)/python -m benchmarks.cpu_losses --out benchmarks/results/cpu_losses.json $(ARGS)
+
+clean: ## remove the environment, caches and build products; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("make: tide needs Python 3.10 or newer, and \
+	$(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) cannot make environments; install its venv \
+	package (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes in by itself, first: with it in place nothing that depends on it makes pip choose a build again.
+$(VENV)/.core: $(DECLARED) | $(BIN)/pip
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) --quiet --editable .
+	@touch $@
+
+$(VENV)/.plots: $(VENV)/.core
+	$(PIP_INSTALL) --quiet --editable ".[plots]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP_INSTALL) --quiet --editable ".[test]"
+	@touch $@

@@ -1,0 +1,272 @@
+"""Time and peak memory of the losses on CPU, beside the published formulas run eagerly.
+
+    python -m benchmarks.cpu_losses [--rows 256 --vocab 151936 --dtype float32] [--linear] [--out FILE.json]
+
+Memory: one process per loss and side; the rise of the resident set above where it stood before the inputs
+were made, in units of one fp32 [N, V] tensor (N V 4 bytes). Logits-in losses hold two inputs and write one
+gradient, so 3 is the floor. Time: one process per loss, both sides alternating, medians, so that a change in
+the machine's load meets both. A process whose two sides disagree in loss or gradient reports no time and
+fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._cpu_cases import LINEAR_CASES, LOGITS_CASES, SIDES, Sizes, Work, build
+from benchmarks._memory import track_peak
+
+ROOT = Path(__file__).resolve().parent.parent
+WARM_UP = Sizes(rows=4, vocab=512, student_width=16, teacher_width=32, dtype="float32")
+# Largest deviation between the two sides. Eager rounds an interpolated target of small lambda and, in bf16,
+# everything.
+LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
+GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
+
+
+def measure_memory(case: str, side: str, sizes: Sizes, threads: int | None = None) -> dict[str, float]:
+    """Peak of forward and backward including the inputs, measured in a process of its own.
+
+    Args:
+        case: one of LOGITS_CASES or LINEAR_CASES.
+        side: ``eager`` or ``tide``.
+        sizes: shapes and dtype.
+        threads: of torch; None for its own choice.
+
+    Returns:
+        ``peak_bytes`` and ``peak_units`` (of N V 4 bytes).
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    return _in_process(
+        {"what": "memory", "case": case, "side": side, "sizes": asdict(sizes), "threads": threads}
+    )
+
+
+def measure_time(case: str, sizes: Sizes, repeats: int, threads: int | None = None) -> dict[str, Any]:
+    """Seconds of forward and backward on both sides, alternating in one process.
+
+    Args:
+        case: one of LOGITS_CASES or LINEAR_CASES.
+        sizes: shapes and dtype.
+        repeats: measured steps of each side, after one that is not.
+        threads: of torch; None for its own choice.
+
+    Returns:
+        ``{side: {"median": s, "p20": s, "p80": s}}``, ``loss_deviation`` and ``gradient_deviation`` between
+        the sides.
+
+    Raises:
+        RuntimeError: the process failed, also because the sides disagree.
+    """
+    return _in_process(
+        {"what": "time", "case": case, "sizes": asdict(sizes), "repeats": repeats, "threads": threads}
+    )
+
+
+def _in_process(task: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.cpu_losses", "--worker", json.dumps(task)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"measurement of {task['case']} failed:\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _worker(task: dict[str, Any]) -> dict[str, Any]:
+    if task["threads"]:
+        torch.set_num_threads(task["threads"])
+    sizes = Sizes(**task["sizes"])
+    warm = build(task["case"], WARM_UP)
+    for side in SIDES:
+        warm.steps[side]()
+    return _peak(task, sizes) if task["what"] == "memory" else _times(task, sizes)
+
+
+def _peak(task: dict[str, Any], sizes: Sizes) -> dict[str, float]:
+    with track_peak() as peak:
+        work = build(task["case"], sizes)
+        work.steps[task["side"]]()
+    return {"peak_bytes": peak.added, "peak_units": peak.added / sizes.unit_bytes}
+
+
+def _times(task: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    work = build(task["case"], sizes)
+    deviations = _deviations(work)
+    for name, limits in (("loss", LOSS_TOLERANCE), ("gradient", GRADIENT_TOLERANCE)):
+        if not deviations[f"{name}_deviation"] <= limits[sizes.dtype]:
+            raise SystemExit(
+                f"{task['case']}: the sides disagree in {name}: {deviations}; no time is reported."
+            )
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(task["repeats"]):
+        for side in SIDES:
+            start = time.perf_counter()
+            work.steps[side]()
+            seconds[side].append(time.perf_counter() - start)
+            work.clear()
+    return {**{side: _quantiles(values) for side, values in seconds.items()}, **deviations}
+
+
+def _deviations(work: Work) -> dict[str, float]:
+    """Loss difference over the eager loss, and largest gradient difference over its largest gradient."""
+    loss = {}
+    gradients = {}
+    for side in SIDES:
+        loss[side] = float(work.steps[side]())
+        gradients[side] = [parameter.grad for parameter in work.parameters]
+        work.clear()
+    worst = 0.0
+    for ours, theirs in zip(gradients["tide"], gradients["eager"], strict=True):
+        if ours is None or theirs is None:
+            raise SystemExit("a side left a parameter without a gradient.")
+        scale = float(theirs.abs().max())
+        worst = max(worst, float(ours.sub_(theirs).abs().max()) / scale)
+    return {
+        "loss_deviation": abs(loss["tide"] - loss["eager"]) / abs(loss["eager"]),
+        "gradient_deviation": worst,
+    }
+
+
+def _quantiles(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    last = len(ordered) - 1
+    return {
+        "median": statistics.median(ordered),
+        "p20": ordered[round(0.2 * last)],
+        "p80": ordered[round(0.8 * last)],
+    }
+
+
+def measure(case: str, sizes: Sizes, repeats: int, threads: int | None) -> dict[str, Any]:
+    """One row of the table: time first, since a wrong result makes the memory meaningless.
+
+    Args:
+        case: one of LOGITS_CASES or LINEAR_CASES.
+        sizes: shapes and dtype.
+        repeats: measured steps of each side.
+        threads: of torch; None for its own choice.
+
+    Raises:
+        RuntimeError: as ``measure_time``.
+    """
+    times = measure_time(case, sizes, repeats, threads)
+    memory = {side: measure_memory(case, side, sizes, threads) for side in SIDES}
+    return {
+        "case": case,
+        **asdict(sizes),
+        "time_s": {side: times[side] for side in SIDES},
+        "peak_units": {side: memory[side]["peak_units"] for side in SIDES},
+        "peak_mib": {side: memory[side]["peak_bytes"] / 2**20 for side in SIDES},
+        "time_ratio": times["tide"]["median"] / times["eager"]["median"],
+        "loss_deviation": times["loss_deviation"],
+        "gradient_deviation": times["gradient_deviation"],
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table.
+
+    Args:
+        rows: results of ``measure``.
+    """
+    lines = [
+        "| loss | eager peak | tide peak | eager s | tide s | time ratio | gradient vs eager |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        peak, seconds = row["peak_units"], {side: row["time_s"][side]["median"] for side in SIDES}
+        lines.append(
+            f"| {row['case']} | {peak['eager']:.2f} | {peak['tide']:.2f} | {seconds['eager']:.3f} | "
+            f"{seconds['tide']:.3f} | {row['time_ratio']:.2f} | {row['gradient_deviation']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def environment(threads: int | None) -> dict[str, Any]:
+    """What a figure has to carry: processor, threads, versions, commit.
+
+    Args:
+        threads: as asked for; None for torch's own choice.
+    """
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads or torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the tables, and write the figures.
+
+    Args:
+        arguments: command line; None for the process's own.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=256, help="N")
+    parser.add_argument("--vocab", type=int, default=151936, help="V")
+    parser.add_argument("--dtype", choices=sorted(LOSS_TOLERANCE), default="float32")
+    parser.add_argument("--cases", nargs="+", choices=LOGITS_CASES + LINEAR_CASES, default=None)
+    parser.add_argument(
+        "--linear", action="store_true", help="also the hidden-in losses against heads run eagerly"
+    )
+    parser.add_argument("--student-width", type=int, default=1024)
+    parser.add_argument("--teacher-width", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="JSON file, or a folder to put one into")
+    parser.add_argument("--worker", type=json.loads, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker is not None:
+        print(json.dumps(_worker(options.worker)))
+        return
+    sizes = Sizes(options.rows, options.vocab, options.student_width, options.teacher_width, options.dtype)
+    cases = options.cases or LOGITS_CASES + (LINEAR_CASES if options.linear else ())
+    setting = environment(options.threads)
+    results = []
+    for title, group in (("Logits in", LOGITS_CASES), ("Hidden states in", LINEAR_CASES)):
+        rows = [measure(case, sizes, options.repeats, options.threads) for case in group if case in cases]
+        if rows:
+            print(f"\n{title}: N = {sizes.rows}, V = {sizes.vocab}, {sizes.dtype}")
+            print(f"Peaks in N V 4 bytes, inputs included\n\n{markdown(rows)}", flush=True)
+        results += rows
+    print(f"\n{json.dumps(setting)}")
+    if options.out is not None:
+        file = options.out if options.out.suffix == ".json" else options.out / "cpu_losses.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"environment": setting, "results": results}, indent=1) + "\n")
+        print(f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The bytes of a token are those that the tokenizer's own decoder produces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from tide.alignment import ByteTable, align_chunks
+from tide.alignment.byte_table import byte_alphabet
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+def test_byte_alphabet_is_that_of_the_tokenizers_library():
+    alphabet = byte_alphabet()
+    assert sorted(alphabet.values()) == list(range(256))
+    assert set(alphabet) == set(pre_tokenizers.ByteLevel.alphabet())
+    # Visible, space, newline, the first and the last that moved, and a visible one beyond ASCII.
+    assert [alphabet[c] for c in "A~\u0120\u010a\u0100\u0143\u00e9"] == [65, 126, 32, 10, 0, 173, 233]
+
+
+def test_every_token_decodes_to_its_bytes(teacher_tokenizer):
+    table = ByteTable.from_tokenizer(teacher_tokenizer)
+    assert len(table) == teacher_tokenizer.get_vocab_size() == len(table.lengths) == len(table.special)
+    for token_id, token in enumerate(table.tokens):
+        decoded = teacher_tokenizer.decode([token_id], skip_special_tokens=True)
+        assert token.decode(errors="replace") == decoded
+        assert table.lengths[token_id] == len(token)
+    assert table.lengths.dtype == np.int32
+    assert sorted(token for token in table.tokens if len(token) == 1) == [
+        bytes([byte]) for byte in range(256)
+    ]
+
+
+@settings(deadline=None)
+@given(text=texts)
+def test_joined_token_bytes_are_the_text(student_tokenizer, teacher_tokenizer, text):
+    for tokenizer in (student_tokenizer, teacher_tokenizer):
+        table = ByteTable.from_tokenizer(tokenizer)
+        ids = tokenizer.encode(text).ids
+        assert b"".join(table.token_bytes(ids)) == text.encode()
+        assert table.lengths[ids].sum() == len(text.encode())
+
+
+def test_special_tokens_have_no_bytes_and_added_words_have_theirs(byte_level):
+    tokenizer = byte_level()
+    size = tokenizer.get_vocab_size()
+    tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("\n\n  é", normalized=True)])
+    tokenizer.add_special_tokens(["<|new|>"])
+    table = ByteTable.from_tokenizer(tokenizer)
+    assert np.flatnonzero(table.special).tolist() == [0, 1, size + 2]
+    assert table.token_bytes([0, size, size + 1, size + 2]) == [b"", b"<think>", "\n\n  é".encode(), b""]
+    assert table.lengths[[1, size, size + 1, size + 2]].tolist() == [0, 7, 6, 0]
+
+    text = "a<think>b\n\n  é c"
+    ids = tokenizer.encode(text).ids
+    assert {size, size + 1} <= set(ids)
+    assert b"".join(table.token_bytes(ids)) == text.encode()
+
+
+def test_a_plain_word_is_special_only_where_the_tokenizer_says_so(byte_level):
+    """`user` and `system` look like template words; as ordinary tokens they are text."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["user"])
+    tokenizer.add_special_tokens(["system"])
+    table = ByteTable.from_tokenizer(tokenizer)
+    ids = [tokenizer.token_to_id("user"), tokenizer.token_to_id("system")]
+    assert table.token_bytes(ids) == [b"user", b""]
+    assert table.special[ids].tolist() == [False, True]
+
+
+def test_unused_ids_are_empty_and_not_special():
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "\u0120b": 4}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    table = ByteTable.from_tokenizer(tokenizer)
+    assert table.tokens == (b"a", b"", b"", b"", b" b")
+    assert not table.special.any()
+
+
+def test_raw_text_in_the_vocabulary_reads_as_the_decoder_reads_it():
+    tokenizer = Tokenizer(models.BPE(vocab={"a b": 0, "\u0120": 1, "\uff5cx": 2}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    table = ByteTable.from_tokenizer(tokenizer)
+    assert table.tokens == (b"a b", b" ", "\uff5cx".encode())
+    assert [tokenizer.decode([i]) for i in range(3)] == [token.decode() for token in table.tokens]
+
+
+def test_transformers_tokenizer_gives_the_table_of_its_backend(teacher_tokenizer):
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=teacher_tokenizer, mask_token="<|mask|>", pad_token="<|pad|>"
+    )
+    table, plain = ByteTable.from_tokenizer(wrapped), ByteTable.from_tokenizer(teacher_tokenizer)
+    assert table.tokens == (*plain.tokens, b"")
+    assert np.flatnonzero(table.special).tolist() == [0, 1, wrapped.pad_token_id]
+
+
+def test_sequences_of_byte_preserving_steps_are_accepted(byte_level):
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Sequence([])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d{1,3}|\s+"), behavior="isolated"),
+            pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()])
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    table = ByteTable.from_tokenizer(tokenizer)
+    text = "x = 12345  +\n\té"
+    assert b"".join(table.token_bytes(tokenizer.encode(text).ids)) == text.encode()
+
+
+def set_decoder(tokenizer, decoder):
+    tokenizer.decoder = decoder
+
+
+def set_pre_tokenizer(tokenizer, *steps):
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
+
+
+def set_normalizer(tokenizer, normalizer):
+    tokenizer.normalizer = normalizer
+
+
+REFUSED = {
+    "no decoder": (lambda t: set_decoder(t, None), "decoder is not ByteLevel.*got decoder type none"),
+    "metaspace decoder": (
+        lambda t: set_decoder(t, decoders.Metaspace()),
+        "decoder is not ByteLevel.*got decoder type Metaspace",
+    ),
+    "replacing decoder": (
+        lambda t: set_decoder(t, decoders.Sequence([decoders.Replace("_", " "), decoders.ByteLevel()])),
+        r"got decoder type Replace\+ByteLevel",
+    ),
+    "no byte-level pre-tokenizer": (
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Digits()),
+        "no ByteLevel pre-tokenizer",
+    ),
+    "NFKC": (lambda t: set_normalizer(t, normalizers.NFKC()), r"normalizer \(NFKC\)"),
+    "nested lower-casing": (
+        lambda t: set_normalizer(t, normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])),
+        r"normalizer \(NFD, Lowercase\)",
+    ),
+    "prefix space": (
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        "add_prefix_space=True",
+    ),
+    "nested prefix space": (
+        lambda t: set_pre_tokenizer(t, pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        "add_prefix_space=True",
+    ),
+    "whitespace dropped": (
+        lambda t: set_pre_tokenizer(t, pre_tokenizers.WhitespaceSplit()),
+        r"pre-tokenizer \(WhitespaceSplit\) drops",
+    ),
+    "split removed": (
+        lambda t: set_pre_tokenizer(t, pre_tokenizers.Split("-", behavior="removed")),
+        r"pre-tokenizer \(Split\) drops",
+    ),
+    "word suffix": (lambda t: setattr(t.model, "end_of_word_suffix", "</w>"), "prefix or suffix"),
+    "word prefix": (lambda t: setattr(t.model, "continuing_subword_prefix", "##"), "prefix or suffix"),
+    "two readings": (lambda t: t.add_tokens(["é"]), r"two readings, b'\\xe9' .* b'\\xc3\\xa9'"),
+    "spaces swallowed before": (
+        lambda t: t.add_tokens([AddedToken("<x>", lstrip=True)]),
+        "'<x>' .* swallows the spaces",
+    ),
+    "spaces swallowed after": (
+        lambda t: t.add_tokens([AddedToken("<x>", rstrip=True)]),
+        "'<x>' .* swallows the spaces",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_tokenizers_that_are_not_plain_byte_level_bpe_are_refused(byte_level, case):
+    change, message = REFUSED[case]
+    tokenizer = byte_level()
+    ByteTable.from_tokenizer(tokenizer)
+    change(tokenizer)
+    with pytest.raises(ValueError, match=f"ByteTable.from_tokenizer: .*{message}"):
+        ByteTable.from_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [models.WordPiece({"a": 0}, unk_token="a"), models.Unigram([("a", 0.0)]), models.WordLevel({"a": 0})],
+)
+def test_other_models_are_refused_by_name(model):
+    with pytest.raises(ValueError, match=f"its model is {type(model).__name__}, not BPE"):
+        ByteTable.from_tokenizer(Tokenizer(model))
+
+
+def test_an_object_without_a_rust_backend_is_refused_by_name():
+    with pytest.raises(
+        ValueError, match=r"from_tokenizer: dict has no Rust backend.*Supported: byte-level BPE"
+    ):
+        ByteTable.from_tokenizer({"a": 0})
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([0, 1, 3], r"\[0, 3\).*got 3 at position 2"),
+        ([0, -100], r"got -100 at position 1"),
+        ([[0, 1]], r"one row of integer token ids; got shape \(1, 2\)"),
+        ([[0], [1, 2]], "rows of unequal length"),
+        ([0.0, 1.0], "dtype float64"),
+        ([True, False], "dtype bool"),
+        (1, r"shape \(\)"),
+    ],
+)
+def test_ids_that_are_not_one_row_of_the_vocabulary_are_refused(ids, message):
+    with pytest.raises(ValueError, match=f"ByteTable.token_bytes: ids must .*{message}"):
+        ByteTable([b"a", b"b", b"c"]).token_bytes(ids)
+
+
+def test_table_from_known_bytes_drops_the_bytes_of_specials():
+    table = ByteTable([b"a", b"<s>", b"\xc3"], special_ids={1})
+    assert (table.tokens, table.lengths.tolist()) == ((b"a", b"", b"\xc3"), [1, 0, 1])
+    assert table.token_bytes([]) == []
+    with pytest.raises(ValueError, match=r"ByteTable: special_ids must lie in \[0, 3\)"):
+        ByteTable([b"a", b"b", b"c"], special_ids=[3])
+
+
+def test_nfc_is_accepted_and_text_that_it_changes_is_refused(student_tokenizer, teacher_tokenizer):
+    plain = student_tokenizer
+    normalizing = Tokenizer.from_str(teacher_tokenizer.to_str())
+    normalizing.normalizer = normalizers.NFC()
+    plain_table, nfc_table = ByteTable.from_tokenizer(plain), ByteTable.from_tokenizer(normalizing)
+    composed, decomposed = "caf\u00e9 = 1", "cafe\u0301 = 1"
+    aligned = align_chunks(
+        plain.encode(composed).ids, normalizing.encode(composed).ids, plain_table, nfc_table
+    )
+    assert aligned.num_chunks > 0
+    with pytest.raises(ValueError, match="first differ at offset 3"):
+        align_chunks(plain.encode(decomposed).ids, normalizing.encode(decomposed).ids, plain_table, nfc_table)

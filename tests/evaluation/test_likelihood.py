@@ -1,0 +1,154 @@
+"""Held-out likelihood against a plain computation, row by row in fp64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.tiny import ROWS, make_model
+from tide.alignment import ByteTable
+from tide.batch import Example, TokenSequence
+from tide.data import Collator
+from tide.evaluation import TIMES, held_out_likelihood
+from tide.masking import Noiser
+from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
+
+END, MASK, BLOCK = 0, 1, 8
+
+
+@pytest.fixture(scope="module")
+def examples(word_tokenizer):
+    return same_tokenizer_examples(ROWS, word_tokenizer, max_length=60, with_teacher=False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(300, seed=5).double()
+
+
+@torch.no_grad()
+def plain_likelihood(model, tokenizer, examples, *, time: float, batch_size: int, seed: int):
+    """Nats, hits, tokens and bytes of the masked tokens: one forward for each, without padding."""
+    table = ByteTable.from_tokenizer(tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    ordered = sorted(examples, key=lambda example: len(example.student.token_ids))
+    nats, hits, tokens, num_bytes = 0.0, 0, 0, 0
+    for first in range(0, len(ordered), batch_size):
+        batch = Collator(student_pad_id=3, pad_to_multiple_of=BLOCK)(ordered[first : first + batch_size])
+        num, length = batch.student.token_ids.shape
+        noised = Noiser(MASK)(batch, generator, torch.full((num,), time)).student
+        for row in noised.rows.tolist():
+            sequence, position = row // length, row % length
+            label = int(noised.token_ids[sequence, position])
+            if label == END:
+                continue
+            start = position // BLOCK * BLOCK
+            end = min(start + BLOCK, int(noised.valid[sequence].sum()))
+            ids = torch.cat([noised.token_ids[sequence, :start], noised.views[sequence, 0, start:end]])
+            block = torch.arange(end) // BLOCK
+            bias = torch.where(block[:, None] >= block, 0.0, -torch.inf).double()[None, None]
+            log_p = model(input_ids=ids[None], attention_mask=bias).logits[0, position].log_softmax(-1)
+            nats -= float(log_p[label])
+            hits += int(log_p.argmax()) == label
+            tokens += 1
+            num_bytes += len(table.tokens[label])
+    return nats, hits, tokens, num_bytes
+
+
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_nats_per_byte_and_accuracy_are_those_of_a_plain_loop(model, word_tokenizer, examples, batch_size):
+    times = (0.3, 0.8)
+    found = held_out_likelihood(
+        model, word_tokenizer, examples, block_size=BLOCK, times=times, batch_size=batch_size, seed=7
+    )
+    plain = {
+        time: plain_likelihood(model, word_tokenizer, examples, time=time, batch_size=batch_size, seed=7)
+        for time in times
+    }
+    assert set(found.nats_per_byte) == set(found.accuracy) == set(times)
+    for time, (nats, hits, tokens, num_bytes) in plain.items():
+        assert found.nats_per_byte[time] == pytest.approx(nats / num_bytes, rel=1e-6)
+        assert found.accuracy[time] == pytest.approx(hits / tokens, abs=1e-12)
+    assert found.num_tokens == sum(tokens for _, _, tokens, _ in plain.values())
+    assert found.num_bytes == sum(num_bytes for *_, num_bytes in plain.values())
+
+
+def test_everything_masked_counts_each_byte_of_the_completions_and_no_end_of_text(
+    model, word_tokenizer, examples
+):
+    found = held_out_likelihood(model, word_tokenizer, examples, block_size=BLOCK, times=(1.0,))
+    assert found.num_bytes == sum(len(row.completion.encode()) for row in ROWS)
+    assert found.num_tokens == sum(int(example.student.maskable.sum()) - 1 for example in examples)
+
+
+def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary_per_token(word_tokenizer, examples):
+    uniform = make_model(300, tie_word_embeddings=False)
+    torch.nn.init.zeros_(uniform.lm_head.weight)
+    found = held_out_likelihood(uniform, word_tokenizer, examples, block_size=BLOCK, times=(1.0,))
+    expected = math.log(300) * found.num_tokens / found.num_bytes
+    assert found.nats_per_byte[1.0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_model_that_knows_the_token_is_right_every_time(word_tokenizer):
+    """One token throughout, and a head that answers it: accuracy 1, likelihood that of the answer."""
+    letter = word_tokenizer("x")["input_ids"][0]
+    sequence = TokenSequence(
+        torch.tensor([letter] * 11 + [END]), torch.ones(12, dtype=torch.bool), torch.full((12,), -1)
+    )
+    sure = make_model(300, tie_word_embeddings=False)
+    torch.nn.init.zeros_(sure.lm_head.weight)
+    sure.lm_head.bias = torch.nn.Parameter(torch.nn.functional.one_hot(torch.tensor(letter), 300) * 5.0)
+    found = held_out_likelihood(sure, word_tokenizer, [Example(sequence)], block_size=BLOCK, times=(0.5, 1.0))
+    assert found.accuracy == {0.5: 1.0, 1.0: 1.0}
+    expected = math.log(math.exp(5) + 299) - 5
+    assert found.nats_per_byte == pytest.approx({0.5: expected, 1.0: expected}, rel=1e-5)
+
+
+def test_sequences_of_one_length_score_the_same_in_batches_of_any_size(model, word_tokenizer):
+    generator = torch.Generator().manual_seed(0)
+    sequences = [
+        TokenSequence(
+            torch.randint(2, 258, (16,), generator=generator), torch.arange(16) >= 3, torch.full((16,), -1)
+        )
+        for _ in range(7)
+    ]
+    examples = [Example(sequence) for sequence in sequences]
+    found = [
+        held_out_likelihood(model, word_tokenizer, examples, block_size=BLOCK, batch_size=size)
+        for size in (1, 2, 3, 7, 32)
+    ]
+    for other in found[1:]:
+        assert other.nats_per_byte == pytest.approx(found[0].nats_per_byte, rel=1e-6)
+        assert (other.accuracy, other.num_tokens, other.num_bytes) == (
+            found[0].accuracy,
+            found[0].num_tokens,
+            found[0].num_bytes,
+        )
+
+
+def test_masks_come_from_the_seed_and_the_teachers_side_is_not_read(
+    model, word_tokenizer, line_tokenizer, examples
+):
+    options = {"block_size": BLOCK, "batch_size": 3}
+    first = held_out_likelihood(model, word_tokenizer, examples, **options)
+    assert tuple(first.nats_per_byte) == TIMES
+    assert held_out_likelihood(model, word_tokenizer, examples, **options) == first
+    cross = cross_tokenizer_examples(
+        ROWS, word_tokenizer, line_tokenizer, max_length=60, teacher_max_length=60
+    )
+    assert held_out_likelihood(model, word_tokenizer, cross, **options) == first
+    assert held_out_likelihood(model, word_tokenizer, examples, seed=1, **options) != first
+
+
+def test_nothing_masked_is_zero_not_nan(model, word_tokenizer, examples):
+    found = held_out_likelihood(model, word_tokenizer, examples, block_size=BLOCK, times=(1e-9,))
+    assert (found.num_tokens, found.num_bytes) == (0, 0)
+    assert found.nats_per_byte == {1e-9: 0.0} and found.accuracy == {1e-9: 0.0}
+
+
+def test_the_model_gets_no_gradient(word_tokenizer, examples):
+    trained = make_model(300).train()
+    held_out_likelihood(trained, word_tokenizer, examples, block_size=BLOCK, times=(0.5,))
+    assert trained.training and all(parameter.grad is None for parameter in trained.parameters())

@@ -1,0 +1,120 @@
+"""Every method, from a recipe's text to a student on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.flow.recipes import tiny_recipe, trainer_of
+from tide import distill, load_recipe
+from tide.losses.objective import METHODS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.tiny import TinyCheckpoints
+    from tide.batch import NoisedBatch
+    from tide.training import DistillationTrainer
+
+TERMS = {
+    "none": set(),
+    "kl": {"forward_kl"},
+    "reverse_kl": {"reverse_kl"},
+    "taid": {"tidal", "lambda"},
+    "tidal": {"tidal", "lambda"},
+    "tide_shared": {"tidal", "lambda"},
+    "calm": {"calm", "active_chunks"},
+    "tide_cross": {"reverse_calm", "active_chunks"},
+}
+
+
+@pytest.fixture(scope="module")
+def without_teacher(
+    tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """Weights after three steps of `none`."""
+    folder = tmp_path_factory.mktemp("none")
+    distill(tiny_recipe(tiny_checkpoints, folder))
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_trains_its_student(
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    without_teacher: dict[str, torch.Tensor],
+    method: str,
+) -> None:
+    written = tiny_recipe(tiny_checkpoints, tmp_path / "run", method)
+    (tmp_path / "recipe.yaml").write_text(written.to_yaml())
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    result = distill(recipe)
+    assert (result.finished, result.steps, result.output_dir) == (True, 3, tmp_path / "run")
+    assert result.seconds > 0 and result.peak_memory_mib > 100
+
+    logs = [entry for entry in result.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logs] == [1, 2, 3]
+    for entry in logs:
+        assert TERMS[method] | {"cross_entropy", "tokens_per_second"} <= entry.keys()
+        assert all(math.isfinite(value) for value in entry.values())
+
+    start = load_file(tiny_checkpoints.student / "model.safetensors")
+    end = load_file(tmp_path / "run" / "model.safetensors")
+    assert end.keys() == start.keys()
+    assert all(not torch.equal(end[name], start[name]) for name in start)
+    same_as_none = [torch.equal(end[name], without_teacher[name]) for name in end]
+    assert all(same_as_none) if method == "none" else not any(same_as_none)
+
+    assert load_recipe(tmp_path / "run" / "recipe.yaml") == recipe
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["method"], summary["steps"]) == (method, 3)
+    assert summary["log_history"] == result.log_history
+    assert not list((tmp_path / "run").glob("*.new"))
+
+
+def test_every_method_ends_somewhere_else(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    """Equal data and noise, eight objectives."""
+    ends = []
+    for method in METHODS:
+        # From the second step on, when λ of the tidal family is well above 0.
+        recipe = tiny_recipe(tiny_checkpoints, tmp_path / method, method, max_steps=2)
+        distill(recipe)
+        ends.append(load_file(tmp_path / method / "model.safetensors")["model.norm.weight"])
+    assert len({tuple(end.tolist()) for end in ends}) == len(METHODS)
+
+
+def test_the_student_overfits_eight_rows(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path, max_steps=30, batch_size=8, learning_rate=5e-3)
+    logs = [entry for entry in distill(recipe).log_history if "loss" in entry]
+    by_step = [entry["cross_entropy"] for entry in logs]
+    assert len(by_step) == 30
+    first, last = sum(by_step[:5]) / 5, sum(by_step[-5:]) / 5
+    assert first > 4.5  # Near log 300 = 5.7.
+    assert last < first - 2.0
+
+
+def fixed_noise(trainer: DistillationTrainer) -> NoisedBatch:
+    """All rows at t = ½, always the same."""
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(8)])["batch"]
+    return trainer.noiser(batch, torch.Generator().manual_seed(99), torch.full((8,), 0.5))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
+def test_a_term_alone_brings_the_student_to_its_teacher(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path, method, max_steps=30, batch_size=8, learning_rate=5e-3)
+    recipe = replace(recipe, objective=replace(recipe.objective, ce_weight=0.0))
+    trainer = trainer_of(recipe)
+    noised = fixed_noise(trainer)
+    with torch.no_grad():
+        before = float(trainer.module(noised, 1.0).loss)
+        trainer.train()
+        after = float(trainer.module(noised, 1.0).loss)
+    assert 0 < after < 0.8 * before

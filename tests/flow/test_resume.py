@@ -1,0 +1,257 @@
+"""An interrupted run ends with the weights of an uninterrupted one, bit for bit; a run is never mixed with another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from tests.flow.recipes import tiny_recipe
+from tide import distill, pipeline
+from tide.cli.main import main
+from tide.training.checkpoints import checkpoints_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.tiny import TinyCheckpoints
+    from tide.config import Recipe
+
+# Epochs of four steps; warm-up and decay, so that the schedule's state counts as well.
+LONG = {
+    "max_steps": 8,
+    "batch_size": 2,
+    "save_steps": 3,
+    "save_total_limit": 9,
+    "warmup_ratio": 0.25,
+    "lr_scheduler": "cosine",
+}
+
+# Dies while the checkpoint of step 6 is half on disk: its weights are written, its optimiser state is not.
+KILLED = """
+import os, signal, sys
+from tide.cli.main import main
+from tide.training import DistillationTrainer
+
+write = DistillationTrainer._save_optimizer_and_scheduler
+
+def die_at_six(self, folder):
+    if self.state.global_step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, folder)
+
+DistillationTrainer._save_optimizer_and_scheduler = die_at_six
+sys.exit(main(["distill", sys.argv[1]]))
+"""
+
+
+class SignalAt(TrainerCallback):
+    """Sends this process a signal as a step begins."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.step, self.number = step, number
+
+    def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), self.number)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, f"{len(different)} of {len(first)} tensors differ, first {different[:1]}"
+
+
+def learned(folder: Path) -> list[dict[str, float]]:
+    """A finished run's logs without its clock."""
+    entries = json.loads((folder / "summary.json").read_text())["log_history"]
+    return [
+        {key: value for key, value in entry.items() if key != "tokens_per_second"}
+        for entry in entries
+        if "loss" in entry
+    ]
+
+
+def moved_back(recipe: Recipe, folder: Path, step: int) -> Recipe:
+    """A copy of the recipe's finished run as it was after the checkpoint of `step`."""
+    done = shutil.copytree(recipe.training.output_dir, folder)
+    for path in [*checkpoints_in(done), done / "model.safetensors", done / "summary.json"]:
+        if path.is_file():
+            path.unlink()
+        elif int(path.name.split("-")[1]) > step:
+            shutil.rmtree(path)
+    return replace(recipe, training=replace(recipe.training, output_dir=str(folder)))
+
+
+def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "killed", "tide_shared", **LONG)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "recipe.yaml")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    torn = tmp_path / "killed" / "checkpoint-6"
+    assert (torn / "model.safetensors").exists() and not (torn / "trainer_state.json").exists()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+
+    resumed = distill(recipe, resume=True)
+    assert (resumed.finished, resumed.steps) == (True, 8)
+    whole = tiny_recipe(tiny_checkpoints, tmp_path / "whole", "tide_shared", **LONG)
+    distill(whole)
+    assert_same_bits(tmp_path / "killed", tmp_path / "whole")
+    assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [2, 5])  # In the first epoch, and in the second.
+def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", "tide_cross", **LONG)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    build = pipeline.build_trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            pipeline,
+            "build_trainer",
+            lambda *args, callbacks, **kwargs: build(*args, callbacks=[*callbacks, SignalAt(step)], **kwargs),
+        )
+        assert main(["distill", str(tmp_path / "recipe.yaml")]) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == (
+        f"tide distill: stopped after step {step} of 8, with a checkpoint in {tmp_path / 'run'}. "
+        "Add --resume to go on."
+    )
+    assert checkpoints_in(tmp_path / "run")[-1].name == f"checkpoint-{step}"
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+    assert main(["distill", str(tmp_path / "recipe.yaml"), "--resume"]) == 0
+    assert f"{tmp_path / 'run'}: 8 steps in" in capsys.readouterr().out
+    assert main(["distill", str(tmp_path / "recipe.yaml"), f"training.output_dir={tmp_path / 'whole'}"]) == 0
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert learned(tmp_path / "run") == learned(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "changes"),
+    [
+        # Micro-batches of 3, 3 and 2 rows: the second step of an epoch is a short one.
+        ("none", 3, {"batch_size": 3, "gradient_accumulation_steps": 2}),
+        ("kl", 6, {"precision": "bf16"}),
+        ("calm", 3, {"gradient_checkpointing": True, "weight_decay": 0.1}),
+        ("taid", 4, {"save_steps": 4}),  # On the border of two epochs.
+    ],
+)
+def test_any_checkpoint_leads_to_the_same_end(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str, step: int, changes: dict[str, object]
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "whole", method, **{**LONG, **changes})
+    distill(recipe)
+    again = moved_back(recipe, tmp_path / "again", step)
+    assert checkpoints_in(tmp_path / "again")[-1].name == f"checkpoint-{step}"
+    assert distill(again, resume=True).steps == 8
+    assert_same_bits(tmp_path / "whole", tmp_path / "again")
+    assert learned(tmp_path / "whole") == learned(tmp_path / "again")
+
+
+def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "whole", **LONG)
+    distill(recipe)
+    again = moved_back(recipe, tmp_path / "again", 6)
+    state = tmp_path / "again" / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    assert distill(again, resume=True).finished
+    assert_same_bits(tmp_path / "whole", tmp_path / "again")
+
+
+def test_a_finished_run_is_finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **LONG)
+    distill(recipe)
+    before, logs = weights(tmp_path / "run"), learned(tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()  # Killed after its last checkpoint, say.
+    result = distill(recipe, resume=True)
+    assert (result.finished, result.steps) == (True, 8)
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert learned(tmp_path / "run") == logs
+    assert checkpoints_in(tmp_path / "run")[-1].name == "checkpoint-8"
+
+
+def test_resuming_nothing_starts(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True)
+    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"))
+    assert started.steps == 3
+    assert_same_bits(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.fixture
+def finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The recipe of a run that is there. No weights may load after it."""
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", max_steps=2, save_steps=1)
+    distill(recipe)
+    monkeypatch.setattr(
+        pipeline, "load_model", lambda *args, **kwargs: pytest.fail("weights were loaded before the error")
+    )
+    return recipe
+
+
+def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    changed = replace(
+        finished,
+        objective=replace(finished.objective, temperature=3.0),
+        training=replace(finished.training, learning_rate=0.5, max_steps=9),
+    )
+    with pytest.raises(ValueError, match="differs from the run in") as caught:
+        distill(changed, resume=True)
+    assert "at objective.temperature, training.learning_rate, training.max_steps." in str(caught.value)
+    assert "Resume with that run's recipe.yaml, or name another training.output_dir." in str(caught.value)
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+
+
+def test_a_directory_with_a_run_is_not_written_over(finished: Recipe, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match=r"already holds checkpoint-2 of a run\. Pass --resume"):
+        distill(finished)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_path: Path) -> None:
+    for checkpoint in checkpoints_in(tmp_path / "run"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(ValueError, match=r"already holds summary\.json of a run"):
+        distill(finished)
+
+
+def test_a_file_is_no_directory(finished: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    recipe = replace(finished, training=replace(finished.training, output_dir=str(tmp_path / "file")))
+    with pytest.raises(ValueError, match=r"training\.output_dir .*file' is a file\. Name a directory\."):
+        distill(recipe)

@@ -1,0 +1,297 @@
+"""linear_token_logprob: hidden states in, the same numbers as the definition in fp64.
+
+Mutants that this file kills: the last vocabulary column left out (its bias makes it the likeliest), the
+gradient of the last row chunk alone, statistics of one chunk used for another in backward.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from tide_kernels import linear_token_logprob, token_logprob
+
+EPS32 = torch.finfo(torch.float32).eps
+TENSORS = ("hidden", "weight", "bias")
+
+
+def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0):
+        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+    inputs = {
+        "hidden": normal(rows, width),
+        "weight": normal(vocab, width, scale=2 * width**-0.5),
+        "bias": normal(vocab),
+        "token_ids": torch.randint(vocab, (rows,), generator=generator),
+    }
+    # The last column has to matter: a kernel that stops before it must fail.
+    inputs["bias"][-1] += 5
+    inputs["token_ids"][::2] = vocab - 1
+    for name in TENSORS:
+        inputs[name].requires_grad_()
+    upstream = torch.randn(rows, generator=generator)
+    return inputs, upstream
+
+
+def call(inputs, **options):
+    return linear_token_logprob(
+        inputs["hidden"], inputs["weight"], inputs["token_ids"], bias=inputs["bias"], **options
+    )
+
+
+def gradients(log_p, upstream, inputs, names=TENSORS, **options):
+    return torch.autograd.grad(log_p, [inputs[name] for name in names], upstream.to(log_p.dtype), **options)
+
+
+def widened(inputs):
+    return {
+        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+
+
+def truth(inputs, upstream):
+    wide = widened(inputs)
+    log_p = call(wide, backend="reference")
+    return log_p.detach(), gradients(log_p, upstream, wide)
+
+
+def relative(actual, expected):
+    scale = expected.detach().abs().max().clamp_min(1e-30)
+    return float((actual.detach().double() - expected.detach()).abs().max() / scale)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("rows", [1, 13])
+@pytest.mark.parametrize("vocab", [7, 1000, 4096, 5003])
+def test_fp32_equals_the_definition_in_fp64(vocab, rows, backend):
+    inputs, upstream = make(rows, vocab)
+    expected, expected_gradients = truth(inputs, upstream)
+    log_p = call(inputs, backend=backend, workspace_bytes=4 * vocab * 5)
+    assert log_p.dtype == torch.float32
+    assert relative(log_p, expected) < 16 * EPS32
+    for actual, wanted in zip(gradients(log_p, upstream, inputs), expected_gradients, strict=True):
+        assert relative(actual, wanted) < 32 * EPS32
+
+
+def test_a_vocabulary_of_one_is_certain():
+    inputs, upstream = make(vocab=1)
+    log_p = call(inputs)
+    assert log_p.abs().max() == 0
+    for gradient in gradients(log_p, upstream, inputs):
+        assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_types_are_at_least_as_close_to_fp64_as_eager(dtype):
+    inputs, upstream = make(31, 4096, dtype, width=64)
+    expected, expected_gradients = truth(inputs, upstream)
+    log_p = call(inputs, workspace_bytes=4 * 4096 * 10)
+    actual_gradients = gradients(log_p, upstream, inputs)
+    logits = torch.nn.functional.linear(*(inputs[name] for name in TENSORS))
+    eager = logits.float().log_softmax(-1).gather(1, inputs["token_ids"][:, None]).squeeze(1)
+    eager_gradients = gradients(eager, upstream, inputs)
+    assert relative(log_p, expected) < 16 * EPS32
+    for name, actual, other, wanted in zip(
+        TENSORS, actual_gradients, eager_gradients, expected_gradients, strict=True
+    ):
+        assert actual.dtype == inputs[name].dtype
+        # One rounding to the gradient's dtype, and fp32 sums before it.
+        assert relative(actual, wanted) <= 0.51 * torch.finfo(dtype).eps + 32 * EPS32
+        assert (actual.double() - wanted).norm() <= (other.double() - wanted).norm() * (1 + 1e-6)
+
+
+def test_equals_the_logits_in_op():
+    inputs, upstream = make(vocab=777)
+    log_p = call(inputs)
+    logits = torch.nn.functional.linear(*(inputs[name] for name in TENSORS))
+    other = token_logprob(logits, inputs["token_ids"])
+    assert relative(log_p, other.double()) < 16 * EPS32
+    for one, two in zip(gradients(log_p, upstream, inputs), gradients(other, upstream, inputs), strict=True):
+        assert relative(one, two.double()) < 32 * EPS32
+
+
+def test_the_workspace_does_not_change_the_result():
+    inputs, upstream = make(23, 513)
+    whole = call(inputs, workspace_bytes=1 << 30)
+    whole_gradients = gradients(whole, upstream, inputs)
+    for workspace_bytes in (1, 4 * 513 * 3, 4 * 513 * 22):
+        parts = call(inputs, workspace_bytes=workspace_bytes)
+        assert relative(parts, whole.double()) < 16 * EPS32
+        for one, two in zip(gradients(parts, upstream, inputs), whole_gradients, strict=True):
+            assert relative(one, two.double()) < 32 * EPS32
+
+
+@pytest.mark.parametrize("asked", [s for n in range(4) for s in itertools.combinations(TENSORS, n)])
+def test_every_subset_of_gradients(asked):
+    inputs, upstream = make()
+    expected, expected_gradients = truth(inputs, upstream)
+    wanted = dict(zip(TENSORS, expected_gradients, strict=True))
+    for name in TENSORS:
+        inputs[name].requires_grad_(name in asked)
+    log_p = call(inputs)
+    assert log_p.requires_grad == bool(asked)
+    assert relative(log_p, expected) < 16 * EPS32
+    if asked:
+        for name, actual in zip(asked, gradients(log_p, upstream, inputs, asked), strict=True):
+            assert relative(actual, wanted[name]) < 32 * EPS32
+
+
+def test_without_a_bias():
+    inputs, upstream = make()
+    plain = linear_token_logprob(inputs["hidden"], inputs["weight"], inputs["token_ids"])
+    zero = {**inputs, "bias": torch.zeros(1000)}
+    assert torch.equal(plain, call(zero))
+    names = ("hidden", "weight")
+    for one, two in zip(
+        gradients(plain, upstream, inputs, names), gradients(call(zero), upstream, zero, names), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_backward_again_gives_the_same():
+    inputs, upstream = make(dtype=torch.bfloat16)
+    log_p = call(inputs)
+    first = gradients(log_p, upstream, inputs, retain_graph=True)
+    second = gradients(log_p, 2 * upstream, inputs)
+    for one, two in zip(first, second, strict=True):
+        assert one.abs().max() > 0
+        assert torch.equal(2 * one, two)
+
+
+def test_double_backward_raises():
+    inputs, upstream = make()
+    (gradient,) = gradients(call(inputs), upstream, inputs, ("hidden",), create_graph=True)
+    penalty = gradient.square().sum() + inputs["hidden"].square().sum()
+    with pytest.raises(RuntimeError, match="double backward is not implemented"):
+        torch.autograd.grad(penalty, [inputs["hidden"]])
+
+
+def test_tied_embedding_receives_both_gradients():
+    inputs, upstream = make(vocab=50)
+    embedding = inputs["weight"].detach().clone().requires_grad_()
+    tokens = torch.arange(13)
+    log_p = call({**inputs, "hidden": embedding[tokens], "weight": embedding})
+    (actual,) = torch.autograd.grad(log_p, [embedding], upstream)
+    apart = {**inputs, "hidden": embedding.detach()[tokens].requires_grad_()}
+    _, (d_hidden, d_weight, _) = truth(apart, upstream)
+    assert relative(actual, d_weight.index_add(0, tokens, d_hidden)) < 32 * EPS32
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_no_rows_give_no_values_with_a_graph(backend):
+    inputs, upstream = make(rows=0)
+    log_p = call(inputs, backend=backend)
+    assert log_p.shape == (0,)
+    for name, gradient in zip(TENSORS, gradients(log_p, upstream, inputs), strict=True):
+        assert gradient.shape == inputs[name].shape and not gradient.any()
+
+
+def test_vocab_size_normalises_over_a_prefix():
+    inputs, upstream = make(vocab=60)
+    inputs["token_ids"] %= 40
+    log_p = call(inputs, vocab_size=40)
+    narrow = {**inputs} | {name: inputs[name].detach()[:40].requires_grad_() for name in ("weight", "bias")}
+    expected = call(narrow)
+    assert torch.equal(log_p, expected)
+    d_hidden, d_weight, d_bias = gradients(log_p, upstream, inputs)
+    n_hidden, n_weight, n_bias = gradients(expected, upstream, narrow)
+    assert torch.equal(d_hidden, n_hidden)
+    assert torch.equal(d_weight[:40], n_weight) and torch.equal(d_bias[:40], n_bias)
+    assert not d_weight[40:].any() and not d_bias[40:].any()
+
+
+def test_inputs_are_read_only_and_need_not_be_contiguous():
+    inputs, upstream = make()
+    spread = {
+        name: x.detach().T.contiguous().T.requires_grad_(x.requires_grad) if x.ndim == 2 else x
+        for name, x in inputs.items()
+    }
+    assert not spread["weight"].is_contiguous()
+    before = {name: x.detach().clone() for name, x in spread.items()}
+    actual = gradients(call(spread), upstream, spread)
+    _, expected = truth(inputs, upstream)
+    for one, two in zip(actual, expected, strict=True):
+        assert relative(one, two) < 32 * EPS32
+    for name, x in spread.items():
+        assert torch.equal(x, before[name]), name
+
+
+def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written():
+    inputs, upstream = make(dtype=torch.bfloat16)
+    first = call(inputs, workspace_bytes=4 * 1000 * 4)
+    first_gradients = gradients(first, upstream, inputs)
+    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
+    try:
+        second = call(inputs, workspace_bytes=4 * 1000 * 4)
+        second_gradients = gradients(second, upstream, inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, two in zip((first, *first_gradients), (second, *second_gradients), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_autocast_does_not_round_the_products():
+    inputs, upstream = make()
+    plain = call(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = call(inputs)
+        definition = call(inputs, backend="reference")
+    assert torch.equal(plain, cast)
+    assert relative(definition, plain.double()) < 16 * EPS32
+    for one, two in zip(gradients(plain, upstream, inputs), gradients(cast, upstream, inputs), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_certain_token_keeps_its_digits():
+    """1 - p of 1e-9 is below fp32's resolution at 1; log p is not, and a chunk's 1 - P is made of it."""
+    hidden = torch.tensor([[1.0]])
+    weight = torch.tensor([[0.0], [20.7232658], [-1.0]])
+    log_p = linear_token_logprob(hidden, weight, torch.tensor([1]))
+    expected = linear_token_logprob(hidden.double(), weight.double(), torch.tensor([1]), backend="reference")
+    assert -2e-9 < float(log_p) < -1e-9
+    assert relative(log_p, expected) < 16 * EPS32
+
+
+def test_reference_passes_gradcheck():
+    inputs, _ = make(rows=3, vocab=5, width=2)
+    wide = widened(inputs)
+    ids = wide["token_ids"]
+
+    def function(hidden, weight, bias):
+        return linear_token_logprob(hidden, weight, ids, bias=bias, backend="reference")
+
+    assert torch.autograd.gradcheck(function, [wide[name] for name in TENSORS])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            {"hidden": torch.zeros(13, 5)},
+            {},
+            r"hidden \[N, d\] and weight \[V, d\] must share d; got \(13, 5\)",
+        ),
+        ({"hidden": torch.zeros(13)}, {}, "hidden must be two-dimensional"),
+        ({"weight": torch.zeros(1000, 24, dtype=torch.int64)}, {}, "weight must be fp32, bf16"),
+        ({"bias": torch.zeros(7)}, {}, "bias must have one entry for each of the 1000"),
+        ({"token_ids": torch.full((13,), -1)}, {}, r"token_ids must lie in \[0, 1000\)"),
+        (
+            {"token_ids": torch.zeros(12, dtype=torch.int64)},
+            {},
+            "token_ids must have one entry for each of the 13",
+        ),
+        ({}, {"vocab_size": 0}, r"vocab_size must lie in \[1, 1000\]"),
+        ({}, {"workspace_bytes": -5}, "workspace_bytes must be positive; got -5"),
+        ({}, {"backend": "cuda"}, "unknown backend 'cuda'"),
+    ],
+)
+def test_errors_name_function_rule_values_and_remedy(change, options, message):
+    inputs, _ = make()
+    with pytest.raises(ValueError, match=f"linear_token_logprob: .*{message}"):
+        call({**inputs, **change}, **options)

@@ -1,0 +1,163 @@
+"""Noiser: what a step is made of, and that the noise of the student does not depend on the method."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.masking.batches import (
+    STUDENT_MASK,
+    TEACHER_MASK,
+    cross_batch,
+    cross_batches,
+    plain_batch,
+    same_batch,
+    token_batch,
+)
+from tide.batch import Batch, NoisedTokens
+from tide.masking import Noiser
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def masked_set(noised: NoisedTokens) -> torch.Tensor:
+    return (
+        torch.zeros(noised.token_ids.numel(), dtype=torch.bool)
+        .index_fill(0, noised.rows, True)
+        .view_as(noised.token_ids)
+    )
+
+
+def check_consistent(noised: NoisedTokens, mask_id: int) -> None:
+    """Rows ascend; each row's own view hides it; everything else in the views is the clean text."""
+    length = noised.token_ids.shape[1]
+    assert noised.rows.dtype == noised.row_views.dtype == torch.int64
+    assert (noised.rows.diff() > 0).all()
+    assert noised.labels.tolist() == [
+        int(noised.token_ids[row // length, row % length]) for row in noised.rows
+    ]
+    for row, view in zip(noised.rows.tolist(), noised.row_views.tolist(), strict=True):
+        assert noised.views[row // length, view, row % length] == mask_id
+    hidden = noised.views == mask_id
+    assert torch.equal(hidden.any(1), masked_set(noised))
+    clean = noised.token_ids[:, None].expand_as(noised.views)
+    assert torch.equal(torch.where(hidden, clean, noised.views), clean)
+
+
+def example_batches() -> dict[str, tuple[Batch, Noiser]]:
+    """One student's side with every kind of teacher's side."""
+    student = token_batch([[-1, 0, 0, 1, 1, -1], [-1, 0, 1, 1, -1, -1]], prompt=1, lengths=[6, 5])
+    teacher = token_batch([[-1, 0, 1, 1, 1], [-1, 0, 0, 1, -1]], prompt=1, lengths=[5, 5])
+    # Without a second tokenizer the same tokens are in no chunk.
+    alone = dataclasses.replace(student, chunks=torch.full_like(student.chunks, -1))
+    none = Batch(alone, None, torch.zeros((2, 0), dtype=torch.bool))
+    return {
+        "none": (none, Noiser(STUDENT_MASK)),
+        "shared": (same_batch(alone), Noiser(STUDENT_MASK, TEACHER_MASK)),
+        "comp_demo": (same_batch(alone), Noiser(STUDENT_MASK, TEACHER_MASK, comp_demo=True)),
+        "cross": (cross_batch(student, teacher), Noiser(STUDENT_MASK, TEACHER_MASK)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_times_and_student_masks_do_not_depend_on_the_method(seed):
+    noised = {name: noiser(batch, generator(seed)) for name, (batch, noiser) in example_batches().items()}
+    first = noised.pop("none")
+    for other in noised.values():
+        assert torch.equal(other.t, first.t)
+        assert torch.equal(other.student.rows, first.student.rows)
+        assert torch.equal(other.student.views, first.student.views)
+
+
+def test_other_seeds_draw_other_noise():
+    batch, noiser = example_batches()["none"]
+    drawn = {tuple(noiser(batch, generator(seed)).student.rows.tolist()) for seed in range(20)}
+    assert len(drawn) > 10
+
+
+@pytest.mark.parametrize("name", ["none", "shared", "comp_demo", "cross"])
+@pytest.mark.parametrize("seed", range(8))
+def test_both_sides_are_consistent(name, seed):
+    batch, noiser = example_batches()[name]
+    noised = noiser(batch, generator(seed))
+    check_consistent(noised.student, STUDENT_MASK)
+    assert noised.student.views.shape[1] == 1 and not noised.student.row_views.any()
+    torch.testing.assert_close(noised.diffusion_weight, 1 / noised.t)
+    if name == "none":
+        assert noised.teacher is None and noised.teacher_chunks is None
+        return
+    check_consistent(noised.teacher, TEACHER_MASK)
+    assert noised.teacher.views.shape[1] == (2 if name == "comp_demo" else 1)
+    if name != "cross":
+        assert torch.equal(noised.teacher.rows, noised.student.rows)
+        assert noised.chunk_mask.shape == (2, 0)
+
+
+@given(batch=cross_batches(), seed=st.integers(0, 100), masking=st.sampled_from(["tokens", "chunks"]))
+def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(batch, seed, masking):
+    noised = Noiser(STUDENT_MASK, TEACHER_MASK, student_masking=masking)(batch, generator(seed))
+    student, teacher = masked_set(noised.student), masked_set(noised.teacher)
+    assert noised.chunk_mask.shape == batch.chunk_exists.shape
+    for sequence in range(len(student)):
+        for chunk in range(batch.chunk_exists.shape[1]):
+            hidden = student[sequence][batch.student.chunks[sequence] == chunk]
+            shown = teacher[sequence][batch.teacher.chunks[sequence] == chunk]
+            whole = len(hidden) > 0 and len(shown) > 0 and bool(hidden.all()) and bool(shown.all())
+            assert bool(noised.chunk_mask[sequence, chunk]) == whole
+            assert bool(shown.all() if hidden.any() else not shown.any())
+            if masking == "chunks" and len(hidden):
+                assert bool(hidden.all()) == bool(hidden.any())
+
+
+def test_comp_demo_predicts_each_token_from_the_view_that_hides_it():
+    tokens = plain_batch(4, 50)
+    noised = Noiser(STUDENT_MASK, TEACHER_MASK, comp_demo=True, demo_ratio=0.3)(
+        same_batch(tokens), generator(), torch.full((4,), 0.8)
+    )
+    assert 0.15 < (noised.teacher.row_views == 1).double().mean() < 0.45  # A is predicted by view 1
+    other = 1 - noised.teacher.row_views
+    shown = noised.teacher.views[noised.teacher.rows // 50, other, noised.teacher.rows % 50]
+    assert torch.equal(shown, noised.teacher.labels)
+
+
+def test_given_times_are_used_and_draw_nothing():
+    batch, noiser = example_batches()["none"]
+    t = torch.tensor([0.25, 1.0])
+    noised = noiser(batch, generator(), t)
+    assert torch.equal(noised.t, t)
+    assert noised.diffusion_weight.tolist() == [4.0, 1.0]
+    assert torch.equal(masked_set(noised.student)[1], batch.student.maskable[1])
+
+
+def test_nothing_masked_leaves_no_rows():
+    for batch, noiser in example_batches().values():
+        silent = dataclasses.replace(batch.student, maskable=torch.zeros_like(batch.student.maskable))
+        quiet = dataclasses.replace(batch, student=silent)
+        if batch.teacher is not None:
+            unread = torch.zeros_like(batch.teacher.maskable)
+            quiet = dataclasses.replace(quiet, teacher=dataclasses.replace(batch.teacher, maskable=unread))
+        noised = noiser(quiet, generator(), torch.ones(2))
+        for side in (noised.student, noised.teacher):
+            if side is not None:
+                assert side.rows.shape == side.row_views.shape == side.labels.shape == (0,)
+                assert torch.equal(side.views, side.token_ids[:, None].expand_as(side.views))
+        assert not noised.chunk_mask.any()
+
+
+def test_a_batch_is_not_written_to():
+    for batch, noiser in example_batches().values():
+        before = {
+            (side, field.name): getattr(getattr(batch, side), field.name).clone()
+            for side in ("student", "teacher")
+            if getattr(batch, side) is not None
+            for field in dataclasses.fields(getattr(batch, side))
+        }
+        noiser(batch, generator())
+        for (side, name), value in before.items():
+            assert torch.equal(getattr(getattr(batch, side), name), value)

@@ -1,0 +1,208 @@
+"""Checkpoints: what loads, in which state, and one clear error for each that does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config
+from transformers.utils import logging as transformers_logging
+
+from tests.tiny import make_model, make_tokenizer
+from tide.models import load_config, load_model, load_tokenizer, without_progress_bars
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoints, tmp_path: Path) -> Path:
+    """A copy that the test may damage."""
+    return shutil.copytree(tiny_checkpoints.student, tmp_path / "checkpoint")
+
+
+def edit_config(checkpoint: Path, **changes: object) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(checkpoint: Path, edit) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    edit(weights)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_arrive_as_they_were_saved(tiny_checkpoints):
+    model = load_model(str(tiny_checkpoints.student), trainable=True)
+    saved = make_model(300, seed=1).state_dict()
+    assert saved.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, saved[name]), name
+
+
+def test_a_trainable_model_trains_and_a_teacher_is_frozen(tiny_checkpoints):
+    student = load_model(str(tiny_checkpoints.student), trainable=True)
+    teacher = load_model(str(tiny_checkpoints.teacher), trainable=False)
+    assert student.training and all(parameter.requires_grad for parameter in student.parameters())
+    assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_parameters_have_the_dtype_asked_for(tiny_checkpoints, dtype):
+    model = load_model(str(tiny_checkpoints.student), dtype=dtype, trainable=False)
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_half_precision_weights_load_as_fp32_masters(tiny_checkpoints, checkpoint):
+    make_model(300, seed=1).half().save_pretrained(checkpoint)
+    model = load_model(str(checkpoint), trainable=True)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    saved = make_model(300, seed=1).half().state_dict()
+    assert all(torch.equal(value, saved[name].float()) for name, value in model.state_dict().items())
+
+
+def test_a_converted_checkpoint_loads_as_qwen3(checkpoint):
+    edit_config(
+        checkpoint,
+        model_type="a2d-qwen3",
+        architectures=["A2DQwen3LMHeadModel"],
+        auto_map={"AutoModelForCausalLM": "modeling_a2d.A2DQwen3LMHeadModel"},
+    )
+    config = load_config(str(checkpoint))
+    assert type(config) is Qwen3Config and config.model_type == "qwen3"
+    assert (config.hidden_size, config.vocab_size, config.num_key_value_heads) == (32, 300, 2)
+    model = load_model(str(checkpoint), trainable=False)
+    assert torch.equal(model.model.norm.weight, make_model(300, seed=1).model.norm.weight)
+    assert torch.equal(model.lm_head.weight, make_model(300, seed=1).lm_head.weight)
+
+
+def test_a_tied_head_that_is_stored_as_well_is_no_surplus(checkpoint):
+    edit_weights(checkpoint, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    model = load_model(str(checkpoint), trainable=False)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_attention_reads_the_mask(tiny_checkpoints):
+    """`hidden_rows` refuses any other attention."""
+    assert load_model(str(tiny_checkpoints.student), trainable=False).config._attn_implementation == "sdpa"
+
+
+def test_a_tokenizer_loads_with_its_mask_token(tiny_checkpoints, word_tokenizer):
+    tokenizer = load_tokenizer(str(tiny_checkpoints.student))
+    assert (tokenizer.mask_token_id, tokenizer.eos_token_id, len(tokenizer)) == (1, 0, 300)
+    text = "def size(values):\n    return 12\n"
+    assert tokenizer(text)["input_ids"] == word_tokenizer(text)["input_ids"]
+
+
+# Each damages a good checkpoint, and names what the error must say: what is wrong, and what to do.
+def remove_config(checkpoint: Path) -> None:
+    (checkpoint / "config.json").unlink()
+
+
+def break_config(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text('{"model_type": "qwen3",')
+
+
+def other_architecture(checkpoint: Path) -> None:
+    edit_config(checkpoint, model_type="llama")
+
+
+def no_architecture(checkpoint: Path) -> None:
+    edit_config(checkpoint, model_type=None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_config, r"load_config: no readable config.json at .*checkpoint.*no such file.*Give a folder"),
+        (break_config, r"load_config: no readable config.json at .*checkpoint.*Give a folder"),
+        (other_architecture, r"load_config: .* model_type 'llama'; supported.* qwen3, a2d-qwen3\."),
+        (no_architecture, r"load_config: .* model_type None; supported.* qwen3, a2d-qwen3\."),
+    ],
+)
+def test_configurations_that_do_not_load(checkpoint, damage, message):
+    damage(checkpoint)
+    for load in (load_config, lambda path: load_model(path, trainable=False)):
+        with pytest.raises(ValueError, match=message) as caught:
+            load(str(checkpoint))
+        assert "\n" not in str(caught.value)
+
+
+def remove_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+
+
+def cut_weights(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garble_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").write_bytes(b"\xff" * 4096)
+
+
+def drop_a_weight(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
+
+
+def add_a_weight(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.update({"model.layers.7.extra.weight": torch.ones(2)}))
+
+
+def widen_the_config(checkpoint: Path) -> None:
+    edit_config(checkpoint, intermediate_size=64)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_weights, r"cannot be read .*Copy or download the checkpoint again"),
+        (cut_weights, r"cannot be read .*Copy or download the checkpoint again"),
+        (garble_weights, r"cannot be read .*Copy or download the checkpoint again"),
+        (drop_a_weight, r".*\(missing_keys: model\.layers\.1\.mlp\.up_proj\.weight.*correct config\.json"),
+        (add_a_weight, r".*\(unexpected_keys: model\.layers\.7\.extra\.weight.*correct config\.json"),
+        (widen_the_config, r"(cannot be read|do not match its config\.json)"),
+    ],
+)
+def test_weights_that_do_not_load(checkpoint, damage, message, capfd):
+    damage(checkpoint)
+    with pytest.raises(ValueError, match=rf"load_model: the weights at .*checkpoint.* {message}") as caught:
+        load_model(str(checkpoint), trainable=True)
+    assert "\n" not in str(caught.value)
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())  # many lines, ahead of ours
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, load_config])
+def test_a_folder_that_does_not_exist(load, tmp_path):
+    with pytest.raises(ValueError, match=rf"{load.__name__}: .*nowhere.* Give a folder"):
+        load(str(tmp_path / "nowhere"))
+
+
+def test_a_broken_tokenizer(checkpoint):
+    (checkpoint / "tokenizer.json").write_text('{"version": "1.0", "model":')
+    with pytest.raises(
+        ValueError, match=r"load_tokenizer: no readable tokenizer at .*checkpoint.* Give a folder"
+    ):
+        load_tokenizer(str(checkpoint))
+
+
+def test_a_tokenizer_without_a_mask_token(tmp_path):
+    make_tokenizer(260, mask=None).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"load_tokenizer: .* no mask token.*add_special_tokens\(\{\"mask_token\""
+    ):
+        load_tokenizer(str(tmp_path))
+
+
+def test_progress_bars_come_back(monkeypatch):
+    for shown in (True, False):
+        switch = (
+            transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar
+        )
+        switch()
+        with pytest.raises(RuntimeError), without_progress_bars():
+            assert not transformers_logging.is_progress_bar_enabled()
+            raise RuntimeError
+        assert transformers_logging.is_progress_bar_enabled() == shown
+    transformers_logging.enable_progress_bar()

@@ -1,0 +1,117 @@
+"""Every setting of a recipe arrives at the part that it is about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.flow.recipes import tiny_recipe, tiny_values, trainer_of
+from tide.config import Recipe
+from tide.losses.objective import METHODS, method_named
+from tide.training.build import build_noiser, build_objective
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.tiny import TinyCheckpoints
+
+
+@pytest.fixture
+def values(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> dict:
+    return tiny_values(tiny_checkpoints, tmp_path / "run", "tidal")
+
+
+def test_the_objective_has_the_recipes_settings(values: dict) -> None:
+    settings = {
+        "temperature": 3.0,
+        "chunk_temperature": 5.0,
+        "ce_weight": 0.25,
+        "distill_weight": 1.5,
+        "lambda_init": 0.2,
+        "lambda_max": 0.7,
+        "lambda_decay": "linear",
+        "chunk_eps": 1e-5,
+        "chunk_divergence": "kl",
+        "ce_normalizer": "sequence",
+    }
+    own = {"lambda_axis": "timestep", "timestep_weight": "midrange"}
+    objective = build_objective(
+        Recipe.from_dict({**values, "objective": settings | own}), shared_vocab_size=123
+    )
+    assert {name: getattr(objective, name) for name in settings} == settings
+    assert objective.shared_vocab_size == 123
+    assert objective.method == replace(METHODS["tidal"], **own)
+
+
+def test_a_recipe_that_says_nothing_has_the_methods_own_settings(values: dict) -> None:
+    for name in METHODS:
+        objective = build_objective(Recipe.from_dict({**values, "method": name}), shared_vocab_size=None)
+        assert objective.method == method_named(name) == METHODS[name]
+
+
+def test_only_tide_shared_shows_the_teacher_two_views(values: dict) -> None:
+    masking = {
+        "block_size": 8,
+        "time_epsilon": 0.01,
+        "student_masking": "chunks",
+        "demo_ratio": 0.3,
+    }
+    for name in METHODS:
+        recipe = Recipe.from_dict({**values, "method": name, "masking": masking})
+        noiser = build_noiser(recipe, student_mask_id=7, teacher_mask_id=9)
+        assert noiser.comp_demo == (name == "tide_shared")
+        assert (noiser.student_mask_id, noiser.teacher_mask_id) == (7, 9)
+        assert (noiser.time_epsilon, noiser.student_masking, noiser.demo_ratio) == (0.01, "chunks", 0.3)
+
+
+def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tiny_checkpoints,
+        tmp_path / "run",
+        max_steps=37,
+        batch_size=3,
+        gradient_accumulation_steps=5,
+        learning_rate=2e-4,
+        warmup_ratio=0.1,
+        lr_scheduler="linear",
+        weight_decay=0.3,
+        max_grad_norm=0.7,
+        seed=11,
+        logging_steps=13,
+        save_steps=17,
+        save_total_limit=4,
+    )
+    args = trainer_of(recipe).args
+    assert (args.max_steps, args.per_device_train_batch_size, args.gradient_accumulation_steps) == (37, 3, 5)
+    assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (2e-4, 0.3, 0.7)
+    assert args.get_warmup_steps(37) == 4  # Rounded up from 3.7.
+    assert args.lr_scheduler_type == "linear"
+    assert (args.seed, args.data_seed) == (11, 11)
+    assert (args.logging_steps, args.save_steps, args.save_total_limit) == (13, 17, 4)
+    assert args.report_to == [] and not args.bf16
+
+
+def test_warm_up_and_decay_happen(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tiny_checkpoints,
+        tmp_path,
+        max_steps=6,
+        learning_rate=1e-3,
+        warmup_ratio=1 / 3,
+        lr_scheduler="linear",
+    )
+    trainer = trainer_of(recipe)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([0.0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_batches_are_padded_to_whole_blocks(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, "tide_cross"))
+    examples = [trainer.train_dataset[index] for index in range(3)]
+    batch = trainer.data_collator(examples)["batch"]
+    for side, name in ((batch.student, "student"), (batch.teacher, "teacher")):
+        longest = max(len(getattr(example, name).token_ids) for example in examples)
+        assert side.token_ids.shape == (3, -(-longest // 8) * 8)

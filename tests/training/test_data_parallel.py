@@ -1,0 +1,140 @@
+"""Two processes on the CPU, as `torchrun` starts them: one student, and noise and data of their own."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.flow.recipes import tiny_values
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.tiny import TinyCheckpoints
+
+# Runs one rank: trains by the recipe in argv[1] and leaves what it saw and its weights in argv[2].
+RANK = """
+import json, os, sys
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+from tide import Recipe, pipeline
+
+torch.set_num_threads(1)
+times, texts = [], []
+build = pipeline.build_trainer
+
+class Leave(TrainerCallback):
+    def on_train_end(self, *arguments, model, **kwargs):
+        student = model.student
+        weights = {name: value.detach().clone() for name, value in student.named_parameters()}
+        save_file(weights, f"{sys.argv[2]}/{os.environ['RANK']}.safetensors")
+
+def recorded(*arguments, **keywords):
+    trainer = build(*arguments, **keywords)
+    noiser = trainer.noiser
+    def noise(batch, generator):
+        noised = noiser(batch, generator)
+        times.append(noised.t.tolist())
+        texts.extend(row[ok].tolist() for row, ok in zip(batch.student.token_ids, batch.student.valid))
+        return noised
+    trainer.noiser = noise
+    return trainer
+
+pipeline.build_trainer = recorded
+result = pipeline.distill(Recipe.from_dict(json.load(open(sys.argv[1]))), callbacks=[Leave()])
+with open(f"{sys.argv[2]}/{os.environ['RANK']}.json", "w") as file:
+    json.dump({"times": times, "texts": texts, "logs": result.log_history, "finished": result.finished}, file)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ranks(
+    tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict]]:
+    """The folder of a finished run of two ranks, and what each saw."""
+    folder = tmp_path_factory.mktemp("ranks")
+    values = tiny_values(
+        tiny_checkpoints, folder / "run", "tide_shared", max_steps=4, batch_size=2, save_steps=2
+    )
+    (folder / "recipe.json").write_text(json.dumps(values))
+    world = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    command = [sys.executable, "-c", RANK, str(folder / "recipe.json"), str(folder)]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_both_ranks_end_with_the_same_trained_weights(
+    ranks: tuple[Path, list[dict]], tiny_checkpoints: TinyCheckpoints
+) -> None:
+    folder, _ = ranks
+    one, other = (load_file(folder / f"{rank}.safetensors") for rank in (0, 1))
+    saved, start = (
+        load_file(folder / "run" / "model.safetensors"),
+        load_file(tiny_checkpoints.student / "model.safetensors"),
+    )
+    assert one.keys() == other.keys() == saved.keys()
+    for name, value in one.items():
+        assert torch.isfinite(value).all(), name
+        assert torch.equal(value, other[name]), name
+        assert torch.equal(value, saved[name]), name
+        assert not torch.equal(value, start[name]), name
+
+
+def test_ranks_draw_their_own_noise_and_read_their_own_half(ranks: tuple[Path, list[dict]]) -> None:
+    _, (one, other) = ranks
+    times = [t for seen in (one, other) for step in seen["times"] for t in step]
+    assert len(times) == len(set(times)) == 16
+    epoch = [tuple(text) for seen in (one, other) for text in seen["texts"][:4]]
+    assert len(set(epoch)) == 8, "an epoch of eight rows: every row once, on one of the ranks"
+
+
+def test_the_first_rank_logs_means_over_both_and_writes_the_run(ranks: tuple[Path, list[dict]]) -> None:
+    folder, seen = ranks
+    assert all(rank["finished"] for rank in seen)
+    logs = [[entry for entry in rank["logs"] if "loss" in entry] for rank in seen]
+    assert [entry["step"] for entry in logs[0]] == [1, 2, 3, 4]
+    for one, other in zip(*logs, strict=True):
+        for name in ("loss", "cross_entropy", "tidal", "lambda"):
+            assert math.isfinite(one[name]) and one[name] == other[name], name
+        assert abs(one["cross_entropy"] - math.log(300)) < 1.5, (
+            "a mean over ranks is near one rank's, a sum is not"
+        )
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["steps"] == 4 and summary["log_history"] == seen[0]["logs"]

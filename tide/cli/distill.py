@@ -1,0 +1,58 @@
+"""tide distill RECIPE.yaml [key=value ...]: train a student by a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tide.cli.subparsers import Subparsers
+
+INTERRUPTED = 130
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "distill",
+        help="train a student by a recipe",
+        description="Train the student of a recipe. The student, its recipe.yaml and a summary.json end in "
+        "training.output_dir. Ctrl-C writes a checkpoint and stops; --resume goes on from it.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.max_steps=10")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in training.output_dir"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="check recipe, tokenizers and data, and stop before training"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    from tide.config import load_recipe
+
+    recipe = load_recipe(
+        arguments.recipe, arguments.overrides
+    )  # Before torch is imported: a typo answers at once.
+    from tide.pipeline import check, distill
+
+    if arguments.check:
+        print(f"{arguments.recipe}: {check(recipe, resume=arguments.resume)}")
+        return 0
+    result = distill(recipe, resume=arguments.resume)
+    if not result.finished:
+        print(
+            f"tide distill: stopped after step {result.steps} of {recipe.training.max_steps}, with a "
+            f"checkpoint in {result.output_dir}. Add --resume to go on.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    print(
+        f"{result.output_dir}: {result.steps} steps in {result.seconds:.0f} s, peak "
+        f"{result.peak_memory_mib:.0f} MiB"
+    )
+    return 0

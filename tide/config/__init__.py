@@ -1,0 +1,29 @@
+"""The recipe: one dataclass per stage, composed; strict YAML in and out."""
+
+from __future__ import annotations
+
+from tide.config.problem import Place, Problem, RecipeError
+from tide.config.schema import (
+    METHOD_NAMES,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    Recipe,
+    TrainingConfig,
+    load_recipe,
+)
+
+__all__ = [
+    "METHOD_NAMES",
+    "DataConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "Place",
+    "Problem",
+    "Recipe",
+    "RecipeError",
+    "TrainingConfig",
+    "load_recipe",
+]

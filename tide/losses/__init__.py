@@ -1,0 +1,35 @@
+"""Distillation losses for diffusion language models.
+
+Functions of logits, of hidden states and output heads (``linear_*``), or of token log-probabilities (chunks).
+The vocabulary axis is reduced in ``tide_kernels``; this package broadcasts, weights and averages per-row
+numbers.
+"""
+
+from __future__ import annotations
+
+from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss, tidal_chunk_loss
+from tide.losses.cross_entropy import cross_entropy_loss, linear_token_log_probs, token_log_probs
+from tide.losses.divergence import DivergenceLoss
+from tide.losses.kl import forward_kl_loss, linear_forward_kl_loss, linear_reverse_kl_loss, reverse_kl_loss
+from tide.losses.reductions import row_weights
+from tide.losses.schedules import lambda_schedule, timestep_weight
+from tide.losses.tidal import linear_tidal_loss, tidal_loss
+
+__all__ = [
+    "DivergenceLoss",
+    "calm_loss",
+    "cross_entropy_loss",
+    "forward_kl_loss",
+    "lambda_schedule",
+    "linear_forward_kl_loss",
+    "linear_reverse_kl_loss",
+    "linear_tidal_loss",
+    "linear_token_log_probs",
+    "reverse_calm_loss",
+    "reverse_kl_loss",
+    "row_weights",
+    "tidal_chunk_loss",
+    "tidal_loss",
+    "timestep_weight",
+    "token_log_probs",
+]

@@ -1,0 +1,183 @@
+"""Token log-probabilities and the masked-diffusion cross-entropy built on them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tide.losses.reductions import NORMALIZERS, partial_mask, row_weights
+from tide_kernels import linear_token_logprob, token_logprob
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def token_log_probs(
+    logits: Float[Tensor, "... V"],
+    token_ids: Int[Tensor, " ..."],
+    mask: Bool[Tensor, " ..."] | None = None,
+    *,
+    vocab_size: int | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, " ..."]:
+    """log softmax(logits)[token] at T = 1: what chunk likelihoods are summed from.
+
+    Args:
+        logits: [..., V], fp32, bf16 or fp16.
+        token_ids: [...] integers in [0, V).
+        mask: [...], True on the rows to compute; the others give 0, are not read, and need no valid id.
+        vocab_size: normalise over the first ``vocab_size`` entries only.
+        backend: ``auto``, ``torch`` or ``reference``.
+
+    Returns:
+        [...] fp32, nats, at most 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not read back).
+    """
+    leading = _leading("token_log_probs", logits, token_ids, mask)
+    mask = partial_mask(mask)
+    num_rows = math.prod(leading)
+    log_p = token_logprob(
+        logits.reshape(num_rows, logits.shape[-1]),
+        token_ids.reshape(num_rows),
+        mask=None if mask is None else mask.reshape(num_rows),
+        vocab_size=vocab_size,
+        backend=backend,
+    )
+    return log_p.reshape(leading)
+
+
+def linear_token_log_probs(
+    hidden: Float[Tensor, "... d"],
+    weight: Float[Tensor, "V d"],
+    token_ids: Int[Tensor, " ..."],
+    mask: Bool[Tensor, " ..."] | None = None,
+    *,
+    bias: Float[Tensor, " V"] | None = None,
+    vocab_size: int | None = None,
+    workspace_bytes: int | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, " ..."]:
+    """``token_log_probs`` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
+
+    Args:
+        hidden: [..., d], the states before the output head.
+        weight: [V, d], the head.
+        token_ids: [...] integers in [0, V).
+        mask: [...], True on the rows to compute; the others are dropped before the head and give 0.
+        bias: [V] or None.
+        vocab_size: normalise over the first ``vocab_size`` entries only.
+        workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
+            a default.
+        backend: ``auto``, ``torch`` or ``reference``.
+
+    Returns:
+        [...] fp32, nats, at most 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not read back).
+    """
+    leading = _leading("linear_token_log_probs", hidden, token_ids, mask)
+    mask = partial_mask(mask)
+    num_rows = math.prod(leading)
+    rows, ids = hidden.reshape(num_rows, hidden.shape[-1]), token_ids.reshape(num_rows)
+    active = None
+    if mask is not None:
+        active = mask.reshape(num_rows).nonzero().squeeze(1)
+        rows, ids = rows[active], ids[active]
+    log_p = linear_token_logprob(
+        rows, weight, ids, bias=bias, vocab_size=vocab_size, workspace_bytes=workspace_bytes, backend=backend
+    )
+    if active is not None:
+        log_p = log_p.new_zeros(num_rows).index_put((active,), log_p)
+    return log_p.reshape(leading)
+
+
+def cross_entropy_loss(
+    logits: Float[Tensor, "... V"],
+    labels: Int[Tensor, " ..."],
+    mask: Bool[Tensor, " ..."] | None = None,
+    *,
+    weight: Float[Tensor, " ..."] | None = None,
+    maskable: Bool[Tensor, " ..."] | None = None,
+    normalizer: str = "token",
+    count: float | Tensor | None = None,
+    ignore_index: int = -100,
+    vocab_size: int | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, ""]:
+    """Cross-entropy of masked positions, weighted by 1/t and normalised by what could have been masked.
+
+    Args:
+        logits: [..., V], fp32, bf16 or fp16.
+        labels: [...] token ids; rows with ``ignore_index`` are neither read nor counted.
+        mask: [...], True where the student's input was masked; None for every labelled row.
+        weight: [B] or [...], -alpha'(t) / (1 - alpha(t)): 1/t for the linear schedule. None for 1.
+        maskable: [...], True where a position could have been masked. Without a weight it defaults to the
+            rows that count, which makes the loss their plain mean; with a weight it has to be said (see
+            Raises).
+        normalizer: ``token`` divides by the number of maskable positions, ``sequence`` averages per-sequence
+            means over the first dimension, ``batch`` divides by the number of sequences, ``sum`` does not
+            divide.
+        count: denominator over a larger batch; see ``row_weights``.
+        ignore_index: label of rows without a target.
+        vocab_size: normalise over the first ``vocab_size`` entries only.
+        backend: ``auto``, ``torch`` or ``reference``.
+
+    Returns:
+        Scalar fp32, nats. No row that counts: 0 with a connected graph.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown normalizer, or a weight without maskable where the
+            normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
+            twice.
+
+    Source: masked diffusion objective of LLaDA (arXiv 2502.09992) and BD3LM (arXiv 2503.09573).
+    """
+    leading = _leading("cross_entropy_loss", logits, labels, mask)
+    if normalizer not in NORMALIZERS:
+        raise ValueError(
+            f"cross_entropy_loss: normalizer must be one of {', '.join(NORMALIZERS)}; got {normalizer!r}."
+        )
+    counts_positions = normalizer == "sequence" or (normalizer == "token" and count is None)
+    if weight is not None and maskable is None and counts_positions:
+        raise ValueError(
+            f"cross_entropy_loss: normalizer {normalizer!r} with weight needs maskable, the positions that "
+            "could have been masked; got None. Pass maskable=labels != ignore_index, or maskable=mask for a "
+            "mean over masked rows."
+        )
+    active = labels != ignore_index if mask is None else mask & (labels != ignore_index)
+    if maskable is not None and maskable.shape != leading:
+        raise ValueError(
+            f"cross_entropy_loss: maskable must have the rows' shape {tuple(leading)}; "
+            f"got {tuple(maskable.shape)}. Expand it to one entry per position."
+        )
+    weights = row_weights(
+        active,
+        active if maskable is None else maskable,
+        1.0 if weight is None else weight,
+        normalizer=normalizer,
+        count=count,
+    )
+    log_p = token_log_probs(logits, labels, active, vocab_size=vocab_size, backend=backend)
+    return -(weights * log_p).sum()
+
+
+def _leading(function: str, rows: Tensor, token_ids: Tensor, mask: Tensor | None) -> torch.Size:
+    leading = rows.shape[:-1]
+    if rows.ndim < 1 or token_ids.shape != leading:
+        raise ValueError(
+            f"{function}: token ids must have the rows' shape {tuple(leading)}; got "
+            f"{tuple(token_ids.shape)}. They are labels of the same positions: shift or select both sides "
+            "alike."
+        )
+    if mask is not None and (mask.shape != leading or mask.dtype != torch.bool):
+        raise ValueError(
+            f"{function}: mask must be boolean of shape {tuple(leading)}; got {mask.dtype} "
+            f"{tuple(mask.shape)}. Expand it to the rows and compare it with 0."
+        )
+    return leading

@@ -1,0 +1,106 @@
+"""How far the target has moved to the teacher (lambda), and how much a timestep counts.
+
+Source: TIDE (arXiv 2604.26951), dual-axis schedule and mid-range weighting.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+AXES = ("both", "training", "timestep")
+DECAYS = ("cosine", "linear")
+TIMESTEP_WEIGHTS = ("uniform", "midrange")
+
+
+def lambda_schedule(
+    t: float | Float[Tensor, " ..."],
+    progress: float,
+    *,
+    lambda_init: float = 0.1,
+    lambda_max: float = 0.9,
+    decay: str = "cosine",
+    axis: str = "both",
+) -> Float[Tensor, " ..."]:
+    """The share of the teacher in TIDAL's target, per noise level and training progress.
+
+    ``both``: lambda_train(p) (1 - t), with lambda_train(p) = lambda_init + (lambda_max - lambda_init) g(p),
+    where g is (1 - cos(pi p)) / 2 or p. ``training``: lambda_train(p) at every t. ``timestep``: lambda_max (1
+    - t).
+
+    Args:
+        t: diffusion time in [0, 1], 1 is fully masked; any shape, commonly [B].
+        progress: share of training done; clamped to [0, 1].
+        lambda_init: lambda_train at the start, in [0, 1].
+        lambda_max: lambda_train at the end, in [0, 1].
+        decay: ``cosine`` or ``linear``.
+        axis: ``both``, ``training`` (this is TAID) or ``timestep``.
+
+    Returns:
+        Shape of t, fp32 (fp64 if t is), in [0, 1].
+
+    Raises:
+        ValueError: a value outside its range, or an unknown name. Tensors on a GPU are not read back to check
+            them.
+
+    Source: TIDE (arXiv 2604.26951), dual-axis interpolation.
+    """
+    if decay not in DECAYS:
+        raise ValueError(f"lambda_schedule: decay must be one of {', '.join(DECAYS)}; got {decay!r}.")
+    if axis not in AXES:
+        raise ValueError(f"lambda_schedule: axis must be one of {', '.join(AXES)}; got {axis!r}.")
+    for name, value in (("lambda_init", lambda_init), ("lambda_max", lambda_max)):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"lambda_schedule: {name} must lie in [0, 1]; got {value}.")
+    if math.isnan(progress):
+        raise ValueError("lambda_schedule: progress is NaN; pass step / max_steps with max_steps > 0.")
+    time = _timestep("lambda_schedule", t)
+    if axis == "timestep":
+        return lambda_max * (1.0 - time)
+    done = min(max(progress, 0.0), 1.0)
+    growth = 0.5 * (1.0 - math.cos(math.pi * done)) if decay == "cosine" else done
+    lambda_train = lambda_init + (lambda_max - lambda_init) * growth
+    return torch.full_like(time, lambda_train) if axis == "training" else lambda_train * (1.0 - time)
+
+
+def timestep_weight(
+    t: float | Float[Tensor, " ..."], kind: str = "uniform", sigma: float = 0.15
+) -> Float[Tensor, " ..."]:
+    """The weight of a sequence noised to time t in a distillation term.
+
+    Args:
+        t: diffusion time in [0, 1]; any shape, commonly [B].
+        kind: ``uniform`` (1 everywhere) or ``midrange``: exp(-(t - 1/2)^2 / (2 sigma^2)).
+        sigma: width of ``midrange`` in units of t.
+
+    Returns:
+        Shape of t, fp32 (fp64 if t is), in [0, 1].
+
+    Raises:
+        ValueError: an unknown kind, sigma not positive, or t outside [0, 1] (not checked on a GPU).
+
+    Source: TIDE (arXiv 2604.26951), mid-range timestep weighting.
+    """
+    if kind not in TIMESTEP_WEIGHTS:
+        raise ValueError(f"timestep_weight: kind must be one of {', '.join(TIMESTEP_WEIGHTS)}; got {kind!r}.")
+    if not sigma > 0.0:
+        raise ValueError(f"timestep_weight: sigma must be positive; got {sigma}.")
+    time = _timestep("timestep_weight", t)
+    if kind == "uniform":
+        return torch.ones_like(time)
+    return torch.exp((time - 0.5).square() / (-2.0 * sigma * sigma))
+
+
+def _timestep(function: str, t: float | Tensor) -> Tensor:
+    dtype = torch.float64 if isinstance(t, Tensor) and t.dtype == torch.float64 else torch.float32
+    time = torch.as_tensor(t, dtype=dtype).detach()
+    # Reading a value back from a GPU would stall the step.
+    if time.device.type == "cpu" and not bool(((time >= 0.0) & (time <= 1.0)).all()):
+        raise ValueError(f"{function}: t must lie in [0, 1] (1 is fully masked); got {t}.")
+    return time

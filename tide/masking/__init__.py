@@ -1,0 +1,18 @@
+"""Masking: when and which tokens are hidden from the student, and what the teacher is shown instead."""
+
+from tide.masking.complementary import complementary_views
+from tide.masking.masks import chunk_consistent_mask, random_mask, teacher_chunk_mask, touched_chunks
+from tide.masking.noising import Noiser
+from tide.masking.schedule import diffusion_weight, masking_probability, sample_timesteps
+
+__all__ = [
+    "Noiser",
+    "chunk_consistent_mask",
+    "complementary_views",
+    "diffusion_weight",
+    "masking_probability",
+    "random_mask",
+    "sample_timesteps",
+    "teacher_chunk_mask",
+    "touched_chunks",
+]

@@ -1,0 +1,174 @@
+"""Tokenizers and models from disk or a hub id, with the checks that distillation needs made before weights
+are read.
+
+Supported architecture: Qwen3, as transformers ships it, made bidirectional by the mask it is given.
+Checkpoints of type `a2d-qwen3` (Qwen3 weights converted to block diffusion) have the same parameters and load
+as Qwen3.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SUPPORTED_MODEL_TYPES = ("qwen3", "a2d-qwen3")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with a mask token.
+
+    Raises:
+        ValueError: nothing loadable at `path`, a slow tokenizer, or no mask token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (
+        Exception
+    ) as error:  # transformers raises OSError, ValueError, KeyError, or a JSON or Rust error by cause.
+        raise ValueError(
+            f"load_tokenizer: no readable tokenizer at {path!r} ({_first_line(error)}). "
+            "Give a folder with tokenizer.json, or the id of a repository on the hub."
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"load_tokenizer: {path!r} holds a slow tokenizer ({type(tokenizer).__name__}); alignment "
+            "needs a fast one. "
+            "Convert it with tokenizer.save_pretrained after loading with use_fast=True."
+        )
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"load_tokenizer: the tokenizer at {path!r} has no mask token, which diffusion needs. "
+            'Add one: tokenizer.add_special_tokens({"mask_token": "<|mask|>"}), then save the tokenizer.'
+        )
+    return tokenizer
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """The model's configuration, read without its weights.
+
+    Raises:
+        ValueError: no readable config.json at `path`, or an architecture that is not supported.
+    """
+    try:
+        values, _ = PretrainedConfig.get_config_dict(path)
+        if not values:  # What transformers makes of a folder without the file.
+            raise FileNotFoundError("no such file")
+    except Exception as error:
+        raise ValueError(
+            f"load_config: no readable config.json at {path!r} ({_first_line(error)}). "
+            "Give a folder saved by save_pretrained, or the id of a repository on the hub."
+        ) from error
+    model_type = values.get("model_type")
+    if model_type not in SUPPORTED_MODEL_TYPES:
+        raise ValueError(
+            f"load_config: {path!r} has model_type {model_type!r}; supported are "
+            f"{', '.join(SUPPORTED_MODEL_TYPES)}. Other architectures need an adapter that runs them under a "
+            "block-diffusion mask."
+        )
+    values = {
+        key: value for key, value in values.items() if key not in ("model_type", "auto_map", "architectures")
+    }
+    return Qwen3Config.from_dict(values)
+
+
+def check_weights(path: str) -> None:
+    """Reads the headers of a folder's safetensors files, which show a file that is missing, cut or corrupt.
+
+    Costs no memory. A name on the hub is not looked up.
+
+    Raises:
+        ValueError: as said.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or any(folder.glob("pytorch_model*.bin*")):
+        return
+    try:
+        names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        for name in names:
+            with safe_open(folder / name, framework="pt"):
+                pass
+    except Exception as error:  # Of safetensors, of the file system, or of the index.
+        raise _unreadable_weights("check_weights", path, error) from error
+
+
+def load_model(path: str, *, dtype: str = "float32", trainable: bool) -> PreTrainedModel:
+    """A causal language model; frozen and in evaluation mode unless `trainable`.
+
+    Args:
+        path: folder or hub id.
+        dtype: "float32", "bfloat16" or "float16"; of the parameters.
+        trainable: whether parameters require gradients.
+    Raises:
+        ValueError: weights are missing, corrupt, or do not fit the configuration.
+    """
+    config = load_config(path)
+    try:
+        with _without_warnings():  # The checks below say what transformers' report would, in one line.
+            model, info = Qwen3ForCausalLM.from_pretrained(
+                path, config=config, dtype=DTYPES[dtype], attn_implementation="sdpa", output_loading_info=True
+            )
+    except Exception as error:
+        raise _unreadable_weights("load_model", path, error) from error
+    problems = [
+        f"{kind}: {', '.join(sorted(map(str, info[kind]))[:3])}"
+        for kind in _LOADING_PROBLEMS
+        if info.get(kind)
+    ]
+    if problems:
+        raise ValueError(
+            f"load_model: the weights at {path!r} do not match its config.json ({'; '.join(problems)}). "
+            "Copy or download the checkpoint again, or correct config.json."
+        )
+    model.requires_grad_(trainable)
+    return model.train() if trainable else model.eval()
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """No bars of transformers for reading and writing weights: inside another bar they tear the line."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+_LOADING_PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+
+
+def _unreadable_weights(function: str, path: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{function}: the weights at {path!r} cannot be read ({_first_line(error)}). "
+        "Copy or download the checkpoint again; it needs model.safetensors that matches config.json."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,283 @@
+"""Recipe -> distilled student: what `tide distill` runs.
+
+recipe -> tokenizers, configurations (checked) -> examples -> models -> trainer -> student on disk
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tide.config import Recipe, load_recipe
+from tide.data import read_rows
+from tide.losses.objective import METHODS
+from tide.models import check_weights, load_config, load_model, load_tokenizer
+from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
+from tide.training import build_trainer
+from tide.training.checkpoints import StopOnSignal, checkpoints_in, latest_complete_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
+
+    from tide.batch import Example
+
+RECIPE_FILE, SUMMARY_FILE = "recipe.yaml", "summary.json"
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a run left behind.
+
+    Attributes:
+        output_dir: the student, as `save_pretrained` writes it, with recipe.yaml and summary.json.
+        finished: False when a signal stopped it early; a checkpoint is there to resume from.
+        steps: optimiser steps done.
+        seconds: of training in this call, without loading.
+        peak_memory_mib: peak resident memory of the process.
+        log_history: the Trainer's logs, with the metrics of every term.
+    """
+
+    output_dir: Path
+    finished: bool
+    steps: int
+    seconds: float
+    peak_memory_mib: float
+    log_history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The student's, and the teacher's where one runs. `shared_vocab_size` is None for equal vocabularies."""
+
+    student: PreTrainedTokenizerFast
+    teacher: PreTrainedTokenizerFast | None
+    shared_vocab_size: int | None = None
+
+
+def distill(
+    recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()
+) -> DistillResult:
+    """Trains the recipe's student and writes it to `training.output_dir`.
+
+    Everything that can be wrong without the weights, paths, tokenizers, vocabularies, data, is checked before
+    they load.
+
+    Args:
+        recipe: checked on reading.
+        resume: go on from the newest complete checkpoint in the output directory (or start, where there is
+            none).
+        callbacks: further callbacks of the Trainer.
+    Raises:
+        ValueError: the output directory holds another run, or an input is missing or unfit.
+    """
+    _check_output_dir(recipe, resume=resume)
+    tokenizers, examples = _checked_inputs(recipe)
+    student = load_model(recipe.student.path, dtype="float32", trainable=True)
+    teacher = None
+    if recipe.teacher is not None and tokenizers.teacher is not None:
+        teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+    stop = StopOnSignal()
+    trainer = build_trainer(
+        recipe,
+        examples,
+        student=student,
+        student_tokenizer=tokenizers.student,
+        teacher=teacher,
+        teacher_tokenizer=tokenizers.teacher,
+        shared_vocab_size=tokenizers.shared_vocab_size,
+        callbacks=[stop, *callbacks],
+    )
+    output_dir = Path(recipe.training.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with trainer.args.main_process_first(local=False):
+        if trainer.is_world_process_zero():
+            _replace(output_dir / RECIPE_FILE, recipe.to_yaml())
+        checkpoint = latest_complete_checkpoint(output_dir) if resume else None
+    start = time.perf_counter()
+    with stop.installed():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    result = DistillResult(
+        output_dir=output_dir,
+        finished=trainer.state.global_step >= trainer.state.max_steps,
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - start,
+        peak_memory_mib=_peak_memory_mib(),
+        log_history=trainer.state.log_history,
+    )
+    if result.finished:
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            _write_summary(result, recipe)
+    return result
+
+
+def check(recipe: Recipe, *, resume: bool = False) -> str:
+    """Checks all that `distill` checks before it loads weights; returns what it found, in one line.
+
+    Raises:
+        ValueError: as `distill`.
+    """
+    _check_output_dir(recipe, resume=resume)
+    tokenizers, examples = _checked_inputs(recipe)
+    sides = f"{len(tokenizers.student)} student tokens"
+    if tokenizers.teacher is not None:
+        sides += f", {len(tokenizers.teacher)} teacher tokens"
+    chunks = sum(example.num_chunks for example in examples)
+    return f"fit to run; method {recipe.method}, {sides}, {len(examples)} examples" + (
+        f", {chunks} chunks" if chunks else ""
+    )
+
+
+def load_tokenizers(recipe: Recipe) -> Tokenizers:
+    """The tokenizers that the method needs, checked against it.
+
+    Raises:
+        ValueError: a tokenizer is unreadable or has no mask token, or the method needs one vocabulary and
+        there are two.
+    """
+    student = load_tokenizer(recipe.student.tokenizer_path)
+    needs = METHODS[recipe.method].teacher
+    if needs is None or recipe.teacher is None:
+        return Tokenizers(student, None)
+    teacher = load_tokenizer(recipe.teacher.tokenizer_path)
+    if needs == "any":
+        return Tokenizers(student, teacher)
+    return Tokenizers(student, teacher, _shared_vocab_size(recipe, student, teacher))
+
+
+def prepare_examples(recipe: Recipe, tokenizers: Tokenizers, *, path: str | None = None) -> list[Example]:
+    """Examples of the recipe's training file (or of `path`), for both sides of its method."""
+    rows = read_rows(recipe.data.train if path is None else path)
+    if METHODS[recipe.method].teacher == "any":
+        assert tokenizers.teacher is not None
+        return cross_tokenizer_examples(
+            rows,
+            tokenizers.student,
+            tokenizers.teacher,
+            max_length=recipe.data.max_length,
+            teacher_max_length=recipe.data.teacher_length,
+        )
+    return same_tokenizer_examples(
+        rows,
+        tokenizers.student,
+        max_length=recipe.data.max_length,
+        with_teacher=tokenizers.teacher is not None,
+    )
+
+
+def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example]]:
+    tokenizers = load_tokenizers(recipe)
+    _check_configs(recipe, tokenizers)
+    examples = prepare_examples(recipe, tokenizers)
+    _check_shared_ids(tokenizers, examples)
+    return tokenizers, examples
+
+
+def _check_output_dir(recipe: Recipe, *, resume: bool) -> None:
+    output_dir = Path(recipe.training.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"distill: training.output_dir {str(output_dir)!r} is a file. Name a directory.")
+    checkpoints = checkpoints_in(output_dir)
+    if not resume and (checkpoints or (output_dir / SUMMARY_FILE).exists()):
+        held = checkpoints[-1].name if checkpoints else SUMMARY_FILE
+        raise ValueError(
+            f"distill: {str(output_dir)!r} already holds {held} of a run. "
+            "Pass --resume to go on with it, or name another training.output_dir."
+        )
+    written = output_dir / RECIPE_FILE
+    if resume and checkpoints and written.is_file():
+        earlier, now = _flat(load_recipe(written).to_dict()), _flat(recipe.to_dict())
+        # A run that was moved, or is named by another path, is the same run.
+        changed = sorted(key for key in now if key != "training.output_dir" and earlier.get(key) != now[key])
+        if changed:
+            raise ValueError(
+                f"distill: the recipe differs from the run in {str(output_dir)!r} at {', '.join(changed)}. "
+                "Resume with that run's recipe.yaml, or name another training.output_dir."
+            )
+
+
+def _check_configs(recipe: Recipe, tokenizers: Tokenizers) -> None:
+    sides = [("student", recipe.student, tokenizers.student)]
+    if recipe.teacher is not None and tokenizers.teacher is not None:
+        sides.append(("teacher", recipe.teacher, tokenizers.teacher))
+    for role, model, tokenizer in sides:
+        width = load_config(model.path).vocab_size
+        check_weights(model.path)
+        if len(tokenizer) > width:
+            raise ValueError(
+                f"distill: the {role}'s tokenizer has {len(tokenizer)} entries, its model only "
+                f"{width} embeddings. "
+                f"Give {role}.tokenizer the tokenizer that the model was trained with."
+            )
+
+
+def _check_shared_ids(tokenizers: Tokenizers, examples: Sequence[Example]) -> None:
+    """Within one vocabulary both models read the student's ids."""
+    if tokenizers.shared_vocab_size is None:
+        return
+    highest = max(int(example.student.token_ids.max()) for example in examples)
+    if highest >= tokenizers.shared_vocab_size:
+        token = tokenizers.student.convert_ids_to_tokens(highest)
+        raise ValueError(
+            f"distill: the text holds the student's token {token!r} (id {highest}), and the two tokenizers "
+            f"differ from id {tokenizers.shared_vocab_size} on. Take that token out of the text, end-of-text "
+            "included, or use a method across tokenizers: calm or tide_cross."
+        )
+
+
+def _shared_vocab_size(
+    recipe: Recipe, student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast
+) -> int | None:
+    """Ids below this number mean the same on both sides; None when all do and the heads are equally wide."""
+    assert recipe.teacher is not None
+    entries, teacher_entries = (
+        {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+        for tokenizer in (student, teacher)
+    )
+    shared = next((i for i in range(len(entries)) if entries.get(i) != teacher_entries.get(i)), len(entries))
+    sample = "def f(x):\n    return [x, 'ä', 1.5]  # 你好"
+    same_ids = student(sample)["input_ids"] == teacher(sample)["input_ids"]
+    if shared < len(entries) / 2 or not same_ids:
+        raise ValueError(
+            f"distill: method {recipe.method} compares distributions over one vocabulary, and the two "
+            f"tokenizers differ from id {shared} on. Use a method across tokenizers: calm or tide_cross."
+        )
+    widths = {load_config(path).vocab_size for path in (recipe.student.path, recipe.teacher.path)}
+    return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared
+
+
+def _write_summary(result: DistillResult, recipe: Recipe) -> None:
+    summary = {
+        "method": recipe.method,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "peak_memory_mib": result.peak_memory_mib,
+        "log_history": result.log_history,
+    }
+    _replace(result.output_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes `path` in one go: whoever reads it meanwhile, or after a crash, finds it whole."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # Bytes on macOS, KiB on Linux.
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,35 @@
+"""Which masked positions to fill in at a denoising step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+def most_confident(
+    confidence: Float[Tensor, "B S"], masked: Bool[Tensor, "B S"], count: Int[Tensor, "B"]
+) -> Bool[Tensor, "B S"]:
+    """The `count` masked positions of each row with the highest confidence; ties go to the earlier position.
+
+    Args:
+        confidence: [B, S], comparable within a row (a log-probability).
+        masked: [B, S] bool; candidates.
+        count: [B]; how many to take; all candidates where there are fewer.
+    Returns:
+        [B, S] bool, a subset of `masked`.
+    """
+    ranked = torch.where(masked, confidence, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(ranked).scatter_(
+        1, ranked, torch.arange(ranked.shape[1], device=ranked.device).expand_as(ranked)
+    )
+    return (rank < count[:, None]) & masked
+
+
+def tokens_per_step(num_masked: Int[Tensor, "B"], steps_left: int) -> Int[Tensor, "B"]:
+    """An even share of the masked positions: ceil(masked / steps left)."""
+    return (num_masked + steps_left - 1) // max(steps_left, 1)

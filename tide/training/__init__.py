@@ -1,0 +1,8 @@
+"""Training: the distillation step, the module and the Trainer around it, and their assembly from a recipe."""
+
+from tide.training.build import build_trainer
+from tide.training.hf_trainer import DistillationTrainer
+from tide.training.module import DistillationModule
+from tide.training.step import distillation_step
+
+__all__ = ["DistillationModule", "DistillationTrainer", "build_trainer", "distillation_step"]

@@ -1,0 +1,138 @@
+"""A thin Trainer of transformers around the distillation step.
+
+What it adds: noise from a generator per micro-step (a resumed run draws the same), metrics per term, and
+checkpoints that hold the student as `save_pretrained` writes it. Everything else, accumulation, logging back
+ends, schedules, accelerate, is the Trainer's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from tide.models import without_progress_bars
+from tide.training.metrics import MetricMeans
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from tide.batch import Example, NoisedBatch
+    from tide.data import Collator
+    from tide.masking import Noiser
+    from tide.training.module import DistillationModule
+
+
+class DistillationTrainer(Trainer):  # type: ignore[misc]
+    """Trains the student of a `DistillationModule`.
+
+    Args:
+        module: student, teacher and objective.
+        noiser: draws times, masks and the teacher's views.
+        collator: examples to a batch.
+        kwargs: the Trainer's own.
+    """
+
+    def __init__(
+        self, module: DistillationModule, *, noiser: Noiser, collator: Collator, **kwargs: Any
+    ) -> None:
+        super().__init__(model=module, data_collator=_Wrapped(collator), **kwargs)
+        self.module = module
+        self.noiser = noiser
+        # The objective normalises each micro-batch; the Trainer averages over accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.metric_means = MetricMeans()
+        self._num_tokens = 0
+        self._noise_position = (-1, 0)
+        if module.teacher is not None:
+            module.teacher.to(self.args.device)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """The Trainer's loop. A checkpoint of the last step is loaded and not trained on: the Trainer would
+        add a step."""
+        self.metric_means = MetricMeans()  # Its clock starts here.
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            if state.global_step >= self.args.max_steps:
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: NoisedBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """One step through the (possibly wrapped) module; metrics stay on the device."""
+        loss, metrics = model(inputs, self.state.global_step / max(self.state.max_steps, 1))
+        self.metric_means.add(metrics, self._num_tokens)
+        return (loss, metrics) if return_outputs else loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> NoisedBatch:
+        """Noises the batch on the host, then moves it."""
+        batch = inputs["batch"]
+        self._num_tokens = int(batch.student.valid.sum())
+        noised: NoisedBatch = self.noiser(batch, self._noise_generator()).on_device(self.args.device)
+        return noised
+
+    def _noise_generator(self) -> torch.Generator:
+        """Seeded by (seed, step, micro-step, rank) alone, so that resuming changes nothing."""
+        step, micro_step = self._noise_position
+        self._noise_position = (
+            self.state.global_step,
+            micro_step + 1 if step == self.state.global_step else 0,
+        )
+        entropy = [self.args.seed, *self._noise_position, self.args.process_index]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) & (2**63 - 1)
+        return torch.Generator().manual_seed(seed)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the terms' metrics to the Trainer's training logs."""
+        if "loss" in logs:
+            logs |= self.metric_means.pop(lambda means: self.accelerator.reduce(means, reduction="mean"))
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        prefix = "student."
+        weights = None
+        if state_dict is not None:
+            weights = {
+                key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)
+            }
+        folder = output_dir if output_dir is not None else self.args.output_dir
+        with without_progress_bars():
+            self.module.student.save_pretrained(folder, state_dict=weights)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        weights = load_file(f"{resume_from_checkpoint}/model.safetensors")
+        missing, unexpected = self.module.student.load_state_dict(weights, strict=False)
+        tied = set(getattr(self.module.student, "_tied_weights_keys", None) or ())
+        if unexpected or set(missing) - tied:
+            raise ValueError(
+                f"DistillationTrainer: the weights in {resume_from_checkpoint!r} are not this student's "
+                f"(missing {sorted(set(missing) - tied)[:3]}, unexpected {unexpected[:3]}). "
+                "Resume with the recipe of that run."
+            )
+
+
+class _Wrapped:
+    """A batch in a dictionary, the only container that every version of the Trainer passes on untouched."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        return {"batch": self.collator(examples)}

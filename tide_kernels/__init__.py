@@ -1,0 +1,28 @@
+"""Ops over the vocabulary axis: divergences, token log-probabilities, token scores, chunk likelihoods.
+
+One row is one token position. Ops take logits [N, V], or hidden rows and the head that makes logits of them
+(`linear_*`), and return per-row fp32 values in nats. Every op has a definition in plain torch
+(`backend="reference"`) that its tests measure it against. The package imports torch and nothing of `tide`.
+"""
+
+from tide_kernels.chunk_likelihood import chunk_likelihood
+from tide_kernels.interpolated_kl import interpolated_kl
+from tide_kernels.linear_interpolated_kl import LinearDivergence, linear_interpolated_kl
+from tide_kernels.linear_reverse_kl import linear_reverse_kl
+from tide_kernels.linear_token_logprob import linear_token_logprob
+from tide_kernels.reverse_kl import reverse_kl
+from tide_kernels.token_logprob import token_logprob
+from tide_kernels.token_scores import TokenScores, token_scores
+
+__all__ = [
+    "LinearDivergence",
+    "TokenScores",
+    "chunk_likelihood",
+    "interpolated_kl",
+    "linear_interpolated_kl",
+    "linear_reverse_kl",
+    "linear_token_logprob",
+    "reverse_kl",
+    "token_logprob",
+    "token_scores",
+]

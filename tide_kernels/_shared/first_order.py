@@ -1,0 +1,48 @@
+"""Backward passes that exist once: asking for a second derivative raises instead of giving a constant."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """Decorate the backward of an autograd function whose gradients must not be differentiated again.
+
+    The function has to save its differentiable inputs. torch's own `once_differentiable` raises only where the
+    upstream gradient requires grad; under a plain sum it does not, and a gradient penalty added to another
+    loss would silently lose its term.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        create_graph = torch.is_grad_enabled()
+        with torch.no_grad():
+            gradients = backward(ctx, *upstream)
+        if not create_graph:
+            return gradients
+        # The refusal hangs between the gradients and the inputs, where a second backward has to pass.
+        inputs = [x for x in ctx.saved_tensors if x is not None and x.requires_grad]
+        return tuple(None if x is None else _Refuse.apply(x, *inputs) for x in gradients)
+
+    return wrapper
+
+
+class _Refuse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "tide_kernels: double backward is not implemented, its ops are differentiable once. "
+            'For second derivatives use backend="reference".'
+        )

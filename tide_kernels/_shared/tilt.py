@@ -1,0 +1,204 @@
+"""Statistics of softmax(s/T) tilted towards the teacher: both divergences and their gradients follow.
+
+With p = softmax(s/T), u = scale * (z - s) and scale = lambda/T, the interpolated target is r = p e^u /
+E_p[e^u]. Let c = E_p[u], w = u - c, e = expm1(w). Then, exactly,
+
+    D = log E_p[e^u] = c + log1p(E_p[e - w])
+    KL(r || p) = E_p[w e] / (1 + E_p[e - w]) - log1p(E_p[e - w])        KL(p || r) = log1p(E_p[e - w])
+    p - r = -p expm1(u - D)
+
+No term is a difference of log-sum-exps: at lambda = 0.01 and V = 152k that difference errs by 1e-1 in fp32,
+this by 1e-5. KL, r and the gradient do not change when a constant is added to z; c takes it out.
+
+Two corrections keep the form exact at the ends of the range:
+- Rows with |w| <= 1/2 throughout use e - w = w e h(w), h(w) = 1/2 - w/12 + w^3/720 (relative error under
+  3e-6): the subtraction would lose eps/|w| there. Only in fp32; fp64 has the digits.
+- Rows with a w so large that p e^w may be a product of 0 and infinity are marked `careful`, and so are rows
+  whose value is not finite: the caller takes them through the definition (reference.py) in fp64. In training
+  they do not occur.
+
+Entries at minus infinity: where the student has one, p = 0 and the entry is left out. Where only the teacher
+has one, r = 0 but p is not: the sums run over the other entries, with p renormalised to them, and -log
+p(others) is added to KL(r || p).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from tide_kernels._shared.chunking import Scratch
+
+# p underflows to 0 below exp(-87) in fp32 and exp(-708) in fp64. With w under these bounds, what is lost that
+# way is smaller than 1e-11 of E_p[e^w] >= 1.
+LARGEST_W = {torch.float32: 60.0, torch.float64: 650.0}
+# Bound of the series for h.
+SERIES_W = 0.5
+# expm1 takes seven times as long as exp on a CPU. From E_p[w e] = 0.1 on, 1e-7 of error in E_p[e] is of the
+# order of fp32.
+PLAIN_EXP_W_E = 0.1
+
+
+class Tilt(NamedTuple):
+    """One value per row."""
+
+    row_max: Float[Tensor, " n"]  # max s
+    total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
+    mean_u: Float[Tensor, " n"]  # c = E_p[u]
+    log_mean: Float[Tensor, " n"]  # D - c = log1p(E_p[e - w])
+    log_normaliser: Float[Tensor, " n"]  # D
+    excess: Float[Tensor, " n"]  # E_p[e - w]
+    mean_w_e: Float[Tensor, " n"]  # E_p[w e]
+    careful: Bool[Tensor, " n"]  # the values above are not to be trusted
+    infinite: Bool[Tensor, " n"]  # the row holds an entry that is not finite
+    outside: Outside | None  # set when a row of the chunk is infinite
+
+
+class Outside(NamedTuple):
+    """Entries at minus infinity on one side only, one value per row."""
+
+    log_share: Float[Tensor, " n"]  # -log of the p mass where the teacher is finite; 0 for all of it
+    of_student: Bool[Tensor, " n"]  # the teacher has mass where the student has none
+
+
+def tilt_statistics(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    scale: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+) -> Tilt:
+    """Statistics of a chunk of rows. Reads student and teacher, overwrites the scratch."""
+    p, w, x = scratch
+    row_max = student.amax(1)
+    _unnormalised_p(student, row_max, temperature, p)
+    total = p.sum(1)
+    torch.sub(teacher, student, out=w)
+    largest, smallest = w.amax(1), w.amin(1)
+    mean_difference = torch.mul(p, w, out=x).sum(1).div_(total)
+    spread = largest - smallest
+
+    inside, outside, residual = total, None, None
+    # One look at the values for both rare cases; NaN compares false.
+    if not _holds(mean_difference.abs() <= spread):
+        infinite = ~spread.isfinite()
+        if bool(infinite.any()):
+            outside, inside = _exclude_infinite(student, teacher, scale, scratch)
+            largest, smallest = w.amax(1), w.amin(1)
+            mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
+            spread = largest - smallest
+    else:
+        infinite = torch.zeros_like(row_max, dtype=torch.bool)
+
+    centre = mean_difference * scale
+    _scale_and_shift(w, scale, centre)
+    if not _holds(mean_difference.abs() <= spread):
+        # c was rounded to eps |c|. Where it exceeds the spread of u, as it does for logits with an offset of
+        # their own, what is left of E_p[w] belongs into c and D.
+        residual = torch.mul(p, w, out=x).sum(1).div_(inside)
+
+    # w lies in an interval of this length around 0.
+    small = spread * scale <= SERIES_W
+    any_small = p.dtype == torch.float32 and bool(small.any())
+    excess = mean_w_e = None
+    if not any_small:
+        torch.exp(w, out=x).mul_(p)
+        excess = x.sum(1).div_(inside).sub_(1.0)
+        mean_w_e = x.mul_(w).sum(1).div_(inside)
+        if residual is not None:
+            mean_w_e.sub_(residual)
+    if excess is None or mean_w_e is None or not _holds(mean_w_e >= PLAIN_EXP_W_E):
+        torch.expm1(w, out=x).mul_(p)
+        excess = x.sum(1).div_(inside)
+        mean_w_e = x.mul_(w).sum(1).div_(inside)
+    if residual is not None:
+        excess.sub_(residual)
+    if any_small:
+        # x holds p w e. p is not needed any more.
+        torch.mul(w, w, out=p).mul_(1 / 720).sub_(1 / 12).mul_(w).add_(0.5)
+        excess = torch.where(small, x.mul_(p).sum(1).div_(inside), excess)
+    log_mean = excess.log1p()
+    trusted = (largest * scale - centre <= LARGEST_W[p.dtype]) & ((log_mean + mean_w_e).abs() < torch.inf)
+    return Tilt(
+        row_max=row_max,
+        total=total,
+        mean_u=centre if residual is None else centre + residual,
+        log_mean=log_mean,
+        log_normaliser=centre + (log_mean if residual is None else (excess + residual).log1p()),
+        excess=excess,
+        mean_w_e=mean_w_e,
+        careful=~trusted,
+        infinite=infinite,
+        outside=outside,
+    )
+
+
+def load_tilt(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    scale: Float[Tensor, " n"],
+    shift: Float[Tensor, " n"],
+    row_max: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+    infinite: Bool[Tensor, " n"],
+) -> None:
+    """Load scratch.p = exp((s - max s)/T) and scratch.w = scale * (z - s) - shift, factors of a gradient.
+
+    w is 0 where the student is at minus infinity (p is 0 there) and minus infinity where only the teacher is.
+    """
+    p, w, _ = scratch
+    _unnormalised_p(student, row_max, temperature, p)
+    torch.sub(teacher, student, out=w)
+    if bool(infinite.any()):
+        # A NaN or plus infinity would meet p = 0, and minus infinity a scale of 0.
+        w.masked_fill_(student.isneginf(), 0.0).masked_fill_(w.isneginf() & (scale == 0)[:, None], 0.0)
+    _scale_and_shift(w, scale, shift)
+
+
+def _exclude_infinite(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    scale: Float[Tensor, " n"],
+    scratch: Scratch,
+) -> tuple[Outside, Float[Tensor, " n"]]:
+    """Restrict scratch.p and .w to entries that are finite on both sides; also the sum of p over them.
+
+    At scale = 0 the teacher does not count, and p stays whole.
+    """
+    p, w, x = scratch
+    student_infinite = student.isneginf()
+    of_student = (teacher.isfinite() & student_infinite).any(1)
+    w.masked_fill_(student_infinite, 0.0)
+    teacher_infinite = w.isneginf()
+    w.masked_fill_(teacher_infinite, 0.0)
+    teacher_infinite &= (scale > 0)[:, None]
+    excluded = torch.mul(p, teacher_infinite, out=x).sum(1)
+    p.masked_fill_(teacher_infinite, 0.0)
+    inside = p.sum(1)
+    return Outside((excluded / inside).log1p_(), of_student), inside
+
+
+def _unnormalised_p(
+    student: Float[Tensor, "n V"], row_max: Float[Tensor, " n"], temperature: float, p: Float[Tensor, "n V"]
+) -> None:
+    # One fused multiply-add per entry; that max s / T is rounded first scales the whole row and cancels in p.
+    torch.add(row_max[:, None] * (-1.0 / temperature), student, alpha=1.0 / temperature, out=p)
+    p.exp_()
+
+
+def _scale_and_shift(w: Float[Tensor, "n V"], scale: Float[Tensor, " n"], shift: Float[Tensor, " n"]) -> None:
+    """w = scale * w - shift in place: one pass where the rows share a scale that the host may read."""
+    if w.device.type == "cpu" and (w.shape[0] == 1 or _holds(scale == scale[:1])):
+        torch.add(-shift[:, None], w, alpha=float(scale[0]) if len(scale) else 1.0, out=w)
+    else:
+        w.mul_(scale[:, None]).sub_(shift[:, None])
+
+
+def _holds(condition: Bool[Tensor, " n"]) -> bool:
+    return bool(condition.all())

@@ -1,0 +1,179 @@
+"""Public op: divergence between the chunk likelihoods of student and teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.checks import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    accumulation_dtype,
+    check_frozen,
+    check_same_length,
+    check_temperature,
+    row_lambda,
+)
+from tide_kernels.chunk_likelihood.chunked import ChunkLikelihoodFunction
+from tide_kernels.chunk_likelihood.reference import OBJECTIVES, chunk_likelihood_reference, tokens_read
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+NAME = "chunk_likelihood"
+
+
+def chunk_likelihood(
+    student_token_log_probs: Float[Tensor, "B Ls"],
+    teacher_token_log_probs: Float[Tensor, "B Lt"],
+    student_chunks: Int[Tensor, "B Ls"],
+    teacher_chunks: Int[Tensor, "B Lt"],
+    chunk_mask: Bool[Tensor, "B C"],
+    *,
+    objective: str = "forward",
+    lambda_t: float | Float[Tensor, " B"] | None = None,
+    temperature: float = 1.0,
+    eps: float = 1e-7,
+    backend: str = "auto",
+) -> Float[Tensor, "B C"]:
+    """Loss per chunk from P = exp(sum of token log-probabilities / T), clamped to [eps, 1 - eps].
+
+    With s the student's P and t the teacher's:
+
+    - "forward" (CALM): -(t log s + (1 - t) log(1 - s))
+    - "reverse" (Reverse CALM): -(s log t + (1 - s) log(1 - t)). Its slope is bounded by the teacher alone,
+      but it is linear in s: the optimum is an end of the range, not s = t.
+    - "kl": the Bernoulli KL(s || t) = "reverse" minus the student's entropy; least at s = t.
+    - "interpolated" (TIDAL on chunks): "forward" with t replaced by (1 - lambda) s + lambda t, held constant.
+      The entropy of that target is not subtracted, so the value at s = t is not 0.
+
+    A student likelihood outside the clamp gets no gradient.
+
+    Args:
+        student_token_log_probs: [B, Ls] natural logarithms, floating.
+        teacher_token_log_probs: [B, Lt], frozen.
+        student_chunks, teacher_chunks: chunk of each token, in [0, C), or -1 for none.
+        chunk_mask: [B, C] bool. Chunks at False give 0, and their tokens are not read.
+        objective: "forward", "reverse", "kl" or "interpolated".
+        lambda_t: number or [B] in [0, 1], for "interpolated" only. No gradient.
+        temperature: T > 0, divides the summed log-probability.
+        eps: clamp, in (0, 0.5).
+        backend: "auto", "torch" or "reference".
+
+    Returns:
+        [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t where it
+            means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C) and active
+            chunks without a token on one side (P would be 1: wrong supervision without a trace).
+
+    Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM.
+    """
+    which = resolve_backend(NAME, backend)
+    student_chunks, teacher_chunks = _check_tensors(
+        student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask
+    )
+    temperature = check_temperature(NAME, temperature)
+    if not 0.0 < eps < 0.5:
+        raise ValueError(f"{NAME}: eps must lie in (0, 0.5); got {eps}.")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"{NAME}: unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
+    if (objective == "interpolated") != (lambda_t is not None):
+        need = "needs lambda_t" if lambda_t is None else "takes no lambda_t"
+        raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t belongs to 'interpolated' alone.")
+
+    dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
+    batch, num_chunks = chunk_mask.shape
+    if num_chunks == 0:
+        return student_token_log_probs[:, :0].to(dtype)
+    shares = None
+    if lambda_t is not None:
+        arithmetic = torch.float64 if which == "torch" else dtype
+        shares = row_lambda(NAME, lambda_t, batch, arithmetic, chunk_mask.device)
+    if which == "torch":
+        loss: Float[Tensor, "B C"] = ChunkLikelihoodFunction.apply(  # type: ignore[no-untyped-call]
+            student_token_log_probs,
+            teacher_token_log_probs,
+            student_chunks,
+            teacher_chunks,
+            chunk_mask,
+            objective,
+            shares,
+            temperature,
+            eps,
+            dtype,
+        )
+        return loss
+    return chunk_likelihood_reference(
+        student_token_log_probs.to(dtype),
+        teacher_token_log_probs.to(dtype),
+        student_chunks,
+        teacher_chunks,
+        chunk_mask,
+        objective,
+        shares,
+        temperature,
+        eps,
+    )
+
+
+def _check_tensors(
+    student_token_log_probs: Float[Tensor, "B Ls"],
+    teacher_token_log_probs: Float[Tensor, "B Lt"],
+    student_chunks: Int[Tensor, "B Ls"],
+    teacher_chunks: Int[Tensor, "B Lt"],
+    chunk_mask: Bool[Tensor, "B C"],
+) -> tuple[Int[Tensor, "B Ls"], Int[Tensor, "B Lt"]]:
+    """Both sides fit each other. Returns the chunk ids as int64."""
+    if chunk_mask.dtype != torch.bool or chunk_mask.dim() != 2:
+        raise ValueError(
+            f"{NAME}: chunk_mask must be bool [B, C]; got {chunk_mask.dtype} {tuple(chunk_mask.shape)}."
+        )
+    check_frozen(NAME, "teacher_token_log_probs", teacher_token_log_probs)
+    student_chunks = _check_side("student", student_token_log_probs, student_chunks, chunk_mask)
+    return student_chunks, _check_side("teacher", teacher_token_log_probs, teacher_chunks, chunk_mask)
+
+
+def _check_side(
+    side: str,
+    token_log_probs: Float[Tensor, "B L"],
+    chunks: Int[Tensor, "B L"],
+    chunk_mask: Bool[Tensor, "B C"],
+) -> Int[Tensor, "B L"]:
+    batch, num_chunks = chunk_mask.shape
+    if token_log_probs.dtype not in FLOAT_DTYPES or token_log_probs.dim() != 2:
+        raise ValueError(
+            f"{NAME}: {side}_token_log_probs must be floating [B, L]; "
+            f"got {token_log_probs.dtype} {tuple(token_log_probs.shape)}."
+        )
+    if chunks.dtype not in INTEGER_DTYPES or chunks.shape != token_log_probs.shape:
+        raise ValueError(
+            f"{NAME}: {side}_chunks must be integers, one per token, {tuple(token_log_probs.shape)}; "
+            f"got {chunks.dtype} {tuple(chunks.shape)}. Convert a dense [B, L, C] alignment to ids first."
+        )
+    for name, x in ((f"{side}_token_log_probs", token_log_probs), (f"{side}_chunks", chunks)):
+        check_same_length(NAME, name, x, batch, chunk_mask.device)
+    chunks = chunks.long()
+    if chunks.device.type != "cpu" or num_chunks == 0:
+        return chunks
+    outside = (chunks < -1) | (chunks >= num_chunks)
+    if bool(outside.any()):
+        raise ValueError(
+            f"{NAME}: {side}_chunks must lie in [-1, {num_chunks}), -1 for none; "
+            f"got {int(chunks[outside][0])}."
+        )
+    count = torch.zeros_like(chunk_mask, dtype=torch.long).scatter_add_(
+        1, chunks.clamp(min=0), tokens_read(chunks, chunk_mask).long()
+    )
+    empty = (chunk_mask & (count == 0)).nonzero()
+    if len(empty):
+        sequence, chunk = empty[0].tolist()
+        raise ValueError(
+            f"{NAME}: active chunk {chunk} of sequence {sequence} has no {side} token, so its likelihood "
+            "would be 1; clear it in chunk_mask."
+        )
+    return chunks

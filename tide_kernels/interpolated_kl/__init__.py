@@ -1,0 +1,5 @@
+"""KL between the interpolated target of TIDAL and the student, over logits."""
+
+from tide_kernels.interpolated_kl.function import interpolated_kl
+
+__all__ = ["interpolated_kl"]

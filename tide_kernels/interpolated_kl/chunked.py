@@ -1,0 +1,83 @@
+"""Interpolated KL of a chunk of rows: the formulas that the `torch` backend and the hidden-in op run.
+
+See `_shared/tilt.py` for the derivation and for why no log-sum-exps are subtracted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tide_kernels._shared.divergence import RowDivergence, RowStatistics
+from tide_kernels._shared.tilt import PLAIN_EXP_W_E, load_tilt, tilt_statistics
+from tide_kernels.interpolated_kl.reference import interpolated_kl_gradient, interpolated_kl_reference
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tide_kernels._shared.chunking import Scratch
+
+
+def interpolated_kl_chunk_statistics(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    lambda_t: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+) -> RowStatistics:
+    """KL(r || softmax(student / T)) per row. Reads the logits, overwrites the scratch."""
+    tilt = tilt_statistics(student, teacher, lambda_t / temperature, temperature, scratch)
+    kl = tilt.mean_w_e / (1 + tilt.excess) - tilt.log_mean
+    shift, careful = tilt.log_normaliser, tilt.careful
+    if tilt.outside is not None:
+        kl = kl + tilt.outside.log_share
+        # r is normalised without the entries outside the teacher's support, where p - r is p.
+        shift = shift - tilt.outside.log_share
+        # At lambda = 1 the student does not enter r: teacher mass where the student has none makes the KL
+        # infinite.
+        careful = careful | (tilt.outside.of_student & (lambda_t == 1))
+    if bool(careful.any()):
+        rows = careful.nonzero().squeeze(1)
+        exact, _ = interpolated_kl_reference(
+            student[rows].double(), teacher[rows].double(), lambda_t[rows].double(), temperature
+        )
+        kl[rows] = exact.to(kl.dtype)
+    return RowStatistics(kl, tilt.row_max, tilt.total, shift, tilt.infinite, careful)
+
+
+def interpolated_kl_chunk_gradient(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    lambda_t: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+    statistics: RowStatistics,
+    weight: Float[Tensor, " n"],
+    out: Float[Tensor, "n V"],
+) -> None:
+    """out = weight * (softmax(student / T) - r) / T. Overwrites the scratch; out is written last."""
+    p, w, _ = scratch
+    kl, row_max, total, shift, infinite, careful = statistics
+    load_tilt(student, teacher, lambda_t / temperature, shift, row_max, temperature, scratch, infinite)
+    # Where r is far from p, its own rounding is all that exp - 1 adds; expm1 takes seven times as long.
+    if bool((kl >= PLAIN_EXP_W_E).all()):
+        w.exp_().sub_(1.0)
+    else:
+        w.expm1_()
+    w.mul_((weight / (total * -temperature))[:, None])
+    if not bool(careful.any()):
+        torch.mul(p, w, out=out)
+        return
+    rows = careful.nonzero().squeeze(1)
+    exact = interpolated_kl_gradient(
+        student[rows].double(), teacher[rows].double(), lambda_t[rows].double(), temperature
+    )
+    torch.mul(p, w, out=out)
+    out[rows] = (weight[rows].double()[:, None] * exact).to(out.dtype)
+
+
+INTERPOLATED_KL = RowDivergence(
+    interpolated_kl_chunk_statistics, interpolated_kl_chunk_gradient, interpolated_kl_reference
+)

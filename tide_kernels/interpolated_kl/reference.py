@@ -1,0 +1,69 @@
+"""Definition of interpolated_kl in plain torch: differentiable, exact in fp64, holding several [N, V]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+def interpolated_target(
+    student_logits: Float[Tensor, "N V"],
+    teacher_logits: Float[Tensor, "N V"],
+    lambda_t: Float[Tensor, " N"],
+    temperature: float,
+) -> Float[Tensor, "N V"]:
+    """log r, r = softmax(((1 - lambda) student + lambda teacher) / T), detached.
+
+    The ends do not read the other side: 0 * -inf would be NaN.
+    """
+    share = lambda_t[:, None]
+    mixed = torch.where(
+        share == 0,
+        student_logits,
+        torch.where(share == 1, teacher_logits, (1 - share) * student_logits + share * teacher_logits),
+    )
+    return torch.log_softmax(mixed / temperature, dim=-1).detach()
+
+
+def kl_to_student(
+    target_log_p: Float[Tensor, "N V"], student_logits: Float[Tensor, "N V"], temperature: float
+) -> Float[Tensor, " N"]:
+    """KL(r || softmax(student / T)) per row; entries with r = 0 contribute nothing."""
+    student_log_p = torch.log_softmax(student_logits / temperature, dim=-1)
+    target_p = target_log_p.exp()
+    # NaN compares false with 0 and must stay visible, hence != instead of >.
+    return torch.where(target_p != 0, target_p * (target_log_p - student_log_p), 0.0).sum(-1)
+
+
+def cross_entropy(student_logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """-log softmax(student)_label per row, at T = 1."""
+    return -torch.log_softmax(student_logits, dim=-1).gather(-1, labels[:, None]).squeeze(-1)
+
+
+def interpolated_kl_reference(
+    student_logits: Float[Tensor, "N V"],
+    teacher_logits: Float[Tensor, "N V"],
+    lambda_t: Float[Tensor, " N"],
+    temperature: float,
+    labels: Int[Tensor, " N"] | None = None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """KL(r || softmax(student / T)) and, with labels, the cross-entropy, per row, in the arguments' dtype."""
+    target_log_p = interpolated_target(student_logits, teacher_logits, lambda_t, temperature)
+    kl = kl_to_student(target_log_p, student_logits, temperature)
+    return kl, None if labels is None else cross_entropy(student_logits, labels)
+
+
+def interpolated_kl_gradient(
+    student_logits: Float[Tensor, "N V"],
+    teacher_logits: Float[Tensor, "N V"],
+    lambda_t: Float[Tensor, " N"],
+    temperature: float,
+) -> Float[Tensor, "N V"]:
+    """d KL / d student_logits = (softmax(student / T) - r) / T."""
+    target_log_p = interpolated_target(student_logits, teacher_logits, lambda_t, temperature)
+    return (torch.softmax(student_logits / temperature, dim=-1) - target_log_p.exp()) / temperature

@@ -1,0 +1,85 @@
+"""Reverse KL of a chunk of rows: the formulas that the `torch` backend and the hidden-in op run.
+
+KL(p || q) is the log-mean of the tilt at lambda = 1 (`_shared/tilt.py`), and its gradient needs no second
+exponential: p (log p - log q - KL) = -p (u - E_p[u]).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tide_kernels._shared.divergence import RowDivergence, RowStatistics
+from tide_kernels._shared.tilt import load_tilt, tilt_statistics
+from tide_kernels.reverse_kl.reference import reverse_kl_gradient, reverse_kl_reference
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from tide_kernels._shared.chunking import Scratch
+
+
+def reverse_kl_chunk_statistics(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    lambda_t: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+) -> RowStatistics:
+    """KL(softmax(student / T) || softmax(teacher / T)) per row; lambda_t is not used."""
+    tilt = tilt_statistics(
+        student, teacher, lambda_t.new_full(lambda_t.shape, 1 / temperature), temperature, scratch
+    )
+    kl, careful = tilt.log_mean, tilt.careful
+    if tilt.outside is not None:
+        # Student mass outside the teacher's support: infinite, by the definition.
+        careful = careful | (tilt.outside.log_share > 0)
+    if bool(careful.any()):
+        rows = careful.nonzero().squeeze(1)
+        exact, _ = reverse_kl_reference(student[rows].double(), teacher[rows].double(), temperature)
+        kl[rows] = exact.to(kl.dtype)
+    return RowStatistics(kl, tilt.row_max, tilt.total, tilt.mean_u, tilt.infinite, careful)
+
+
+def reverse_kl_chunk_gradient(
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    lambda_t: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+    statistics: RowStatistics,
+    weight: Float[Tensor, " n"],
+    out: Float[Tensor, "n V"],
+) -> None:
+    """out = weight * p (log p - log q - KL) / T, p the student's distribution; lambda_t is not used."""
+    p, w, _ = scratch
+    _, row_max, total, shift, infinite, careful = statistics
+    scale = lambda_t.new_full(lambda_t.shape, 1 / temperature)
+    load_tilt(student, teacher, scale, shift, row_max, temperature, scratch, infinite)
+    if bool(infinite.any()):
+        # Rows that are not careful have minus infinity only where p underflowed to 0, and 0 * inf would be
+        # NaN.
+        w.masked_fill_(w.isneginf(), 0.0)
+    w.mul_((weight / (total * -temperature))[:, None])
+    if not bool(careful.any()):
+        torch.mul(p, w, out=out)
+        return
+    rows = careful.nonzero().squeeze(1)
+    exact = reverse_kl_gradient(student[rows].double(), teacher[rows].double(), temperature)
+    torch.mul(p, w, out=out)
+    out[rows] = (weight[rows].double()[:, None] * exact).to(out.dtype)
+
+
+def _reference(
+    student_logits: Float[Tensor, "N V"],
+    teacher_logits: Float[Tensor, "N V"],
+    lambda_t: Float[Tensor, " N"],
+    temperature: float,
+    labels: Int[Tensor, " N"] | None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    return reverse_kl_reference(student_logits, teacher_logits, temperature, labels)
+
+
+REVERSE_KL = RowDivergence(reverse_kl_chunk_statistics, reverse_kl_chunk_gradient, _reference)

@@ -1,0 +1,50 @@
+"""The `torch` backend of token_scores: rows in chunks, every figure from one exponential per entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tide_kernels._shared.chunking import RowChunks
+from tide_kernels.token_scores.reference import TokenScores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+# exp(-1000) is 0 in fp32 and fp64, and 0 * -1000 is 0 where 0 * -inf would be NaN.
+LOWEST = -1000.0
+
+
+def token_scores_chunk(
+    logits: Float[Tensor, "n V"], shifted: Float[Tensor, "n V"], exponentials: Float[Tensor, "n V"]
+) -> TokenScores:
+    """Scores of a chunk of rows. Reads the logits, overwrites the two buffers."""
+    row_max, token_ids = logits.max(1)
+    column = token_ids[:, None]
+    torch.sub(logits, row_max[:, None], out=shifted).clamp_min_(LOWEST)
+    # The winner leaves the sums: its exp is 1 and its share of sum e (m - x) is 0. What is left is all rest.
+    torch.exp(shifted, out=exponentials).scatter_(1, column, 0.0)
+    # 0 * max is NaN for a row without a finite maximum, which a single column would not show otherwise.
+    rest = exponentials.sum(1) + 0 * row_max
+    spread = exponentials.mul_(shifted).sum(1).neg_()
+    log_total = rest.log1p()
+    entropy = log_total + spread / (1 + rest)
+    # 1 - e^(x2 - m) without cancellation for near ties; a tie is exactly 0.
+    shifted.scatter_(1, column, -torch.inf)
+    margin = -shifted.amax(1).expm1_() / (1 + rest)
+    return TokenScores(token_ids, -log_total, entropy, margin)
+
+
+def token_scores_chunked(logits: Float[Tensor, "N V"], vocab: int, dtype: torch.dtype) -> TokenScores:
+    """Scores of all rows; beyond the logits it holds two or three buffers of a few rows."""
+    chunks = RowChunks(logits.shape[0], None, vocab, dtype, logits.device)
+    loaded = chunks.buffer() if chunks.needs_copy(logits) else None
+    shifted, exponentials = chunks.buffer(), chunks.buffer()
+    parts = []
+    for rows in chunks:
+        num_rows = rows.stop - rows.start
+        part = chunks.load(logits, rows, loaded)
+        parts.append(token_scores_chunk(part, shifted[:num_rows], exponentials[:num_rows]))
+    return TokenScores(*map(torch.cat, zip(*parts, strict=True)))
