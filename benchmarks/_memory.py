@@ -6,6 +6,7 @@ The allocator's view would miss what libraries take and what fragmentation costs
 from __future__ import annotations
 
 import contextlib
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def track_peak() -> Iterator[Peak]:
     Yields:
         Peak whose ``added`` is set at the end.
     """
+    gc.collect()
     with contextlib.suppress(OSError):
         CLEAR_REFS.write_text("5")  # proc(5): resets the high-water mark of the resident set
     before = resident_bytes()

@@ -173,8 +173,9 @@ def prepare_examples(recipe: Recipe, tokenizers: Tokenizers, *, path: str | None
 
 
 def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example]]:
+    _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
-    _check_configs(recipe, tokenizers)
+    _check_embeddings(recipe, tokenizers)
     examples = prepare_examples(recipe, tokenizers)
     _check_shared_ids(tokenizers, examples)
     return tokenizers, examples
@@ -203,18 +204,25 @@ def _check_output_dir(recipe: Recipe, *, resume: bool) -> None:
             )
 
 
-def _check_configs(recipe: Recipe, tokenizers: Tokenizers) -> None:
+def _check_models(recipe: Recipe) -> None:
+    needs_teacher = METHODS[recipe.method].teacher is not None
+    for model in (recipe.student, recipe.teacher if needs_teacher else None):
+        if model is not None:
+            load_config(model.path)
+            check_weights(model.path)
+
+
+def _check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
     sides = [("student", recipe.student, tokenizers.student)]
     if recipe.teacher is not None and tokenizers.teacher is not None:
         sides.append(("teacher", recipe.teacher, tokenizers.teacher))
     for role, model, tokenizer in sides:
         width = load_config(model.path).vocab_size
-        check_weights(model.path)
-        if len(tokenizer) > width:
+        highest = max(tokenizer.get_vocab().values())
+        if highest >= width:
             raise ValueError(
-                f"distill: the {role}'s tokenizer has {len(tokenizer)} entries, its model only "
-                f"{width} embeddings. "
-                f"Give {role}.tokenizer the tokenizer that the model was trained with."
+                f"distill: the {role}'s tokenizer has ids up to {highest}, its model only "
+                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with."
             )
 
 

@@ -1,4 +1,4 @@
-"""An interrupted run ends with the weights of an uninterrupted one, bit for bit; a run is never mixed with another."""
+"""An interrupted run ends with the weights of an uninterrupted one, bit for bit; runs are never mixed."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "recipe.yaml")],
         env={**os.environ, **environment},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=240,

@@ -1,7 +1,7 @@
 """linear_interpolated_kl and linear_reverse_kl: hidden states in, the same numbers as the definition in fp64.
 
 Mutants that this file kills: the last vocabulary column left out (its bias makes it one of the likeliest),
-the gradient of the last row chunk alone, T missing from one factor, row weights in values but not in gradients.
+the gradient of the last row chunk alone, T missing from one factor, row weights missing from the gradients.
 """
 
 from __future__ import annotations

@@ -85,6 +85,7 @@ def ranks(
         subprocess.Popen(
             command,
             env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

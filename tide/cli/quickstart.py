@@ -26,6 +26,7 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--steps", type=int, help="optimiser steps of each run instead of the usual number")
     parser.add_argument("--seeds", type=int, help="number of seeds instead of the usual number")
+    parser.add_argument("--jobs", type=int, help="runs side by side (default: one per core, at most six)")
     parser.set_defaults(run=run)
 
 
@@ -36,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.full() if arguments.full else Settings.quick()
     settings = settings.changed(steps=arguments.steps, num_seeds=arguments.seeds)
     default = Path("runs/quickstart-full" if arguments.full else "runs/quickstart")
-    quickstart(settings, arguments.output_dir or default, fresh=arguments.fresh)
+    quickstart(settings, arguments.output_dir or default, fresh=arguments.fresh, jobs=arguments.jobs)
     return 0

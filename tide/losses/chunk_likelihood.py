@@ -63,16 +63,29 @@ def calm_loss(
     Source: TIDE (arXiv 2604.26951), CALM; after cross-tokenizer likelihood matching (arXiv 2503.20083).
     """
     _check_divergence("calm_loss", divergence)
-    student = (student_token_log_probs, student_chunks)
-    teacher = (teacher_token_log_probs, teacher_chunks)
-    options = {"temperature": temperature, "eps": eps, "backend": backend}
     values = chunk_likelihood(
-        student[0], teacher[0], student[1], teacher[1], chunk_mask, objective="forward", **options
+        student_token_log_probs,
+        teacher_token_log_probs,
+        student_chunks,
+        teacher_chunks,
+        chunk_mask,
+        objective="forward",
+        temperature=temperature,
+        eps=eps,
+        backend=backend,
     )
     if divergence == "kl":
         # The cross-entropy of the teacher with itself is its entropy, clamped as in the first term.
         values = values - chunk_likelihood(
-            teacher[0], teacher[0], teacher[1], teacher[1], chunk_mask, objective="forward", **options
+            teacher_token_log_probs,
+            teacher_token_log_probs,
+            teacher_chunks,
+            teacher_chunks,
+            chunk_mask,
+            objective="forward",
+            temperature=temperature,
+            eps=eps,
+            backend=backend,
         )
     return _reduce("calm_loss", values, chunk_mask, chunk_weights, reduction)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -164,7 +164,7 @@ def _token_divergence(kind: str) -> Callable[..., ObjectiveOutput]:
         sequence = objective.sequence_of_rows(noised)
         weight_t = timestep_weight(noised.t, objective.method.timestep_weight)
         scale = objective.distill_weight * objective.temperature**2 / max(sequence.numel(), 1)
-        shared = {
+        arguments: dict[str, Any] = {
             "temperature": objective.temperature,
             "labels": noised.student.labels if one_pass else None,
             "weight": scale * weight_t[sequence],
@@ -175,12 +175,12 @@ def _token_divergence(kind: str) -> Callable[..., ObjectiveOutput]:
             "backend": objective.backend,
         }
         heads = (student.hidden, student.weight, teacher.hidden, teacher.weight)
-        metrics = {}
+        metrics: dict[str, Tensor] = {}
         out: LinearDivergence
         if kind == "reverse_kl":
-            out = linear_reverse_kl(*heads, **shared)
+            out = linear_reverse_kl(*heads, **arguments)
         elif kind == "forward_kl":
-            out = linear_interpolated_kl(*heads, 1.0, **shared)
+            out = linear_interpolated_kl(*heads, 1.0, **arguments)
         else:
             lambda_t = lambda_schedule(
                 noised.t,
@@ -191,7 +191,7 @@ def _token_divergence(kind: str) -> Callable[..., ObjectiveOutput]:
                 axis=objective.method.lambda_axis,
             )
             metrics["lambda"] = _mean(lambda_t)
-            out = linear_interpolated_kl(*heads, lambda_t[sequence], **shared)
+            out = linear_interpolated_kl(*heads, lambda_t[sequence], **arguments)
         loss, ce = out.loss, out.ce
         if ce is None:
             ce = -_student_log_p(objective, student, noised)

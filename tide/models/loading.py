@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "a2d-qwen3")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,10 +35,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         ValueError: nothing loadable at `path`, a slow tokenizer, or no mask token.
     """
     try:
+        folder = Path(path)
+        if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            # Without them transformers makes an empty tokenizer of the model's type.
+            raise FileNotFoundError("no such file")
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (
-        Exception
-    ) as error:  # transformers raises OSError, ValueError, KeyError, or a JSON or Rust error by cause.
+    # transformers raises OSError, ValueError, KeyError, or a JSON or Rust error by cause.
+    except Exception as error:
         raise ValueError(
             f"load_tokenizer: no readable tokenizer at {path!r} ({_first_line(error)}). "
             "Give a folder with tokenizer.json, or the id of a repository on the hub."

@@ -65,8 +65,8 @@ def cross_tokenizer_examples(
             alignment = align_chunks(student_ids.numpy(), teacher_ids.numpy(), student_table, teacher_table)
         except ValueError as error:
             raise ValueError(
-                f"cross_tokenizer_examples: row {number} (from 1) does not align. A tokenizer that normalises "
-                f"text (NFC) needs text that is normalised already: drop or normalise the row. {error}"
+                f"cross_tokenizer_examples: row {number} (from 1) does not align. A tokenizer that "
+                f"normalises text (NFC) needs text that is normalised: drop or normalise the row. {error}"
             ) from None
         student_chunks = torch.from_numpy(alignment.student_chunks).long()
         teacher_chunks = torch.from_numpy(alignment.teacher_chunks).long()

@@ -1,4 +1,4 @@
-"""Jobs in child processes, one at a time, with their progress passed back."""
+"""Jobs in child processes, on one thread each, with their progress passed back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +85,7 @@ def _child(
     with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
     if with_report:
         keywords = {**keywords, "report": lambda value: sender.send(("progress", value))}
     try:

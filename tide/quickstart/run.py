@@ -6,12 +6,14 @@ All runs of a seed share starting checkpoint, data order and noise, so methods a
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import shutil
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,6 +29,8 @@ from tide.quickstart.table import rich_table
 from tide.quickstart.worker import HeldOut, evaluate_checkpoint, run_method
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from tide.quickstart.results import Evaluation, ModelFacts
 
 
@@ -76,25 +80,35 @@ class Settings:
 
 
 def quickstart(
-    settings: Settings, output_dir: Path, *, fresh: bool = False, console: Console | None = None
+    settings: Settings,
+    output_dir: Path,
+    *,
+    fresh: bool = False,
+    jobs: int | None = None,
+    console: Console | None = None,
 ) -> Results:
     """Runs everything and writes results.json, PNG plots and report.html to `output_dir`.
 
-    What an interrupted quickstart with the same settings has finished is kept.
+    What an interrupted quickstart with the same settings has finished is kept. `jobs` runs go side by side,
+    each on one thread: models of this size gain little from more. By default one per core, at most six.
 
     Raises:
         ValueError: not in a clone of the repository, or `output_dir` holds a quickstart with other settings.
         JobFailed: a run failed; names its log.
     """
     console = console or Console()
+    jobs = min(os.cpu_count() or 1, 6) if jobs is None else jobs
     for spec in PIPELINES:
         if not Path(spec.recipe).is_file():
             raise ValueError(
                 f"quickstart: no {spec.recipe} here ({Path.cwd()}). Run it in a clone of tide's repository, "
                 "which holds the recipes and the checkpoints they start from."
             )
-    if fresh:
-        shutil.rmtree(output_dir, ignore_errors=True)
+    if jobs < 1:
+        raise ValueError(f"quickstart: jobs must be at least 1; got {jobs}.")
+    # Only what a quickstart wrote is removed: --output-dir may name any folder.
+    if fresh and (output_dir / "data" / "train.jsonl").is_file():
+        shutil.rmtree(output_dir)
     train, held_out_rows = split_functions()
     write_rows(train, output_dir / "data" / "train.jsonl")
     write_rows(held_out_rows, output_dir / "data" / "held_out.jsonl")
@@ -103,87 +117,131 @@ def quickstart(
     }
     described = _describe(settings, recipes, len(train), len(held_out_rows))
     results = _earlier_results(output_dir, described) or Results(
-        _environment(), described, [], _heat_map(recipes)
+        _environment(jobs), described, [], _heat_map(recipes)
     )
-    with Progress(
-        TextColumn("{task.description:<34}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        console=console,
-    ) as progress:
-        for spec in PIPELINES:
-            held_out = _held_out(held_out_rows, settings, recipes[spec.name])
-            results = _run_pipeline(
-                spec, recipes[spec.name], held_out, settings, output_dir, results, progress
-            )
-    report = write_report(results, output_dir)
-    for pipeline in results.pipelines:
+    held_out = {name: _held_out(held_out_rows, settings, recipe) for name, recipe in recipes.items()}
+    with _progress(console) as progress:
+        bench = _Bench(recipes, held_out, settings, output_dir, results, progress, jobs)
+        bench.evaluate_starting_points()
+        bench.run_methods()
+    report = write_report(bench.results, output_dir)
+    for pipeline in bench.results.pipelines:
         console.print(rich_table(pipeline))
     console.print(f"Report: {report}", soft_wrap=True)
-    return results
+    return bench.results
 
 
-def _run_pipeline(
-    spec: PipelineSpec,
-    recipe: Recipe,
-    held_out: HeldOut,
-    settings: Settings,
-    output_dir: Path,
-    results: Results,
-    progress: Progress,
-) -> Results:
-    """Adds the pipeline's missing runs to `results`, saving after each."""
-    pipeline = next((pipeline for pipeline in results.pipelines if pipeline.name == spec.name), None)
-    folder = output_dir / spec.name.split()[0]
-    if pipeline is None:
-        assert recipe.teacher is not None
-        facts: dict[str, tuple[ModelFacts, Evaluation]] = {}
-        for role, path in (("teacher", recipe.teacher.path), ("student", recipe.student.path)):
-            task = progress.add_task(f"{spec.name}: the {role} as it is", total=None)
-            facts[role] = run_job(evaluate_checkpoint, path, held_out, log=folder / f"{role}.log")
-            progress.remove_task(task)
-        (student, start), (teacher, teacher_evaluation) = facts["student"], facts["teacher"]
-        pipeline = Pipeline(spec.name, student, teacher, teacher_evaluation, start, [])
-    for seed in settings.seeds:
-        for method in spec.methods:
-            if any((run.method, run.seed) == (method, seed) for run in pipeline.runs):
-                continue
-            pipeline = replace(
-                pipeline,
-                runs=[*pipeline.runs, _run(spec, recipe, method, seed, held_out, settings, folder, progress)],
+class _Bench:
+    """Runs jobs side by side, one thread of torch each, and keeps `results` on disk as they arrive."""
+
+    def __init__(
+        self,
+        recipes: dict[str, Recipe],
+        held_out: dict[str, HeldOut],
+        settings: Settings,
+        output_dir: Path,
+        results: Results,
+        progress: Progress,
+        jobs: int,
+    ) -> None:
+        self.recipes, self.held_out, self.settings = recipes, held_out, settings
+        self.output_dir, self.results, self.progress, self.jobs = output_dir, results, progress, jobs
+
+    def evaluate_starting_points(self) -> None:
+        """Adds the pipelines that `results` lacks: the teacher and the undistilled student as they are."""
+        missing = [spec for spec in PIPELINES if all(spec.name != one.name for one in self.results.pipelines)]
+        paths = {
+            (spec.name, role): config.path
+            for spec in missing
+            for role, config in (
+                ("teacher", self.recipes[spec.name].teacher),
+                ("student", self.recipes[spec.name].student),
             )
-            others = [other for other in results.pipelines if other.name != spec.name]
-            results = replace(results, pipelines=sorted([*others, pipeline], key=_order))
-            results.save(output_dir / "results.json")
-    return results
+            if config is not None
+        }
+        facts = dict(self._side_by_side(self._evaluate, paths.items()))
+        for spec in missing:
+            teacher, teacher_evaluation = facts[spec.name, "teacher"]
+            student, start = facts[spec.name, "student"]
+            self._keep(Pipeline(spec.name, student, teacher, teacher_evaluation, start, []))
+
+    def run_methods(self) -> None:
+        """Adds the runs that `results` lacks, seed by seed."""
+        done = {(one.name, run.method, run.seed) for one in self.results.pipelines for run in one.runs}
+        wanted = [
+            (spec, method, seed)
+            for seed in self.settings.seeds
+            for spec in PIPELINES
+            for method in spec.methods
+        ]
+        missing = [
+            (spec, method, seed) for spec, method, seed in wanted if (spec.name, method, seed) not in done
+        ]
+        for spec, run in self._side_by_side(self._run, missing):
+            pipeline = next(one for one in self.results.pipelines if one.name == spec.name)
+            runs = sorted([*pipeline.runs, run], key=lambda one: (one.seed, spec.methods.index(one.method)))
+            self._keep(replace(pipeline, runs=runs))
+
+    def _side_by_side(
+        self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Any]:
+        """Results of `function(*arguments)` as they arrive; the first failure stops all."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(function, *one) for one in arguments]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
+
+    def _keep(self, pipeline: Pipeline) -> None:
+        others = [one for one in self.results.pipelines if one.name != pipeline.name]
+        order = [spec.name for spec in PIPELINES]
+        pipelines = sorted([*others, pipeline], key=lambda one: order.index(one.name))
+        self.results = replace(self.results, pipelines=pipelines)
+        self.results.save(self.output_dir / "results.json")
+
+    def _evaluate(
+        self, key: tuple[str, str], path: str
+    ) -> tuple[tuple[str, str], tuple[ModelFacts, Evaluation]]:
+        name, role = key
+        task = self.progress.add_task(f"{name}: the {role} as it is", total=1)
+        facts = run_job(
+            evaluate_checkpoint, path, self.held_out[name], log=self._folder(name) / f"{role}.log"
+        )
+        self.progress.update(task, completed=1)
+        return key, facts
+
+    def _run(self, spec: PipelineSpec, method: str, seed: int) -> tuple[PipelineSpec, Run]:
+        folder, recipe = self._folder(spec.name), self.recipes[spec.name]
+        run_dir = folder / f"{method}-seed{seed}"
+        training = replace(recipe.training, seed=seed, output_dir=str(run_dir))
+        task = self.progress.add_task(f"{spec.name}: {method}, seed {seed}", total=self.settings.steps)
+        run: Run = run_job(
+            run_method,
+            replace(recipe, method=method, training=training),
+            self.held_out[spec.name],
+            with_completions=seed == self.settings.seeds[0],
+            log=folder / f"{method}-seed{seed}.log",
+            on_progress=lambda step: self.progress.update(task, completed=step),
+        )
+        return spec, run
+
+    def _folder(self, name: str) -> Path:
+        return self.output_dir / name.split()[0]
 
 
-def _run(
-    spec: PipelineSpec,
-    recipe: Recipe,
-    method: str,
-    seed: int,
-    held_out: HeldOut,
-    settings: Settings,
-    folder: Path,
-    progress: Progress,
-) -> Run:
-    run_dir = folder / f"{method}-seed{seed}"
-    changed = replace(
-        recipe, method=method, training=replace(recipe.training, seed=seed, output_dir=str(run_dir))
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<36}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
-    task = progress.add_task(f"{spec.name}: {method}, seed {seed}", total=settings.steps)
-    run: Run = run_job(
-        run_method,
-        changed,
-        held_out,
-        with_completions=seed == settings.seeds[0],
-        log=folder / f"{method}-seed{seed}.log",
-        on_progress=lambda step: progress.update(task, completed=step),
-    )
-    return run
 
 
 def _shared_overrides(settings: Settings, output_dir: Path) -> list[str]:
@@ -251,18 +309,16 @@ def _describe(
     return described
 
 
-def _environment() -> dict[str, str]:
+def _environment(jobs: int) -> dict[str, str]:
     from importlib.metadata import version
-
-    import torch
 
     return {
         "tide": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "transformers": version("transformers"),
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads": str(torch.get_num_threads()),
+        "runs side by side": f"{jobs}, on one thread each",
         "system": platform.system(),
     }
 
@@ -270,7 +326,3 @@ def _environment() -> dict[str, str]:
 def _heat_map(recipes: dict[str, Recipe]) -> HeatMap:
     objective = recipes[PIPELINES[0].name].objective
     return HeatMap(objective.lambda_init, objective.lambda_max, objective.lambda_decay, "both")
-
-
-def _order(pipeline: Pipeline) -> int:
-    return [spec.name for spec in PIPELINES].index(pipeline.name)

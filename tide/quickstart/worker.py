@@ -47,7 +47,7 @@ class HeldOut:
     block_size: int
 
 
-class _Progress(TrainerCallback):
+class _Progress(TrainerCallback):  # type: ignore[misc]
     """Reports every optimiser step."""
 
     def __init__(self, report: Callable[[int], None]) -> None:

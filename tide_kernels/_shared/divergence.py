@@ -38,7 +38,8 @@ class RowStatistics(NamedTuple):
     kl: Float[Tensor, " n"]  # nats, not scaled by T^2
     row_max: Float[Tensor, " n"]  # max s
     total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
-    shift: Float[Tensor, " n"]  # what the gradient subtracts from u
+    centre: Float[Tensor, " n"]  # what the gradient subtracts from u first
+    offset: Float[Tensor, " n"]  # and then: r = p exp(u - centre - offset) for a target r
     infinite: Bool[Tensor, " n"]  # the row holds entries that are not finite
     careful: Bool[Tensor, " n"]  # value and gradient come from the definition in fp64
 

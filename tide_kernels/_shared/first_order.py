@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
     """Decorate the backward of an autograd function whose gradients must not be differentiated again.
 
-    The function has to save its differentiable inputs. torch's own `once_differentiable` raises only where the
-    upstream gradient requires grad; under a plain sum it does not, and a gradient penalty added to another
-    loss would silently lose its term.
+    The function has to save its differentiable inputs. torch's own `once_differentiable` raises only where
+    the upstream gradient requires grad; under a plain sum it does not, and a gradient penalty added to
+    another loss would silently lose its term.
     """
 
     @functools.wraps(backward)
@@ -30,7 +30,8 @@ def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Call
             return gradients
         # The refusal hangs between the gradients and the inputs, where a second backward has to pass.
         inputs = [x for x in ctx.saved_tensors if x is not None and x.requires_grad]
-        return tuple(None if x is None else _Refuse.apply(x, *inputs) for x in gradients)
+        refuse: Callable[..., Tensor] = _Refuse.apply
+        return tuple(None if x is None else refuse(x, *inputs) for x in gradients)
 
     return wrapper
 

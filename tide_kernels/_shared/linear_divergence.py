@@ -142,7 +142,7 @@ def linear_divergence(
     """
     trained = (arguments.student_hidden, arguments.student_weight, arguments.student_bias)
     with_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in trained)
-    loss, kl, ce = LinearDivergenceFunction.apply(
+    loss, kl, ce = LinearDivergenceFunction.apply(  # type: ignore[no-untyped-call]
         *trained,
         op,
         arguments,

@@ -49,9 +49,10 @@ class Tilt(NamedTuple):
 
     row_max: Float[Tensor, " n"]  # max s
     total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
-    mean_u: Float[Tensor, " n"]  # c = E_p[u]
-    log_mean: Float[Tensor, " n"]  # D - c = log1p(E_p[e - w])
-    log_normaliser: Float[Tensor, " n"]  # D
+    centre: Float[Tensor, " n"]  # c, rounded: w below is u minus this
+    mean_w: Float[Tensor, " n"]  # E_p[w], what the rounding left
+    log_mean_w: Float[Tensor, " n"]  # log E_p[e^w] = D - centre
+    log_mean: Float[Tensor, " n"]  # log1p(E_p[e - w]), D - c with c exact
     excess: Float[Tensor, " n"]  # E_p[e - w]
     mean_w_e: Float[Tensor, " n"]  # E_p[w e]
     careful: Bool[Tensor, " n"]  # the values above are not to be trusted
@@ -83,41 +84,33 @@ def tilt_statistics(
     mean_difference = torch.mul(p, w, out=x).sum(1).div_(total)
     spread = largest - smallest
 
-    inside, outside, residual = total, None, None
-    # One look at the values for both rare cases; NaN compares false.
-    if not _holds(mean_difference.abs() <= spread):
-        infinite = ~spread.isfinite()
-        if bool(infinite.any()):
-            outside, inside = _exclude_infinite(student, teacher, scale, scratch)
-            largest, smallest = w.amax(1), w.amin(1)
-            mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
-            spread = largest - smallest
-    else:
-        infinite = torch.zeros_like(row_max, dtype=torch.bool)
+    inside, outside = total, None
+    infinite = ~(spread < torch.inf)
+    if bool(infinite.any()):
+        outside, inside = _exclude_infinite(student, teacher, scale, scratch)
+        largest, smallest = w.amax(1), w.amin(1)
+        mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
+        spread = largest - smallest
 
     centre = mean_difference * scale
     _scale_and_shift(w, scale, centre)
-    if not _holds(mean_difference.abs() <= spread):
-        # c was rounded to eps |c|. Where it exceeds the spread of u, as it does for logits with an offset of
-        # their own, what is left of E_p[w] belongs into c and D.
-        residual = torch.mul(p, w, out=x).sum(1).div_(inside)
+    # The centre was rounded to eps |c|. What that leaves of E_p[w] is all there is of w at an entry that p
+    # sits on.
+    residual = torch.mul(p, w, out=x).sum(1).div_(inside)
 
     # w lies in an interval of this length around 0.
     small = spread * scale <= SERIES_W
     any_small = p.dtype == torch.float32 and bool(small.any())
-    excess = mean_w_e = None
     if not any_small:
         torch.exp(w, out=x).mul_(p)
         excess = x.sum(1).div_(inside).sub_(1.0)
-        mean_w_e = x.mul_(w).sum(1).div_(inside)
-        if residual is not None:
-            mean_w_e.sub_(residual)
-    if excess is None or mean_w_e is None or not _holds(mean_w_e >= PLAIN_EXP_W_E):
+        mean_w_e = x.mul_(w).sum(1).div_(inside).sub_(residual)
+    if any_small or not bool((mean_w_e >= PLAIN_EXP_W_E).all()):
         torch.expm1(w, out=x).mul_(p)
         excess = x.sum(1).div_(inside)
         mean_w_e = x.mul_(w).sum(1).div_(inside)
-    if residual is not None:
-        excess.sub_(residual)
+    log_mean_w = excess.log1p()
+    excess.sub_(residual)
     if any_small:
         # x holds p w e. p is not needed any more.
         torch.mul(w, w, out=p).mul_(1 / 720).sub_(1 / 12).mul_(w).add_(0.5)
@@ -127,9 +120,10 @@ def tilt_statistics(
     return Tilt(
         row_max=row_max,
         total=total,
-        mean_u=centre if residual is None else centre + residual,
+        centre=centre,
+        mean_w=residual,
+        log_mean_w=log_mean_w,
         log_mean=log_mean,
-        log_normaliser=centre + (log_mean if residual is None else (excess + residual).log1p()),
         excess=excess,
         mean_w_e=mean_w_e,
         careful=~trusted,
@@ -142,13 +136,17 @@ def load_tilt(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     scale: Float[Tensor, " n"],
-    shift: Float[Tensor, " n"],
+    centre: Float[Tensor, " n"],
+    offset: Float[Tensor, " n"],
     row_max: Float[Tensor, " n"],
     temperature: float,
     scratch: Scratch,
     infinite: Bool[Tensor, " n"],
 ) -> None:
-    """Load scratch.p = exp((s - max s)/T) and scratch.w = scale * (z - s) - shift, factors of a gradient.
+    """Load scratch.p = exp((s - max s)/T) and scratch.w = (u - centre) - offset, the factors of a gradient.
+
+    In two steps, because u - centre is what the offset was measured on, rounding included: at an entry that p
+    sits on, w is orders of magnitude smaller than u.
 
     w is 0 where the student is at minus infinity (p is 0 there) and minus infinity where only the teacher is.
     """
@@ -158,7 +156,8 @@ def load_tilt(
     if bool(infinite.any()):
         # A NaN or plus infinity would meet p = 0, and minus infinity a scale of 0.
         w.masked_fill_(student.isneginf(), 0.0).masked_fill_(w.isneginf() & (scale == 0)[:, None], 0.0)
-    _scale_and_shift(w, scale, shift)
+    _scale_and_shift(w, scale, centre)
+    w.sub_(offset[:, None])
 
 
 def _exclude_infinite(

@@ -30,11 +30,11 @@ def interpolated_kl_chunk_statistics(
     """KL(r || softmax(student / T)) per row. Reads the logits, overwrites the scratch."""
     tilt = tilt_statistics(student, teacher, lambda_t / temperature, temperature, scratch)
     kl = tilt.mean_w_e / (1 + tilt.excess) - tilt.log_mean
-    shift, careful = tilt.log_normaliser, tilt.careful
+    offset, careful = tilt.log_mean_w, tilt.careful
     if tilt.outside is not None:
         kl = kl + tilt.outside.log_share
         # r is normalised without the entries outside the teacher's support, where p - r is p.
-        shift = shift - tilt.outside.log_share
+        offset = offset - tilt.outside.log_share
         # At lambda = 1 the student does not enter r: teacher mass where the student has none makes the KL
         # infinite.
         careful = careful | (tilt.outside.of_student & (lambda_t == 1))
@@ -44,7 +44,7 @@ def interpolated_kl_chunk_statistics(
             student[rows].double(), teacher[rows].double(), lambda_t[rows].double(), temperature
         )
         kl[rows] = exact.to(kl.dtype)
-    return RowStatistics(kl, tilt.row_max, tilt.total, shift, tilt.infinite, careful)
+    return RowStatistics(kl, tilt.row_max, tilt.total, tilt.centre, offset, tilt.infinite, careful)
 
 
 def interpolated_kl_chunk_gradient(
@@ -59,8 +59,10 @@ def interpolated_kl_chunk_gradient(
 ) -> None:
     """out = weight * (softmax(student / T) - r) / T. Overwrites the scratch; out is written last."""
     p, w, _ = scratch
-    kl, row_max, total, shift, infinite, careful = statistics
-    load_tilt(student, teacher, lambda_t / temperature, shift, row_max, temperature, scratch, infinite)
+    kl, row_max, total, centre, offset, infinite, careful = statistics
+    load_tilt(
+        student, teacher, lambda_t / temperature, centre, offset, row_max, temperature, scratch, infinite
+    )
     # Where r is far from p, its own rounding is all that exp - 1 adds; expm1 takes seven times as long.
     if bool((kl >= PLAIN_EXP_W_E).all()):
         w.exp_().sub_(1.0)

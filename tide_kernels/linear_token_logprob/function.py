@@ -58,4 +58,7 @@ def linear_token_logprob(
     dtype = accumulation_dtype(hidden, weight)
     if which == "reference":
         return linear_token_logprob_reference(hidden, weight, bias, token_ids, dtype)
-    return LinearTokenLogprobFunction.apply(hidden, weight, bias, token_ids, dtype, workspace_bytes)
+    log_p: Tensor = LinearTokenLogprobFunction.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, token_ids, dtype, workspace_bytes
+    )
+    return log_p

@@ -1,0 +1,321 @@
+"""Bad input to `tide distill`: status 2, a line for each problem with its remedy, before weights are read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.flow.recipes import tiny_values
+from tests.tiny import ROWS, TinyCheckpoints, make_tokenizer, write_rows
+from tide import pipeline
+from tide.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@dataclass
+class Bench:
+    """A good recipe over copies of the checkpoints, for a test to damage, and the command that reads it."""
+
+    folder: Path
+    values: dict[str, Any]
+    capture: pytest.CaptureFixture[str]
+    overrides: list[str] = field(default_factory=list)
+
+    @property
+    def student(self) -> Path:
+        return self.folder / "student"
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher"
+
+    def said(self, *options: str) -> list[str]:
+        """What `tide distill` says to the recipe, which must be bad input."""
+        path = self.folder / "recipe.yaml"
+        if not path.exists():
+            path.write_text(yaml.safe_dump(self.values, sort_keys=False))
+        self.capture.readouterr()
+        status = main(["distill", str(path), *self.overrides, *options])
+        out, err = self.capture.readouterr()
+        assert (status, out) == (2, "")
+        lines = err.splitlines()
+        assert err.endswith("\n") and all(line.startswith("tide distill: ") for line in lines), err
+        assert not (self.folder / "run").exists()
+        return lines
+
+
+@pytest.fixture
+def bench(
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bench:
+    copies = TinyCheckpoints(
+        student=shutil.copytree(tiny_checkpoints.student, tmp_path / "student"),
+        teacher=shutil.copytree(tiny_checkpoints.teacher, tmp_path / "teacher"),
+        other_teacher=tiny_checkpoints.other_teacher,
+        rows=shutil.copy(tiny_checkpoints.rows, tmp_path / "rows.jsonl"),
+    )
+    monkeypatch.setattr(
+        pipeline, "load_model", lambda *args, **kwargs: pytest.fail("weights were read before the error")
+    )
+    return Bench(tmp_path, tiny_values(copies, tmp_path / "run", "kl"), capfd)
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def unknown_key(bench: Bench) -> None:
+    bench.values["training"]["max_step"] = bench.values["training"].pop("max_steps")
+
+
+def wrong_type(bench: Bench) -> None:
+    bench.values["training"]["batch_size"] = "many"
+
+
+def unknown_method(bench: Bench) -> None:
+    bench.values["method"] = "tide_share"
+
+
+def teacher_that_trains(bench: Bench) -> None:
+    bench.values["teacher"]["trainable"] = True
+
+
+def blocks_that_do_not_fill(bench: Bench) -> None:
+    bench.values["data"]["max_length"] = 50
+
+
+def no_teacher(bench: Bench) -> None:
+    bench.values["teacher"] = None
+
+
+def no_data(bench: Bench) -> None:
+    (bench.folder / "rows.jsonl").unlink()
+
+
+def broken_line(bench: Bench) -> None:
+    path = bench.folder / "rows.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2][:-4], *lines[3:]]))
+
+
+def prompt_without_completion(bench: Bench) -> None:
+    (bench.folder / "rows.jsonl").write_text('{"prompt": "def f():"}\n')
+
+
+def prompts_that_fill_everything(bench: Bench) -> None:
+    (bench.folder / "rows.jsonl").write_text(json.dumps({"prompt": "x, " * 100, "completion": "y"}))
+
+
+def student_without_mask(bench: Bench) -> None:
+    make_tokenizer(300, mask=None).save_pretrained(bench.student)
+
+
+def teacher_without_mask(bench: Bench) -> None:
+    make_tokenizer(300, mask=None).save_pretrained(bench.teacher)
+
+
+def no_checkpoint(bench: Bench) -> None:
+    shutil.rmtree(bench.teacher)
+
+
+def no_tokenizer(bench: Bench) -> None:
+    for path in bench.student.glob("tokenizer*"):
+        path.unlink()
+
+
+def broken_tokenizer(bench: Bench) -> None:
+    path = bench.student / "tokenizer.json"
+    path.write_text(path.read_text()[:1000])
+
+
+def broken_config(bench: Bench) -> None:
+    (bench.teacher / "config.json").write_text('{"model_type": ')
+
+
+def other_architecture(bench: Bench) -> None:
+    edit_json(bench.student / "config.json", model_type="llama")
+
+
+def no_weights(bench: Bench) -> None:
+    (bench.student / "model.safetensors").unlink()
+
+
+def cut_weights(bench: Bench) -> None:
+    path = bench.teacher / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def no_weights_at_all(bench: Bench) -> None:
+    (bench.teacher / "model.safetensors").write_bytes(b"")
+
+
+def missing_shard(bench: Bench) -> None:
+    (bench.teacher / "model.safetensors").rename(bench.teacher / "model-00001-of-00002.safetensors")
+    files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (bench.teacher / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+def different_tokenizers(bench: Bench) -> None:
+    make_tokenizer(300, words=False).save_pretrained(bench.teacher)
+
+
+def more_tokens_than_embeddings(bench: Bench) -> None:
+    bench.values["student"]["tokenizer"] = str(bench.folder / "wide")
+    make_tokenizer(320).save_pretrained(bench.folder / "wide")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (wrong_type, "training.batch_size: expected a whole number, got 'many'; write it in digits"),
+        (unknown_method, "method: expected one of none, kl, .*, got 'tide_share'; nearest: tide_shared"),
+        (
+            teacher_that_trains,
+            "teacher.trainable: a teacher that would train, got true; .*leave trainable out",
+        ),
+        (
+            blocks_that_do_not_fill,
+            "masking.block_size 8 does not divide the length 50; set the length to 48 or 56",
+        ),
+        (no_teacher, "method kl needs a teacher; add teacher: with its path, or set method: none"),
+        (no_data, "no file at '.*rows.jsonl'. Give a JSON-lines file in data.train."),
+        (broken_line, r"rows.jsonl:3 is not JSON \(.*at column \d+\). Write one object a line."),
+        (prompt_without_completion, r"rows.jsonl:1 has keys \['prompt'\]. Expected .*with strings."),
+        (
+            prompts_that_fill_everything,
+            "no row has a completion within max_length=48 .* Raise data.max_length",
+        ),
+        (student_without_mask, "tokenizer at '.*student' has no mask token.* Add one: .*add_special_tokens"),
+        (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* Add one: .*add_special_tokens"),
+        (no_checkpoint, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
+        (no_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
+        (broken_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
+        (broken_config, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
+        (other_architecture, "'.*student' has model_type 'llama'; supported are qwen3, a2d-qwen3. .*adapter"),
+        (no_weights, "weights at '.*student' cannot be read .*Copy or download the checkpoint again"),
+        (cut_weights, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
+        (no_weights_at_all, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
+        (missing_shard, "weights at '.*teacher' cannot be read .*model-00002-of-00002.*Copy or download"),
+        (
+            different_tokenizers,
+            r"two tokenizers differ from id \d+ on. Use .* tokenizers: calm or tide_cross.",
+        ),
+        (
+            more_tokens_than_embeddings,
+            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer",
+        ),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_one_line_with_the_remedy(bench: Bench, damage: Callable[[Bench], None], message: str) -> None:
+    damage(bench)
+    lines = bench.said()
+    assert len(lines) == 1, "\n".join(lines)
+    assert re.search(message, lines[0]), lines[0]
+    assert bench.said("--check") == lines
+
+
+def test_the_good_recipe_is_good(bench: Bench) -> None:
+    """Else every line above could be about something else."""
+    path = bench.folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(bench.values))
+    assert main(["distill", str(path), "--check"]) == 0
+    out, err = bench.capture.readouterr()
+    assert out == f"{path}: fit to run; method kl, 300 student tokens, 300 teacher tokens, 8 examples\n"
+    assert err == ""
+
+
+def test_a_line_for_every_problem_of_a_recipe(bench: Bench) -> None:
+    unknown_key(bench)
+    wrong_type(bench)
+    teacher_that_trains(bench)
+    path = bench.folder / "recipe.yaml"
+    lines = [line.removeprefix(f"tide distill: {path}:") for line in bench.said()]
+    number = {
+        key: 1
+        + next(i for i, line in enumerate(path.read_text().splitlines()) if line.strip().startswith(key))
+        for key in ("trainable", "training", "batch_size", "max_step")
+    }
+    assert sorted(line.split(": ", 2)[:2] for line in lines) == sorted(
+        [
+            [str(number["trainable"]), "teacher.trainable"],
+            [str(number["training"]), "training.max_steps"],
+            [str(number["batch_size"]), "training.batch_size"],
+            [str(number["max_step"]), "training.max_step"],
+        ]
+    )
+    assert "unknown key; nearest known key: training.max_steps" in "\n".join(lines)
+
+
+def test_no_recipe(bench: Bench) -> None:
+    status = main(["distill", str(bench.folder / "nothing.yaml")])
+    out, err = bench.capture.readouterr()
+    assert (status, out) == (2, "")
+    assert err == (
+        f"tide distill: {bench.folder / 'nothing.yaml'}: no such file; give the path of a recipe "
+        "(relative to the current directory)\n"
+    )
+
+
+def test_a_bad_override_is_quoted(bench: Bench) -> None:
+    bench.overrides = ["training.max_stps=3", "training.learning_rate=fast"]
+    lines = bench.said()
+    assert len(lines) == 2
+    assert "override 'training.max_stps=3'" in lines[0] + lines[1]
+    assert "nearest known key: training.max_steps" in lines[0] + lines[1]
+    assert "override 'training.learning_rate=fast': training.learning_rate: expected a number" in "\n".join(
+        lines
+    )
+
+
+@pytest.mark.parametrize("method", ["kl", "reverse_kl", "taid", "tidal", "tide_shared"])
+def test_every_token_method_wants_one_vocabulary(bench: Bench, method: str) -> None:
+    different_tokenizers(bench)
+    bench.overrides = [f"method={method}"]
+    (line,) = bench.said()
+    assert f"method {method} compares distributions over one vocabulary" in line
+
+
+@pytest.mark.parametrize("method", ["none", "calm", "tide_cross"])
+def test_other_methods_do_not(bench: Bench, method: str) -> None:
+    different_tokenizers(bench)
+    path = bench.folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(bench.values))
+    assert main(["distill", str(path), f"method={method}", "--check"]) == 0
+
+
+def test_a_token_past_the_shared_vocabulary_is_named(bench: Bench) -> None:
+    """Both models would read its id, and only one knows it."""
+    wide = make_tokenizer(300)
+    wide.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})
+    wide.save_pretrained(bench.folder / "wide")
+    edit_json(bench.student / "config.json", vocab_size=301)
+    bench.values["student"]["tokenizer"] = str(bench.folder / "wide")
+    path = bench.folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(bench.values))
+    assert main(["distill", str(path), "--check"]) == 0, "the text does not hold the token"
+    rows = [*ROWS[:3], type(ROWS[0])("call", " <|tool|>()")]
+    write_rows(bench.folder / "rows.jsonl", rows)
+    (line,) = bench.said()
+    assert (
+        "token '<|tool|>' (id 300), and the two tokenizers differ from id 300 on. Take that token out" in line
+    )
+
+
+def test_a_run_in_the_way_is_found_by_the_check_too(bench: Bench) -> None:
+    (bench.folder / "runs" / "checkpoint-7").mkdir(parents=True)
+    bench.overrides = [f"training.output_dir={bench.folder / 'runs'}"]
+    (line,) = bench.said("--check")
+    assert "already holds checkpoint-7 of a run. Pass --resume to go on with it, or name another" in line

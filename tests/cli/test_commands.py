@@ -1,0 +1,180 @@
+"""The commands: help, version, a check, a run with overrides, and completions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import tide
+from tests.flow.recipes import tiny_recipe
+from tide import generate
+from tide.cli import distill as distill_command
+from tide.cli.main import main
+from tide.models import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.tiny import TinyCheckpoints
+
+
+def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints that ends the program itself, with status 0."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(["--version"], capsys) == f"tide {tide.__version__}\n"
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(["--help"], capsys)
+    for name in ("quickstart", "distill", "sample"):
+        assert f"\n    {name}" in out
+
+
+@pytest.mark.parametrize("command", [[], ["quickstart"], ["distill"], ["sample"]])
+def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown([*command, "--help"], capsys)
+    assert out.startswith(" ".join(["usage: tide", *command]))
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {
+        "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
+        "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
+        "quickstart": ["--full", "--output-dir", "--fresh", "--steps", "--seeds"],
+    }
+    for command, names in options.items():
+        out = shown([command, "--help"], capsys)
+        assert all(f"\n  {name}" in out for name in names), command
+
+
+@pytest.mark.parametrize("arguments", [[], ["distil"], ["distill"], ["sample", "somewhere"]])
+def test_a_command_that_is_not_whole(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("usage: tide")
+
+
+def test_a_typo_in_a_recipe_is_answered_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("methd: none\n")
+    program = (
+        "import sys\nfrom tide.cli.main import main\n"
+        "status = main(['distill', 'recipe.yaml'])\n"
+        "sys.exit(9 if {'torch', 'transformers'} & sys.modules.keys() else status)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert "nearest known key: method" in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [
+        ("none", "method none, 300 student tokens, 8 examples"),
+        ("tide_shared", "method tide_shared, 300 student tokens, 300 teacher tokens, 8 examples"),
+        ("tide_cross", "method tide_cross, 300 student tokens, 340 teacher tokens, 8 examples, "),
+    ],
+)
+def test_check_says_what_it_found_and_leaves_nothing(
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+    found: str,
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run", method).to_yaml())
+    assert main(["distill", str(recipe), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{recipe}: fit to run; {found}")
+    if method == "tide_cross":
+        assert int(out.removeprefix(f"{recipe}: fit to run; {found}").split(" chunks\n")[0]) > 8
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_win_over_the_file(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run").to_yaml())
+    arguments = ["training.max_steps=2", f"training.output_dir={tmp_path / 'other'}", "objective.ce_weight=2"]
+    assert main(["distill", str(recipe), *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'other'}: 2 steps in " in out and "MiB" in out
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+    assert json.loads((tmp_path / "other" / "summary.json").read_text())["steps"] == 2
+    written = tide.load_recipe(tmp_path / "other" / "recipe.yaml")
+    assert (written.training.max_steps, written.objective.ce_weight) == (2, 2.0)
+
+
+def test_an_interrupt_before_training_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distill_command, "run", interrupted)
+    assert main(["distill", "recipe.yaml"]) == 130
+    assert capsys.readouterr().err == "\ntide distill: interrupted\n"
+
+
+def test_sample_prints_each_prompt_with_its_completion(
+    tiny_checkpoints: TinyCheckpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tiny_checkpoints.student)
+    prompts = ["def add(a, b):\n", "import"]
+    sizes = {"max_new_tokens": 12, "block_size": 8, "steps_per_block": 4}
+    expected = generate(load_model(path, trainable=False), load_tokenizer(path), prompts, **sizes)
+    capsys.readouterr()
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    assert main(["sample", path, "def add(a, b):\\n", "import", *options]) == 0
+    out = capsys.readouterr().out
+    assert out == f"{prompts[0]}{expected[0]}\n\n{prompts[1]}{expected[1]}\n"
+    assert any(expected), "an untrained model says something"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/model", "x"], "load_tokenizer: no readable tokenizer at 'nowhere/model'"),
+        (
+            ["{student}", "x", "--max-new-tokens=0"],
+            "generate: max_new_tokens, block_size and steps_per_block",
+        ),
+    ],
+)
+def test_sample_answers_bad_input_in_a_line(
+    tiny_checkpoints: TinyCheckpoints,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    given = [text.format(student=tiny_checkpoints.student) for text in arguments]
+    assert main(["sample", *given]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("tide sample: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert "Traceback" not in err
