@@ -12,7 +12,7 @@ from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
 from tide.data import Collator
 from tide.evaluation import TIMES, held_out_likelihood
-from tide.masking import Noiser
+from tide.masking import keyed_generator, one_view
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
 
 END, MASK, BLOCK = 0, 1, 8
@@ -29,16 +29,16 @@ def model():
 
 
 @torch.no_grad()
-def plain_likelihood(model, tokenizer, examples, *, time: float, batch_size: int, seed: int):
+def plain_likelihood(model, tokenizer, examples, *, time: float, seed: int):
     """Nats, hits, tokens and bytes of the masked tokens: one forward for each, without padding."""
     table = ByteTable.from_tokenizer(tokenizer)
-    generator = torch.Generator().manual_seed(seed)
-    ordered = sorted(examples, key=lambda example: len(example.student.token_ids))
     nats, hits, tokens, num_bytes = 0.0, 0, 0, 0
-    for first in range(0, len(ordered), batch_size):
-        batch = Collator(student_pad_id=3, pad_to_multiple_of=BLOCK)(ordered[first : first + batch_size])
-        num, length = batch.student.token_ids.shape
-        noised = Noiser(MASK)(batch, generator, torch.full((num,), time)).student
+    for number, example in enumerate(examples):
+        batch = Collator(student_pad_id=3)([example]).student
+        noise = torch.rand(batch.token_ids.shape[1], generator=keyed_generator(seed, number))
+        masked = (noise < time) & batch.maskable
+        noised = one_view(batch, masked, MASK)
+        length = batch.token_ids.shape[1]
         for row in noised.rows.tolist():
             sequence, position = row // length, row % length
             label = int(noised.token_ids[sequence, position])
@@ -57,16 +57,13 @@ def plain_likelihood(model, tokenizer, examples, *, time: float, batch_size: int
     return nats, hits, tokens, num_bytes
 
 
-@pytest.mark.parametrize("batch_size", [3, 32])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_nats_per_byte_and_accuracy_are_those_of_a_plain_loop(model, word_tokenizer, examples, batch_size):
     times = (0.3, 0.8)
     found = held_out_likelihood(
         model, word_tokenizer, examples, block_size=BLOCK, times=times, batch_size=batch_size, seed=7
     )
-    plain = {
-        time: plain_likelihood(model, word_tokenizer, examples, time=time, batch_size=batch_size, seed=7)
-        for time in times
-    }
+    plain = {time: plain_likelihood(model, word_tokenizer, examples, time=time, seed=7) for time in times}
     assert set(found.nats_per_byte) == set(found.accuracy) == set(times)
     for time, (nats, hits, tokens, num_bytes) in plain.items():
         assert found.nats_per_byte[time] == pytest.approx(nats / num_bytes, rel=1e-6)
@@ -106,26 +103,12 @@ def test_a_model_that_knows_the_token_is_right_every_time(word_tokenizer):
     assert found.nats_per_byte == pytest.approx({0.5: expected, 1.0: expected}, rel=1e-5)
 
 
-def test_sequences_of_one_length_score_the_same_in_batches_of_any_size(model, word_tokenizer):
-    generator = torch.Generator().manual_seed(0)
-    sequences = [
-        TokenSequence(
-            torch.randint(2, 258, (16,), generator=generator), torch.arange(16) >= 3, torch.full((16,), -1)
-        )
-        for _ in range(7)
+def test_masks_of_an_example_grow_with_time(model, word_tokenizer, examples):
+    counts = [
+        held_out_likelihood(model, word_tokenizer, examples, block_size=BLOCK, times=times).num_tokens
+        for times in ((0.2,), (0.6,), (0.2, 0.6))
     ]
-    examples = [Example(sequence) for sequence in sequences]
-    found = [
-        held_out_likelihood(model, word_tokenizer, examples, block_size=BLOCK, batch_size=size)
-        for size in (1, 2, 3, 7, 32)
-    ]
-    for other in found[1:]:
-        assert other.nats_per_byte == pytest.approx(found[0].nats_per_byte, rel=1e-6)
-        assert (other.accuracy, other.num_tokens, other.num_bytes) == (
-            found[0].accuracy,
-            found[0].num_tokens,
-            found[0].num_bytes,
-        )
+    assert counts[0] < counts[1] and counts[2] == counts[0] + counts[1]
 
 
 def test_masks_come_from_the_seed_and_the_teachers_side_is_not_read(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import ROWS
+from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable
 from tide.data import TextRow, tokenize_rows
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
@@ -176,3 +176,13 @@ def test_nothing_left_is_an_error(word_tokenizer, line_tokenizer):
             cross_tokenizer_examples(
                 given_rows, word_tokenizer, line_tokenizer, max_length=3, teacher_max_length=100
             )
+
+
+def test_a_row_that_only_one_side_reads_as_text_is_named(line_tokenizer):
+    marked = make_tokenizer(300)
+    marked.add_special_tokens({"pad_token": "<|pad|>"})  # no bytes here, seven characters to the teacher
+    rows = [ROWS[0], TextRow("", "say <|pad|> twice")]
+    with pytest.raises(
+        ValueError, match=r"cross_tokenizer_examples: row 2 .* first differ at offset 4: .*<\|pad"
+    ):
+        cross_tokenizer_examples(rows, marked, line_tokenizer, max_length=60, teacher_max_length=60)

@@ -45,7 +45,7 @@ def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
             start = pipeline.start_evaluation.nats_per_byte["0.5"]
             assert one.evaluation.nats_per_byte["0.5"] == pytest.approx(start, rel=0.1)
             assert one.seconds > 0 and one.peak_memory_mib > 100 and one.tokens_per_second > 0
-            assert [step for step, _ in one.held_out_curve] == [1, 2]
+            assert [step for step, _ in one.held_out_curve] == [0, 1, 2]
             assert one.held_out_curve[-1][1] == pytest.approx(sum(one.evaluation.nats_per_byte.values()) / 3)
             assert len(one.completions) == 2 and all(c.reference for c in one.completions)
         assert pipeline.teacher_evaluation is not None

@@ -2,10 +2,8 @@
 tokenizers.
 
 At time t every completion token is masked with probability t, and the model's negative log-likelihood of the
-masked tokens is divided by the bytes they stand for: nats per masked byte. Masks come from a fixed seed, so
-two models with
-    one tokenizer
-are asked the same questions.
+masked tokens is divided by the bytes they stand for: nats per masked byte. Masks are drawn per example
+from a fixed seed and grow with t, so two models with one tokenizer are asked the same questions.
 """
 
 from __future__ import annotations
@@ -17,13 +15,14 @@ import torch
 
 from tide.alignment import ByteTable
 from tide.data import Collator
-from tide.masking import Noiser
+from tide.masking import keyed_generator, one_view
 from tide.models import hidden_rows, output_head
 from tide_kernels import token_logprob, token_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jaxtyping import Float
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -74,17 +73,19 @@ def held_out_likelihood(
     """
     byte_lengths = torch.from_numpy(ByteTable.from_tokenizer(tokenizer).lengths)
     collator = Collator(student_pad_id=0, pad_to_multiple_of=block_size)
-    noiser = Noiser(student_mask_id=tokenizer.mask_token_id)
     nats, correct, tokens, num_bytes = (torch.zeros(len(times), dtype=torch.float64) for _ in range(4))
-    by_length = sorted(examples, key=lambda example: len(example.student.token_ids))
-    for column, time in enumerate(times):
-        generator = torch.Generator().manual_seed(seed)
-        for start in range(0, len(by_length), batch_size):
-            batch = collator(by_length[start : start + batch_size])
-            noised = noiser(batch, generator, torch.full((batch.student.token_ids.shape[0],), float(time)))
-            labels = noised.student.labels
-            lengths = byte_lengths[labels]
-            log_p, hits = _score_rows(model, noised.student.on_device(model.device), block_size)
+    by_length = sorted(enumerate(examples), key=lambda numbered: len(numbered[1].student.token_ids))
+    for start in range(0, len(by_length), batch_size):
+        numbered = by_length[start : start + batch_size]
+        batch = collator([example for _, example in numbered]).student
+        noise = torch.ones(batch.token_ids.shape)
+        for row, (number, example) in enumerate(numbered):
+            length = len(example.student.token_ids)
+            noise[row, :length] = example_noise(length, seed=seed, number=number)
+        for column, time in enumerate(times):
+            noised = one_view(batch, (noise < time) & batch.maskable, tokenizer.mask_token_id)
+            lengths = byte_lengths[noised.labels]
+            log_p, hits = _score_rows(model, noised.on_device(model.device), block_size)
             counted = lengths > 0
             nats[column] -= log_p.cpu().double()[counted].sum()
             correct[column] += hits.cpu()[counted].sum()
@@ -98,11 +99,15 @@ def held_out_likelihood(
     )
 
 
+def example_noise(length: int, *, seed: int, number: int) -> Float[Tensor, " L"]:
+    """Noise of one example's tokens, whatever batch it is in; a token is masked at times above its noise."""
+    return torch.rand(length, generator=keyed_generator(seed, number))
+
+
 def _score_rows(model: PreTrainedModel, noised: NoisedTokens, block_size: int) -> tuple[Tensor, Tensor]:
     """Log-probability of every row's label, and whether it is the most likely token."""
-    head = output_head(model)
-    logits = torch.nn.functional.linear(
-        hidden_rows(model, noised, block_size=block_size), head.weight, head.bias
-    )
-    labels = noised.labels
-    return token_logprob(logits, labels), token_scores(logits).token_ids == labels
+    head, hidden = output_head(model), hidden_rows(model, noised, block_size=block_size)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    bias = None if head.bias is None else head.bias.to(dtype)
+    logits = torch.nn.functional.linear(hidden.to(dtype), head.weight.to(dtype), bias)
+    return token_logprob(logits, noised.labels), token_scores(logits).token_ids == noised.labels

@@ -64,11 +64,10 @@ def teacher_chunk_mask(
     *,
     generator: torch.Generator,
 ) -> Bool[Tensor, "B M"]:
-    """Masks, on the teacher's side, every chunk in `hidden_chunks` whole; maskable tokens of no chunk at
-    random.
+    """Masks, on the teacher's side, every chunk in `hidden_chunks` whole; other maskable tokens at random.
 
-    The teacher then sees no byte that the student has to predict, and its chunk likelihoods are of whole
-    chunks.
+    The teacher then sees no byte of a chunk that the student has to predict, and its chunk likelihoods are of
+    whole chunks.
     """
     stray = torch.rand(teacher.token_ids.shape, generator=generator) < masking_probability(t)[:, None]
     if hidden_chunks.shape[1] == 0:

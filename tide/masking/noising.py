@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tide.batch import Batch, NoisedBatch, NoisedTokens, TokenBatch
@@ -65,7 +66,7 @@ class Noiser:
                 teacher_masked = masked
             teacher = self._teacher_views(batch.teacher, teacher_masked, generator)
         return NoisedBatch(
-            student=_one_view(student, masked, self.student_mask_id),
+            student=one_view(student, masked, self.student_mask_id),
             teacher=teacher,
             t=t,
             diffusion_weight=diffusion_weight(t),
@@ -80,7 +81,7 @@ class Noiser:
     ) -> NoisedTokens:
         assert self.teacher_mask_id is not None
         if not self.comp_demo:
-            return _one_view(tokens, masked, self.teacher_mask_id)
+            return one_view(tokens, masked, self.teacher_mask_id)
         views, view_of_token = complementary_views(
             tokens.token_ids,
             masked,
@@ -92,7 +93,15 @@ class Noiser:
         return NoisedTokens(tokens.token_ids, tokens.valid, views, rows, view_of_token.flatten()[rows])
 
 
-def _one_view(tokens: TokenBatch, masked: Bool[Tensor, "B L"], mask_id: int) -> NoisedTokens:
+def one_view(tokens: TokenBatch, masked: Bool[Tensor, "B L"], mask_id: int) -> NoisedTokens:
+    """One noised view: the tokens of `masked` replaced by the mask id, and their rows counted."""
     rows = masked.flatten().nonzero().flatten()
     views = tokens.token_ids.masked_fill(masked, mask_id)[:, None]
     return NoisedTokens(tokens.token_ids, tokens.valid, views, rows, torch.zeros_like(rows))
+
+
+def keyed_generator(*key: int) -> torch.Generator:
+    """A CPU generator whose draws depend on `key` (seed, step, ...) alone: no state to save or restore."""
+    # Mixed first: torch's CPU generator reads the low 32 bits of its seed only.
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])
+    return torch.Generator().manual_seed(seed)

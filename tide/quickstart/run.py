@@ -25,7 +25,7 @@ from tide.quickstart.corpus import FunctionRow, split_functions, write_rows
 from tide.quickstart.jobs import run_job
 from tide.quickstart.report import write_report
 from tide.quickstart.results import HeatMap, Pipeline, Results, Run, SettingValue
-from tide.quickstart.table import rich_table
+from tide.quickstart.table import mean_nats_per_byte, rich_table
 from tide.quickstart.worker import HeldOut, evaluate_checkpoint, run_method
 
 if TYPE_CHECKING:
@@ -51,21 +51,29 @@ PIPELINES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is run. `steps`: optimiser steps of a run; `held_out`: functions evaluated on."""
+    """How much is run.
+
+    Attributes:
+        steps: optimiser steps of a run.
+        seeds: of data order and noise.
+        held_out: functions evaluated on.
+        evaluations: of every run, evenly over its steps.
+    """
 
     steps: int
     seeds: tuple[int, ...]
     held_out: int
+    evaluations: int = 2
 
     @classmethod
     def quick(cls) -> Settings:
         """At most ten minutes on two cores."""
-        return cls(steps=100, seeds=(0, 1), held_out=128)
+        return cls(steps=80, seeds=(0, 1), held_out=128)
 
     @classmethod
     def full(cls) -> Settings:
         """The table of the README."""
-        return cls(steps=400, seeds=(0, 1, 2), held_out=384)
+        return cls(steps=240, seeds=(0, 1, 2), held_out=384, evaluations=4)
 
     def changed(self, *, steps: int | None, num_seeds: int | None) -> Settings:
         """With other steps or seeds where given.
@@ -179,6 +187,8 @@ class _Bench:
         ]
         for spec, run in self._side_by_side(self._run, missing):
             pipeline = next(one for one in self.results.pipelines if one.name == spec.name)
+            start = (0, mean_nats_per_byte(pipeline.start_evaluation))
+            run = replace(run, held_out_curve=[start, *run.held_out_curve])
             runs = sorted([*pipeline.runs, run], key=lambda one: (one.seed, spec.methods.index(one.method)))
             self._keep(replace(pipeline, runs=runs))
 
@@ -250,8 +260,8 @@ def _shared_overrides(settings: Settings, output_dir: Path) -> list[str]:
         f"data.train={output_dir / 'data' / 'train.jsonl'}",
         f"data.held_out={output_dir / 'data' / 'held_out.jsonl'}",
         f"training.max_steps={steps}",
-        f"training.save_steps={max(steps // 4, 1)}",
-        "training.save_total_limit=5",
+        f"training.save_steps={max(steps // settings.evaluations, 1)}",
+        f"training.save_total_limit={settings.evaluations + 1}",
         f"training.logging_steps={max(steps // 40, 1)}",
     ]
 

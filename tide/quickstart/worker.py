@@ -16,6 +16,7 @@ from tide.models import load_model, load_tokenizer
 from tide.pipeline import distill
 from tide.preparation import same_tokenizer_examples
 from tide.quickstart.results import Completion, CurvePoint, Evaluation, ModelFacts, Run
+from tide.quickstart.table import mean_nats_per_byte
 from tide.sampling import generate
 from tide.training.checkpoints import checkpoints_in
 
@@ -83,12 +84,14 @@ def run_method(
         )
         for entry in logs
     ]
+    student = load_model(str(folder), trainable=False)
+    evaluation = _evaluation(student, str(folder), held_out)
     held_out_curve = []
     for checkpoint in checkpoints_in(folder):
-        at_step = _evaluation(load_model(str(checkpoint), trainable=False), str(checkpoint), held_out)
-        mean = sum(at_step.nats_per_byte.values()) / len(at_step.nats_per_byte)
-        held_out_curve.append((int(checkpoint.name.split("-")[-1]), mean))
-    student = load_model(str(folder), trainable=False)
+        step = int(checkpoint.name.split("-")[-1])
+        # The last checkpoint is the student.
+        at_step = evaluation if step == result.steps else evaluate_checkpoint(str(checkpoint), held_out)[1]
+        held_out_curve.append((step, mean_nats_per_byte(at_step)))
     completions = []
     if with_completions:
         texts = generate(
@@ -105,7 +108,7 @@ def run_method(
     run = Run(
         method=recipe.method,
         seed=recipe.training.seed,
-        evaluation=_evaluation(student, str(folder), held_out),
+        evaluation=evaluation,
         seconds=result.seconds,
         peak_memory_mib=result.peak_memory_mib,
         tokens_per_second=sum(entry["tokens_per_second"] for entry in logs) / max(len(logs), 1),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from tide.masking import keyed_generator
 from tide.models import without_progress_bars
 from tide.training.metrics import MetricMeans
 
@@ -91,9 +91,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             self.state.global_step,
             micro_step + 1 if step == self.state.global_step else 0,
         )
-        entropy = [self.args.seed, *self._noise_position, self.args.process_index]
-        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) & (2**63 - 1)
-        return torch.Generator().manual_seed(seed)
+        return keyed_generator(self.args.seed, *self._noise_position, self.args.process_index)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the terms' metrics to the Trainer's training logs."""

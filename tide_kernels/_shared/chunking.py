@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-# Share of one core in one buffer. Three are live at once and should stay in the second-level cache (1-2 MiB
-# on servers): one row of 152k entries in fp32. Twice as much runs at half the speed.
+# One buffer. Three are live at once and should stay in a core's second-level cache (1-2 MiB on servers): one
+# row of 152k entries in fp32. Twice as much runs at half the speed.
 CPU_BUFFER_BYTES = 640 << 10
 # On a GPU a chunk only has to be large enough to hide the launches.
 GPU_BUFFER_BYTES = 256 << 20
@@ -26,7 +26,7 @@ GPU_BUFFER_BYTES = 256 << 20
 
 def rows_per_chunk(vocab: int, dtype: torch.dtype, device: torch.device) -> int:
     """Rows of `vocab` entries that one buffer holds; at least 1."""
-    budget = CPU_BUFFER_BYTES * torch.get_num_threads() if device.type == "cpu" else GPU_BUFFER_BYTES
+    budget = CPU_BUFFER_BYTES if device.type == "cpu" else GPU_BUFFER_BYTES
     return max(1, budget // (vocab * dtype.itemsize))
 
 
@@ -79,17 +79,14 @@ class RowChunks:
         for start in range(0, max(self.num_active, 1), self.size):
             yield slice(start, min(start + self.size, self.num_active))
 
-    def scratch(self) -> Scratch:
-        """Working buffers for one chunk."""
-        return Scratch.allocate(self.size, self.vocab, self.dtype, self.device)
-
     def buffer(self) -> Float[Tensor, "n V"]:
-        """One buffer for one chunk, as `load` and `store` want it."""
+        """One buffer for one chunk."""
         return torch.empty((self.size, self.vocab), dtype=self.dtype, device=self.device)
 
-    def needs_copy(self, x: Float[Tensor, "N V"]) -> bool:
-        """Whether rows of x have to be converted, gathered or made contiguous before formulas read them."""
-        return self.active is not None or x.dtype != self.dtype or x.stride(1) != 1
+    def buffer_for(self, x: Float[Tensor, "N V"]) -> Float[Tensor, "n V"] | None:
+        """A buffer that `load` converts or gathers rows of x into; None where x can be read in place."""
+        in_place = self.active is None and x.dtype == self.dtype and x.stride(1) == 1
+        return None if in_place else self.buffer()
 
     def load(
         self, x: Float[Tensor, "N V"], rows: slice, buffer: Float[Tensor, "n V"] | None

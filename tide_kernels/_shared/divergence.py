@@ -21,15 +21,14 @@ from tide_kernels._shared.checks import (
     check_temperature,
     row_lambda,
 )
-from tide_kernels._shared.chunking import RowChunks, active_rows
+from tide_kernels._shared.chunking import RowChunks, Scratch, active_rows
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-
-    from tide_kernels._shared.chunking import Scratch
 
 
 class RowStatistics(NamedTuple):
@@ -167,6 +166,24 @@ def chunk_gradient(
     d_student.copy_(x if weight is None else x.add_(p))
 
 
+class _Buffers(NamedTuple):
+    """What one thread needs; a side whose rows can be read in place has no buffer of its own."""
+
+    scratch: Scratch
+    student: Float[Tensor, "n V"] | None
+    teacher: Float[Tensor, "n V"] | None
+
+    @classmethod
+    def allocate(
+        cls, chunks: RowChunks, student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V2"]
+    ) -> _Buffers:
+        return cls(
+            Scratch.allocate(chunks.size, chunks.vocab, chunks.dtype, chunks.device),
+            chunks.buffer_for(student_logits),
+            chunks.buffer_for(teacher_logits),
+        )
+
+
 class DivergenceFunction(torch.autograd.Function):
     """(kl [N], ce [N]) of logits, differentiable once in the student's logits."""
 
@@ -184,21 +201,21 @@ class DivergenceFunction(torch.autograd.Function):
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
         num_rows = student_logits.shape[0]
         chunks = RowChunks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
-        student_buffer = chunks.buffer() if chunks.needs_copy(student_logits) else None
-        teacher_buffer = chunks.buffer() if chunks.needs_copy(teacher_logits) else None
-        scratch = chunks.scratch()
-        parts = [
-            chunk_values(
+
+        def values(rows: slice, buffers: _Buffers) -> ChunkStatistics:
+            return chunk_values(
                 op,
-                chunks.load(student_logits, rows, student_buffer),
-                chunks.load(teacher_logits, rows, teacher_buffer),
+                chunks.load(student_logits, rows, buffers.student),
+                chunks.load(teacher_logits, rows, buffers.teacher),
                 chunks.select(lambda_t, rows),
                 temperature,
-                scratch.head(rows.stop - rows.start),
+                buffers.scratch.head(rows.stop - rows.start),
                 None if labels is None else chunks.select(labels, rows),
             )
-            for rows in chunks
-        ]
+
+        parts = map_chunks(
+            chunks, values, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+        )
         divergence = RowStatistics(*map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
         label = None
         if labels is not None:
@@ -221,28 +238,30 @@ class DivergenceFunction(torch.autograd.Function):
         divergence = RowStatistics(*saved[:num_fields])
         label = LabelStatistics(*saved[num_fields:]) if labels is not None else None
         chunks: RowChunks = ctx.chunks
-        student_buffer = chunks.buffer() if chunks.needs_copy(student_logits) else None
-        teacher_buffer = chunks.buffer() if chunks.needs_copy(teacher_logits) else None
-        scratch = chunks.scratch()
         d_student = chunks.gradient_like(student_logits)
-        for rows in chunks:
+
+        def gradient(rows: slice, buffers: _Buffers) -> None:
             chunk_gradient(
                 ctx.op,
-                chunks.load(student_logits, rows, student_buffer),
-                chunks.load(teacher_logits, rows, teacher_buffer),
+                chunks.load(student_logits, rows, buffers.student),
+                chunks.load(teacher_logits, rows, buffers.teacher),
                 chunks.select(lambda_t, rows),
                 ctx.temperature,
-                scratch.head(rows.stop - rows.start),
+                buffers.scratch.head(rows.stop - rows.start),
                 ChunkStatistics(
                     RowStatistics(*(field[rows] for field in divergence)),
                     None if label is None else LabelStatistics(*(field[rows] for field in label)),
                 ),
-                chunks.target(d_student, rows, student_buffer),
+                chunks.target(d_student, rows, buffers.student),
                 weight=None if d_kl is None else chunks.select(d_kl, rows),
                 labels=None if labels is None else chunks.select(labels, rows),
                 ce_weight=None if d_ce is None else chunks.select(d_ce, rows),
             )
-            chunks.store(d_student, rows, student_buffer)
+            chunks.store(d_student, rows, buffers.student)
+
+        map_chunks(
+            chunks, gradient, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+        )
         return None, d_student, None, None, None, None, None, None
 
 

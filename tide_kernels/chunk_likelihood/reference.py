@@ -50,7 +50,7 @@ def chunk_objective(
     lambda_t: Float[Tensor, " B"] | None,
     eps: float,
 ) -> Float[Tensor, "B C"]:
-    """Loss per chunk from log P of both sides, clamped to [eps, 1 - eps]; no gradient for a clamped student."""
+    """Loss per chunk from log P of both sides, clamped to [eps, 1 - eps]; a clamped student has no slope."""
     low, high = math.log(eps), math.log1p(-eps)
     log_s, log_t = student_log_p.clamp(low, high), teacher_log_p.clamp(low, high)
     log_not_s, log_not_t = log1mexp(log_s), log1mexp(log_t)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from tide_kernels._shared.chunking import RowChunks
+from tide_kernels._shared.workers import map_chunks
 from tide_kernels.token_scores.reference import TokenScores
 
 if TYPE_CHECKING:
@@ -37,14 +38,25 @@ def token_scores_chunk(
     return TokenScores(token_ids, -log_total, entropy, margin)
 
 
+class _Buffers(NamedTuple):
+    loaded: Float[Tensor, "n V"] | None
+    shifted: Float[Tensor, "n V"]
+    exponentials: Float[Tensor, "n V"]
+
+
 def token_scores_chunked(logits: Float[Tensor, "N V"], vocab: int, dtype: torch.dtype) -> TokenScores:
-    """Scores of all rows; beyond the logits it holds two or three buffers of a few rows."""
+    """Scores of all rows; beyond the logits each thread holds two or three buffers of a few rows."""
     chunks = RowChunks(logits.shape[0], None, vocab, dtype, logits.device)
-    loaded = chunks.buffer() if chunks.needs_copy(logits) else None
-    shifted, exponentials = chunks.buffer(), chunks.buffer()
-    parts = []
-    for rows in chunks:
+
+    def scores(rows: slice, buffers: _Buffers) -> TokenScores:
         num_rows = rows.stop - rows.start
-        part = chunks.load(logits, rows, loaded)
-        parts.append(token_scores_chunk(part, shifted[:num_rows], exponentials[:num_rows]))
+        part = chunks.load(logits, rows, buffers.loaded)
+        return token_scores_chunk(part, buffers.shifted[:num_rows], buffers.exponentials[:num_rows])
+
+    parts = map_chunks(
+        chunks,
+        scores,
+        lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer(), chunks.buffer()),
+        chunks.device,
+    )
     return TokenScores(*map(torch.cat, zip(*parts, strict=True)))

@@ -1,0 +1,71 @@
+"""Inputs, calls and fp64 truth for the tests of linear_interpolated_kl and linear_reverse_kl."""
+
+from __future__ import annotations
+
+import torch
+
+from tide_kernels import linear_interpolated_kl, linear_reverse_kl
+
+EPS32 = torch.finfo(torch.float32).eps
+DIVERGENCES = ("interpolated_kl", "reverse_kl")
+STUDENT = ("student_hidden", "student_weight", "student_bias")
+
+
+def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, teacher_dtype=None, widths=(24, 40)):
+    """Inputs in the given dtype, with gradients asked for on the student's side."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0, to=dtype):
+        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(to)
+
+    teacher_dtype = teacher_dtype or dtype
+    inputs = {
+        "student_hidden": normal(rows, widths[0]),
+        "student_weight": normal(vocab, widths[0], scale=2 * widths[0] ** -0.5),
+        "student_bias": normal(vocab),
+        "teacher_hidden": normal(rows, widths[1], to=teacher_dtype),
+        "teacher_weight": normal(vocab, widths[1], scale=2 * widths[1] ** -0.5, to=teacher_dtype),
+        "teacher_bias": normal(vocab, to=teacher_dtype),
+        "lambda_t": torch.rand(rows, generator=generator),
+        "labels": torch.randint(vocab, (rows,), generator=generator),
+        "weight": torch.rand(rows, generator=generator),
+        "ce_weight": torch.rand(rows, generator=generator),
+    }
+    # The last column has to matter: a kernel that stops before it must fail.
+    inputs["student_bias"][-1] += 5
+    inputs["labels"][::2] = vocab - 1
+    for name in STUDENT:
+        inputs[name].requires_grad_()
+    return inputs
+
+
+def call(divergence, inputs, temperature=2.0, **options):
+    inputs = dict(inputs)
+    lambda_t = inputs.pop("lambda_t")
+    heads = [inputs.pop(f"{side}_{part}") for side in ("student", "teacher") for part in ("hidden", "weight")]
+    if divergence == "interpolated_kl":
+        return linear_interpolated_kl(*heads, lambda_t, temperature=temperature, **inputs, **options)
+    return linear_reverse_kl(*heads, temperature=temperature, **inputs, **options)
+
+
+def widened(inputs):
+    return {
+        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+
+
+def gradients(result, inputs, names=STUDENT, upstream=1.0):
+    return torch.autograd.grad(result.loss * upstream, [inputs[name] for name in names])
+
+
+def truth(divergence, inputs, **options):
+    """The definition in fp64 on the same rounded inputs, and its gradients."""
+    wide = widened(inputs)
+    result = call(divergence, wide, backend="reference", **options)
+    return result, gradients(result, wide)
+
+
+def relative(actual, expected):
+    scale = expected.detach().abs().max().clamp_min(1e-30)
+    return float((actual.detach().double() - expected.detach()).abs().max() / scale)

@@ -1,0 +1,225 @@
+"""linear_interpolated_kl and linear_reverse_kl: the rules that every op keeps at the edges of its inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels.linear_cases import (
+    DIVERGENCES,
+    EPS32,
+    STUDENT,
+    call,
+    gradients,
+    make,
+    relative,
+    truth,
+    widened,
+)
+from tide_kernels._shared.head import head_chunks
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_tied_embedding_receives_both_gradients(divergence):
+    inputs = make(vocab=50)
+    embedding = inputs["student_weight"].detach().clone().requires_grad_()
+    tokens = torch.arange(13)
+    tied = call(divergence, {**inputs, "student_hidden": embedding[tokens], "student_weight": embedding})
+    (actual,) = torch.autograd.grad(tied.loss, [embedding])
+
+    apart = {**inputs, "student_hidden": embedding.detach()[tokens].requires_grad_()}
+    _, (d_hidden, d_weight, _) = truth(divergence, apart)
+    expected = d_weight.index_add(0, tokens, d_hidden)
+    assert relative(actual, expected) < 64 * EPS32
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_no_rows_give_zero_with_a_graph(divergence, backend):
+    inputs = make(rows=0)
+    result = call(divergence, inputs, backend=backend)
+    assert result.loss == 0 and result.kl.shape == (0,) and result.ce.shape == (0,)
+    for name, gradient in zip(STUDENT, gradients(result, inputs), strict=True):
+        assert gradient.shape == inputs[name].shape and not gradient.any()
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_vocab_size_reads_a_common_prefix(divergence):
+    inputs = make(vocab=60)
+    inputs["labels"] %= 40
+    wider = {**inputs}
+    for name in ("teacher_weight", "teacher_bias"):
+        extra = torch.full((9, *inputs[name].shape[1:]), float("nan"))
+        wider[name] = torch.cat([inputs[name], extra])
+    result = call(divergence, wider, vocab_size=40)
+    narrow = {
+        name: x.detach()[:40].requires_grad_(x.requires_grad) if name.endswith(("_weight", "_bias")) else x
+        for name, x in inputs.items()
+        if name != "ce_weight"
+    } | {"ce_weight": inputs["ce_weight"]}
+    expected = call(divergence, narrow)
+    assert torch.equal(result.kl, expected.kl) and torch.equal(result.ce, expected.ce)
+    d_hidden, d_weight, d_bias = gradients(result, inputs)
+    n_hidden, n_weight, n_bias = gradients(expected, narrow)
+    assert torch.equal(d_hidden, n_hidden)
+    assert torch.equal(d_weight[:40], n_weight) and torch.equal(d_bias[:40], n_bias)
+    assert not d_weight[40:].any() and not d_bias[40:].any()
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_inputs_are_read_only_and_need_not_be_contiguous(divergence):
+    inputs = make()
+    spread = {
+        name: x.detach().T.contiguous().T.requires_grad_(x.requires_grad) if x.ndim == 2 else x
+        for name, x in inputs.items()
+    }
+    assert not spread["student_hidden"].is_contiguous() and not spread["teacher_weight"].is_contiguous()
+    before = {name: x.detach().clone() for name, x in spread.items()}
+    result = call(divergence, spread)
+    actual = gradients(result, spread)
+    _, expected = truth(divergence, inputs)
+    for one, two in zip(actual, expected, strict=True):
+        assert relative(one, two) < 64 * EPS32
+    for name, x in spread.items():
+        assert torch.equal(x, before[name]), name
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(divergence):
+    inputs = make(dtype=torch.bfloat16)
+    first = call(divergence, inputs, workspace_bytes=8 * 1000 * 4)
+    first_gradients = gradients(first, inputs)
+    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
+    try:
+        second = call(divergence, inputs, workspace_bytes=8 * 1000 * 4)
+        second_gradients = gradients(second, inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, two in zip((*first, *first_gradients), (*second, *second_gradients), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_autocast_does_not_round_the_products(divergence):
+    inputs = make()
+    plain = call(divergence, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = call(divergence, inputs)
+        definition = call(divergence, inputs, backend="reference")
+    assert torch.equal(plain.loss, cast.loss)
+    assert relative(definition.loss, plain.loss.detach().double()) < 32 * EPS32
+    for one, two in zip(gradients(plain, inputs), gradients(cast, inputs), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_excluded_entries_through_an_infinite_bias(divergence):
+    inputs = make(vocab=30)
+    for name in ("student_bias", "teacher_bias"):
+        bias = inputs[name].detach().clone()
+        bias[5:9] = -torch.inf
+        inputs[name] = bias.requires_grad_(inputs[name].requires_grad)
+    inputs["labels"].fill_(3)
+    kept = [column for column in range(30) if not 5 <= column < 9]
+    narrow = {
+        name: x.detach()[kept].requires_grad_(x.requires_grad)
+        if name in ("student_weight", "student_bias", "teacher_weight", "teacher_bias")
+        else x
+        for name, x in inputs.items()
+    }
+    expected, expected_gradients = truth(divergence, narrow)
+    result = call(divergence, inputs)
+    assert relative(result.loss, expected.loss) < 32 * EPS32
+    d_hidden, d_weight, _ = gradients(result, inputs)
+    assert relative(d_hidden, expected_gradients[0]) < 64 * EPS32
+    assert relative(d_weight[kept], expected_gradients[1]) < 64 * EPS32
+    assert not d_weight[5:9].any()
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_reference_passes_gradcheck(divergence):
+    inputs = widened(make(rows=3, vocab=5, widths=(2, 3)))
+
+    def loss(*student):
+        return call(
+            divergence, {**inputs, **dict(zip(STUDENT, student, strict=True))}, backend="reference"
+        ).loss
+
+    tensors = [inputs[name] for name in STUDENT]
+    if divergence == "reverse_kl":
+        assert torch.autograd.gradcheck(loss, tensors)
+        return
+    # The target is held constant, so the numerical derivative has to hold it too.
+    result = call(divergence, inputs, backend="reference")
+    student = torch.nn.functional.linear(*tensors).detach()
+    teacher = torch.nn.functional.linear(*(inputs[f"teacher_{x}"] for x in ("hidden", "weight", "bias")))
+    share = inputs["lambda_t"][:, None]
+    target = (((1 - share) * student + share * teacher) / 2.0).softmax(-1)
+
+    def held(*student):
+        logits = torch.nn.functional.linear(*student)
+        kl = (target * (target.log() - (logits / 2.0).log_softmax(-1))).sum(-1)
+        ce = -logits.log_softmax(-1).gather(1, inputs["labels"][:, None]).squeeze(1)
+        return (inputs["weight"] * kl).sum() + (inputs["ce_weight"] * ce).sum()
+
+    assert torch.autograd.gradcheck(held, tensors)
+    torch.testing.assert_close(held(*tensors), result.loss, rtol=1e-12, atol=0)
+    for one, two in zip(torch.autograd.grad(held(*tensors), tensors), gradients(result, inputs), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
+def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
+    device = torch.device("cpu")
+    size, chunks = head_chunks(10, 100, 350, device)
+    assert size == 3 and [(c.start, c.stop) for c in chunks] == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    assert head_chunks(10, 100, 1, device)[0] == 1
+    assert head_chunks(0, 100, 1, device)[1] == []
+    monkeypatch.setenv("TIDE_WORKSPACE_BYTES", "500")
+    assert head_chunks(10, 100, None, device)[0] == 5
+    assert head_chunks(10, 100, 200, device)[0] == 2
+    for bad in ("many", "0", "-3"):
+        monkeypatch.setenv("TIDE_WORKSPACE_BYTES", bad)
+        with pytest.raises(ValueError, match=f"TIDE_WORKSPACE_BYTES must be a positive number.*{bad}"):
+            head_chunks(10, 100, None, device)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student_hidden": torch.zeros(13, 5)}, r"must share d; got \(13, 5\)"),
+        ({"student_weight": torch.zeros(1000, 24, 1)}, "student_weight must be two-dimensional"),
+        (
+            {"teacher_hidden": torch.zeros(12, 40)},
+            "teacher_hidden must have one entry for each of the 13 rows",
+        ),
+        ({"teacher_weight": torch.zeros(999, 40), "teacher_bias": None}, "pass vocab_size"),
+        ({"vocab_size": 1001}, r"vocab_size must lie in \[1, 1000\]"),
+        ({"teacher_hidden": torch.zeros(13, 40, requires_grad=True)}, "teacher_hidden requires grad"),
+        ({"teacher_weight": torch.zeros(1000, 40, requires_grad=True)}, "teacher_weight requires grad"),
+        ({"weight": torch.ones(13, requires_grad=True)}, "weight requires grad"),
+        ({"weight": torch.ones(13, 1)}, r"weight must be \[N\]"),
+        ({"ce_weight": torch.ones(12)}, "ce_weight must have one entry for each of the 13 rows"),
+        ({"labels": None}, "ce_weight needs labels"),
+        ({"labels": torch.full((13,), 1000)}, r"labels must lie in \[0, 1000\)"),
+        ({"labels": torch.zeros(13)}, "labels must be integers"),
+        ({"student_bias": torch.zeros(999)}, "student_bias must have one entry for each of the 1000"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"workspace_bytes": 0}, "workspace_bytes must be positive"),
+        ({"backend": "triton"}, "unknown backend 'triton'; choose one of auto, reference, torch"),
+    ],
+)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_errors_name_function_rule_values_and_remedy(divergence, change, message):
+    with pytest.raises(ValueError, match=f"linear_{divergence}: .*{message}"):
+        call(divergence, make(), **change) if set(change) <= {
+            "vocab_size",
+            "temperature",
+            "workspace_bytes",
+            "backend",
+        } else call(divergence, {**make(), **change})
+
+
+@pytest.mark.parametrize("lambda_t", [1.5, -0.1, torch.full((13,), 2.0), torch.full((12,), 0.5)])
+def test_lambda_outside_its_range_or_shape(lambda_t):
+    with pytest.raises(ValueError, match="linear_interpolated_kl: lambda_t must"):
+        call("interpolated_kl", {**make(), "lambda_t": lambda_t})
