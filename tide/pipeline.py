@@ -163,11 +163,13 @@ def prepare_examples(recipe: Recipe, tokenizers: Tokenizers, *, path: str | None
             tokenizers.teacher,
             max_length=recipe.data.max_length,
             teacher_max_length=recipe.data.teacher_length,
+            block_size=recipe.masking.block_size,
         )
     return same_tokenizer_examples(
         rows,
         tokenizers.student,
         max_length=recipe.data.max_length,
+        block_size=recipe.masking.block_size,
         with_teacher=tokenizers.teacher is not None,
     )
 
@@ -193,7 +195,12 @@ def _check_output_dir(recipe: Recipe, *, resume: bool) -> None:
             "Pass --resume to go on with it, or name another training.output_dir."
         )
     written = output_dir / RECIPE_FILE
-    if resume and checkpoints and written.is_file():
+    if resume and not checkpoints and (output_dir / SUMMARY_FILE).is_file():
+        raise ValueError(
+            f"distill: the run in {str(output_dir)!r} is finished, and its checkpoints are gone. "
+            "Name another training.output_dir to train again."
+        )
+    if resume and written.is_file():
         earlier, now = _flat(load_recipe(written).to_dict()), _flat(recipe.to_dict())
         # A run that was moved, or is named by another path, is the same run.
         changed = sorted(key for key in now if key != "training.output_dir" and earlier.get(key) != now[key])
@@ -251,8 +258,8 @@ def _shared_vocab_size(
     )
     shared = next((i for i in range(len(entries)) if entries.get(i) != teacher_entries.get(i)), len(entries))
     sample = "def f(x):\n    return [x, 'ä', 1.5]  # 你好"
-    same_ids = student(sample)["input_ids"] == teacher(sample)["input_ids"]
-    if shared < len(entries) / 2 or not same_ids:
+    sides = [side(sample, add_special_tokens=False)["input_ids"] for side in (student, teacher)]
+    if shared < len(entries) / 2 or sides[0] != sides[1]:
         raise ValueError(
             f"distill: method {recipe.method} compares distributions over one vocabulary, and the two "
             f"tokenizers differ from id {shared} on. Use a method across tokenizers: calm or tide_cross."

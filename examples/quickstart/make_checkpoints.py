@@ -51,7 +51,7 @@ SIZES = {
     },
 }
 VOCABULARY = {"teacher": 4096, "student": 4096, "student-small-vocab": 2048}
-STEPS = {"teacher": 4200, "student": 1000, "student-small-vocab": 1000}
+STEPS = {"teacher": 2000, "student": 1000, "student-small-vocab": 1000}
 BATCH = {"teacher": 16, "student": 16, "student-small-vocab": 16}
 LEARNING_RATE = {"teacher": 1e-3, "student": 2e-3, "student-small-vocab": 2e-3}
 

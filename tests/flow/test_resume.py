@@ -193,16 +193,17 @@ def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_
 
 
 def test_a_finished_run_is_finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
-    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **LONG)
+    # In the middle of an epoch, where the Trainer's loop would go on.
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **{**LONG, "max_steps": 7})
     distill(recipe)
     before, logs = weights(tmp_path / "run"), learned(tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()  # Killed after its last checkpoint, say.
     result = distill(recipe, resume=True)
-    assert (result.finished, result.steps) == (True, 8)
+    assert (result.finished, result.steps) == (True, 7)
     after = weights(tmp_path / "run")
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert learned(tmp_path / "run") == logs
-    assert checkpoints_in(tmp_path / "run")[-1].name == "checkpoint-8"
+    assert checkpoints_in(tmp_path / "run")[-1].name == "checkpoint-7"
 
 
 def test_resuming_nothing_starts(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

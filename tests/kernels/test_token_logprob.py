@@ -17,7 +17,6 @@ from tide_kernels._shared import chunking
 
 EPS32 = torch.finfo(torch.float32).eps
 BACKENDS = ["torch", "reference"]
-SEVEN_ROWS = 7
 
 
 def make(rows=13, vocab=1000, dtype=torch.float32, seed=0):
@@ -55,7 +54,7 @@ def worst_in_fp32_rounding(log_p, expected):
 @pytest.fixture
 def few_rows_at_a_time(monkeypatch):
     """A buffer of five rows of 1000 fp32 entries, so that a handful of rows takes several chunks."""
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4 // torch.get_num_threads())
+    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -69,7 +68,9 @@ def test_fp32_equals_the_definition_in_fp64(vocab, rows, backend, few_rows_at_a_
     assert worst_in_fp32_rounding(log_p, expected) < 4
     d_logits = gradient(log_p, logits, upstream)
     assert d_logits.dtype == torch.float32
-    assert relative(d_logits, d_expected) < 8 * EPS32
+    # The definition subtracts p_y from 1: an fp32 rounding of 1, whatever the size of the gradient.
+    floor = EPS32 * upstream.abs().max() if backend == "reference" else 0.0
+    assert float((d_logits - d_expected).abs().max()) < 8 * EPS32 * d_expected.abs().max() + floor
 
 
 def test_the_definition_is_the_formula():
@@ -220,7 +221,7 @@ def test_a_certain_token_keeps_its_digits():
     ids = torch.tensor([1])
     expected, d_expected = truth(logits, ids, torch.ones(1))
     log_p = token_logprob(logits, ids)
-    assert -2e-9 < float(log_p) < -1e-9
+    assert -2e-9 < float(log_p.detach()) < -1e-9
     assert relative(log_p, expected) < 16 * EPS32
     d_logits = gradient(log_p, logits, torch.ones(1))
     # The entry of the token is 1 - p: 0 if it were subtracted in fp32.
@@ -290,8 +291,8 @@ def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(f
 
 
 def test_reference_passes_gradcheck():
-    logits, ids, _ = make(SEVEN_ROWS, 5, torch.float64)
-    mask = torch.arange(SEVEN_ROWS) % 3 != 1
+    logits, ids, _ = make(7, 5, torch.float64)
+    mask = torch.arange(7) % 3 != 1
 
     def function(x):
         return token_logprob(x, ids % 4, mask=mask, vocab_size=4, backend="reference")
@@ -318,7 +319,10 @@ IDS = torch.zeros(13, dtype=torch.int64)
         ({"logits": torch.zeros(13)}, r"logits must be two-dimensional, rows by columns; got \(13,\)"),
         ({"logits": torch.zeros(13, 0)}, r"logits has no columns, shape \(13, 0\)"),
         ({"logits": torch.zeros(13, 9, dtype=torch.int64)}, "logits must be fp32, bf16.*Cast it first"),
-        ({"token_ids": IDS[:12]}, r"token_ids must have one entry for each of the 13 rows; got shape \(12,\)"),
+        (
+            {"token_ids": IDS[:12]},
+            r"token_ids must have one entry for each of the 13 rows; got shape \(12,\)",
+        ),
         ({"token_ids": IDS.float()}, r"token_ids must be integers \[N\]; got torch.float32 \(13,\)"),
         ({"token_ids": IDS[:, None]}, r"token_ids must be integers \[N\]; got torch.int64 \(13, 1\)"),
         ({"token_ids": IDS - 100}, r"token_ids must lie in \[0, 9\).*got -100. Exclude .* through the mask"),

@@ -47,11 +47,13 @@ def same(one, two):
 @pytest.fixture
 def few_rows_at_a_time(monkeypatch):
     """A buffer of five rows of 1000 fp32 entries, so that a handful of rows takes several chunks."""
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4 // torch.get_num_threads())
+    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"]
+)
 @pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("vocab", [7, 1000, 5003])
 def test_equals_the_definition_in_fp64(vocab, rows, dtype, backend, few_rows_at_a_time):
@@ -116,7 +118,7 @@ def test_the_lowest_id_among_equals_and_a_margin_of_zero(vocab, backend):
 
 
 def test_a_near_tie_keeps_the_digits_of_its_margin():
-    """Two logits one fp32 ulp apart: their probabilities, rounded and then subtracted, would give 0 or eps."""
+    """Two logits an ulp apart: their probabilities, rounded and then subtracted, would give 0 or eps."""
     logits = torch.tensor([[3.0, 3.0 + 2 * EPS32, -1.0]])
     expected = truth(logits)
     margin = token_scores(logits).margin
@@ -222,7 +224,8 @@ def test_the_bounds_would_show_the_last_column_missing(backend):
     logits = make()
     expected = truth(logits)
     cut = token_scores(logits, vocab_size=999, backend=backend)
-    assert not (cut.token_ids == expected.token_ids)[::2].any()
+    best = expected.token_ids == 999
+    assert best.sum() >= 6 and not (cut.token_ids == expected.token_ids)[best].any()
     for name in MEASURES:
         error = (getattr(cut, name).double() - getattr(expected, name)).abs()
         assert float(error.max()) > 1000 * EPS32, name
@@ -233,10 +236,18 @@ def test_the_bounds_would_show_the_last_column_missing(backend):
     [
         (torch.zeros(2, 3, 9), {}, r"logits must be two-dimensional.*got \(2, 3, 9\).*flatten\(0, -2\)"),
         (torch.zeros(3, 0), {}, r"logits has no columns, shape \(3, 0\)"),
-        (torch.zeros(3, 9, dtype=torch.int64), {}, "logits must be fp32, bf16.*got torch.int64. Cast it first"),
+        (
+            torch.zeros(3, 9, dtype=torch.int64),
+            {},
+            "logits must be fp32, bf16.*got torch.int64. Cast it first",
+        ),
         (torch.zeros(3, 9), {"vocab_size": 0}, r"vocab_size must lie in \[1, 9\].*got 0"),
         (torch.zeros(3, 9), {"vocab_size": 10}, r"vocab_size must lie in \[1, 9\].*got 10"),
-        (torch.zeros(3, 9), {"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch"),
+        (
+            torch.zeros(3, 9),
+            {"backend": "cuda"},
+            "unknown backend 'cuda'; choose one of auto, reference, torch",
+        ),
     ],
 )
 def test_errors_name_function_rule_values_and_remedy(logits, options, message):

@@ -26,11 +26,11 @@ V, TEACHER_V, STUDENT_D, TEACHER_D = 13, 17, 6, 8
 MASK_ID = 1
 TEMPERATURE, CHUNK_TEMPERATURE, PROGRESS = 2.0, 3.0, 0.25
 TIMES = (0.3, 0.8)
-# Two sequences of six student and seven teacher tokens. The first of each is prompt; the student's second
-# sequence ends in padding.
+# Two sequences of six student and seven teacher tokens. The first begins with prompt; the student's second is
+# masked from its first token on and ends in padding.
 # Chunk 1 is never whole: all of it is seen in the first sequence, and one token of it in the second.
-STUDENT_MASKED = [[0, 1, 1, 0, 1, 1], [0, 1, 0, 1, 1, 0]]
-STUDENT_MASKABLE = [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0]]
+STUDENT_MASKED = [[0, 1, 1, 0, 1, 1], [1, 1, 0, 1, 1, 0]]
+STUDENT_MASKABLE = [[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]]
 STUDENT_CHUNKS = [[-1, 0, 0, 1, 2, 2], [-1, 0, 1, 1, 2, -1]]
 TEACHER_MASKED = [[0, 1, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]]
 TEACHER_CHUNKS = [[-1, 0, 1, 1, 2, 2, 2], [-1, 0, 0, 1, 1, 2, 2]]

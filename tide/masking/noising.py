@@ -31,6 +31,8 @@ class Noiser:
         time_epsilon: smallest diffusion time.
         student_masking: "tokens" masks the student's tokens independently; "chunks" masks whole chunks with
             probability t.
+        across_tokenizers: the teacher has tokens of its own and hides whole chunks; its mask is the student's
+            otherwise.
         comp_demo: run the teacher on two complementary views (one tokenizer only).
         demo_ratio: share of the masked set that the first view reveals.
     """
@@ -39,6 +41,7 @@ class Noiser:
     teacher_mask_id: int | None = None
     time_epsilon: float = 1e-3
     student_masking: str = "tokens"
+    across_tokenizers: bool = False
     comp_demo: bool = False
     demo_ratio: float = 0.5
 
@@ -58,8 +61,8 @@ class Noiser:
         any_masked, all_masked = touched_chunks(masked, student.chunks, num_chunks)
         teacher, chunk_mask = None, torch.zeros_like(batch.chunk_exists)
         if batch.teacher is not None and self.teacher_mask_id is not None:
-            if num_chunks:
-                # Two tokenizations: the teacher hides every chunk that the student has to predict a part of.
+            if self.across_tokenizers:
+                # The teacher hides every chunk that the student has to predict a part of.
                 teacher_masked = teacher_chunk_mask(batch.teacher, any_masked, t, generator=generator)
                 chunk_mask = all_masked & batch.chunk_exists
             else:

@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from safetensors import safe_open
-from transformers import AutoTokenizer, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import logging as transformers_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "a2d-qwen3")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
@@ -39,7 +46,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
             # Without them transformers makes an empty tokenizer of the model's type.
             raise FileNotFoundError("no such file")
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = _from_pretrained(path)
     # transformers raises OSError, ValueError, KeyError, or a JSON or Rust error by cause.
     except Exception as error:
         raise ValueError(
@@ -57,7 +64,24 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
             f"load_tokenizer: the tokenizer at {path!r} has no mask token, which diffusion needs. "
             'Add one: tokenizer.add_special_tokens({"mask_token": "<|mask|>"}), then save the tokenizer.'
         )
+    others = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    same = [name for name, token_id in others.items() if token_id == tokenizer.mask_token_id]
+    if same:
+        raise ValueError(
+            f"load_tokenizer: the tokenizer at {path!r} has one token ({tokenizer.mask_token}) as mask and "
+            f"{' and '.join(same)}. Give the mask a token of its own."
+        )
     return tokenizer
+
+
+def _from_pretrained(path: str) -> PreTrainedTokenizerFast:
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except ValueError as error:
+        if "TokenizersBackend" not in str(error):
+            raise
+        # transformers 5 writes this name for a plain fast tokenizer, and 4 does not know it.
+        return PreTrainedTokenizerFast.from_pretrained(path)
 
 
 def load_config(path: str) -> PretrainedConfig:
@@ -85,6 +109,15 @@ def load_config(path: str) -> PretrainedConfig:
     values = {
         key: value for key, value in values.items() if key not in ("model_type", "auto_map", "architectures")
     }
+    rope = values.get("rope_parameters")
+    if rope is not None and int(transformers.__version__.split(".")[0]) < 5:
+        # transformers 5 writes them together, and 4 would fall back to its default without a word.
+        if rope.get("rope_type", "default") != "default":
+            raise ValueError(
+                f"load_config: {path!r} scales its positions ({rope['rope_type']!r}) in the form of "
+                "transformers 5, which the installed version 4 cannot read. Install transformers 5."
+            )
+        values["rope_theta"] = rope["rope_theta"]
     return Qwen3Config.from_dict(values)
 
 
@@ -138,6 +171,8 @@ def load_model(path: str, *, dtype: str = "float32", trainable: bool) -> PreTrai
             f"load_model: the weights at {path!r} do not match its config.json ({'; '.join(problems)}). "
             "Copy or download the checkpoint again, or correct config.json."
         )
+    # Padding is never read, and where the padding token is also end-of-text its embedding has to train.
+    model.get_input_embeddings().padding_idx = None
     model.requires_grad_(trainable)
     return model.train() if trainable else model.eval()
 

@@ -14,6 +14,7 @@ from tide.data import tokenize_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from jaxtyping import Bool, Int
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
@@ -22,14 +23,20 @@ if TYPE_CHECKING:
 
 
 def same_tokenizer_examples(
-    rows: Sequence[TextRow], tokenizer: PreTrainedTokenizerFast, *, max_length: int, with_teacher: bool
+    rows: Sequence[TextRow],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    block_size: int,
+    with_teacher: bool,
 ) -> list[Example]:
     """Examples whose two sides are the same tokens; the teacher's side is left out where none runs.
 
-    Rows whose prompt fills `max_length` are dropped.
+    Rows whose prompt fills `max_length` are dropped. Lengths are in tokens, multiples of `block_size`.
     """
     examples = []
-    for token_ids, maskable in tokenize_rows(rows, tokenizer, max_length=max_length):
+    tokenized = tokenize_rows(rows, tokenizer, max_length=max_length, block_size=block_size)
+    for token_ids, maskable in tokenized:
         if maskable.any():
             sequence = TokenSequence(token_ids, maskable, torch.full_like(token_ids, -1))
             examples.append(Example(sequence, sequence if with_teacher else None))
@@ -43,17 +50,20 @@ def cross_tokenizer_examples(
     *,
     max_length: int,
     teacher_max_length: int,
+    block_size: int,
 ) -> list[Example]:
     """Examples tokenized by both sides, with chunks of equal bytes over the completion.
 
-    A chunk that truncation cuts on either side is dropped on both. The teacher's tokens past the last shared
-    chunk are dropped too: the student never saw that text. Rows that leave the student nothing to learn are
+    A chunk that truncation cuts on either side is dropped on both. Beside a truncated student text, the
+    teacher's ends with the block of the last shared chunk. Rows that leave the student nothing to learn are
     dropped.
     """
     student_table = ByteTable.from_tokenizer(student_tokenizer)
     teacher_table = ByteTable.from_tokenizer(teacher_tokenizer)
-    student_side = tokenize_rows(rows, student_tokenizer, max_length=max_length)
-    teacher_side = tokenize_rows(rows, teacher_tokenizer, max_length=teacher_max_length)
+    student_side = tokenize_rows(rows, student_tokenizer, max_length=max_length, block_size=block_size)
+    teacher_side = tokenize_rows(
+        rows, teacher_tokenizer, max_length=teacher_max_length, block_size=block_size
+    )
     examples = []
     both_sides = zip(student_side, teacher_side, strict=True)
     for number, ((student_ids, student_maskable), (teacher_ids, teacher_maskable)) in enumerate(
@@ -72,7 +82,8 @@ def cross_tokenizer_examples(
         teacher_chunks = torch.from_numpy(alignment.teacher_chunks).long()
         kept = _keep_completion_chunks(student_chunks, teacher_chunks, student_maskable, teacher_maskable)
         student_chunks, teacher_chunks, num_chunks = kept
-        end = _last_shared(alignment.teacher_chunks, len(student_ids) < max_length)
+        whole = int(student_ids[-1]) == student_tokenizer.eos_token_id
+        end = None if whole else _end_of_shared_blocks(alignment.teacher_chunks, block_size)
         teacher = TokenSequence(teacher_ids[:end], teacher_maskable[:end], teacher_chunks[:end])
         examples.append(
             Example(TokenSequence(student_ids, student_maskable, student_chunks), teacher, num_chunks)
@@ -96,12 +107,10 @@ def _keep_completion_chunks(
     return new_ids[student_chunks], new_ids[teacher_chunks], int(keep.sum())
 
 
-def _last_shared(teacher_chunks: object, student_is_whole: bool) -> int | None:
-    """Where the teacher's tokens end: with a truncated student text, after the last shared chunk."""
-    if student_is_whole:
-        return None
-    shared = torch.as_tensor(teacher_chunks).ge(0).nonzero()
-    return int(shared.max()) + 1 if len(shared) else 0
+def _end_of_shared_blocks(teacher_chunks: Int[np.ndarray, " M"], block_size: int) -> int:
+    """Where the teacher's block of the last shared chunk ends; 0 without one."""
+    shared = (teacher_chunks >= 0).nonzero()[0]
+    return 0 if not len(shared) else int(-(-(shared[-1] + 1) // block_size) * block_size)
 
 
 def _checked(examples: list[Example], max_length: int) -> list[Example]:

@@ -78,7 +78,7 @@ def _functions(path: Path) -> list[tuple[str, str]]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # Data files with a .py name, or another encoding.
         return []
-    lines = source.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in source.split("\n")]  # As ast counts them: form feeds end no line.
     found = []
     for node in ast.walk(tree):
         if (
@@ -91,7 +91,7 @@ def _functions(path: Path) -> list[tuple[str, str]]:
             first_body_line -= 1  # A comment before the first statement belongs to the body.
         text = textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno]))
         num_prompt_lines = first_body_line - (node.lineno - 1)
-        split = text.splitlines(keepends=True)
+        split = [f"{line}\n" for line in text.rstrip("\n").split("\n")]
         prompt, completion = "".join(split[:num_prompt_lines]), "".join(split[num_prompt_lines:])
         if (
             _MIN_BYTES <= len(text.encode()) <= _MAX_BYTES

@@ -267,7 +267,11 @@ def _shared_overrides(settings: Settings, output_dir: Path) -> list[str]:
 
 
 def _held_out(rows: list[FunctionRow], settings: Settings, recipe: Recipe) -> HeldOut:
-    """Functions spread evenly over the held-out modules, and two short ones to complete."""
+    """Functions spread evenly over the held-out modules, and two short ones to complete.
+
+    Only functions that every tokenizer holds whole, so that all models are asked for the same bytes.
+    """
+    rows = [row for row in rows if len((row.prompt + row.completion).encode()) <= 2 * recipe.data.max_length]
     chosen = rows[:: max(len(rows) // settings.held_out, 1)][: settings.held_out]
     short = [
         row

@@ -124,7 +124,11 @@ def run_method(
 def _evaluation(model: PreTrainedModel, path: str, held_out: HeldOut) -> Evaluation:
     tokenizer = load_tokenizer(path)
     examples = same_tokenizer_examples(
-        list(held_out.rows), tokenizer, max_length=held_out.max_length, with_teacher=False
+        list(held_out.rows),
+        tokenizer,
+        max_length=held_out.max_length,
+        block_size=held_out.block_size,
+        with_teacher=False,
     )
     measured = held_out_likelihood(model, tokenizer, examples, block_size=held_out.block_size)
     return Evaluation(

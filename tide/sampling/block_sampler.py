@@ -68,14 +68,15 @@ def generate(
         return []
     starts = torch.tensor([len(ids) for ids in encoded], device=model.device)
     ends = starts + max_new_tokens
-    length = int(ends.max())
+    length = -(-int(ends.max()) // block_size) * block_size
     rows = [ids + [tokenizer.mask_token_id] * (length - len(ids)) for ids in encoded]
     token_ids = torch.tensor(rows, device=model.device)
     position = torch.arange(length, device=model.device)
     block_start = starts // block_size * block_size
     finished = torch.zeros_like(starts, dtype=torch.bool)
     while not bool(finished.all()):
-        block_end = torch.minimum(block_start + block_size, ends)
+        # Whole blocks, as in training: a short one would say that the text ends here.
+        block_end = block_start + block_size
         in_block = (position >= block_start[:, None]) & (position < block_end[:, None]) & ~finished[:, None]
         valid = position < block_end[:, None]
         open_positions = in_block & (position >= starts[:, None])

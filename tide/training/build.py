@@ -51,6 +51,7 @@ def build_noiser(recipe: Recipe, *, student_mask_id: int, teacher_mask_id: int |
         teacher_mask_id=teacher_mask_id,
         time_epsilon=recipe.masking.time_epsilon,
         student_masking=recipe.masking.student_masking,
+        across_tokenizers=METHODS[recipe.method].teacher == "any",
         comp_demo=METHODS[recipe.method].comp_demo,
         demo_ratio=recipe.masking.demo_ratio,
     )
@@ -100,7 +101,7 @@ def build_trainer(
 
 def _training_arguments(recipe: Recipe) -> TrainingArguments:
     training = recipe.training
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=training.output_dir,
         max_steps=training.max_steps,
         per_device_train_batch_size=training.batch_size,
@@ -124,7 +125,13 @@ def _training_arguments(recipe: Recipe) -> TrainingArguments:
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         eval_strategy="no",
+        # It would read the loss back at every step, to show a mean where the loss is NaN. See `log`.
+        logging_nan_inf_filter=False,
     )
+    # One device per process: several come from `accelerate launch`, never from torch's DataParallel, which
+    # would copy a batch to every device instead of splitting it.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -7,6 +7,7 @@ ends, schedules, accelerate, is the Trainer's own.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from tide.data import LengthBuckets
 from tide.masking import keyed_generator
 from tide.models import without_progress_bars
 from tide.training.metrics import MetricMeans
@@ -65,6 +67,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
                 return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
+        examples: Sequence[Example] = self.train_dataset if train_dataset is None else train_dataset
+        return LengthBuckets(
+            [len(example.student.token_ids) for example in examples],
+            batch_size=self.args.train_batch_size * self.args.world_size,
+            seed=self.args.data_seed,
+        )
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -97,6 +107,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         """Adds the means of the terms' metrics to the Trainer's training logs."""
         if "loss" in logs:
             logs |= self.metric_means.pop(lambda means: self.accelerator.reduce(means, reduction="mean"))
+            if not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"DistillationTrainer: the loss is {logs['loss']} at step {self.state.global_step}. "
+                    "Lower training.learning_rate, or look for rows that the models cannot read."
+                )
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -108,7 +123,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             }
         folder = output_dir if output_dir is not None else self.args.output_dir
         with without_progress_bars():
-            self.module.student.save_pretrained(folder, state_dict=weights)
+            # One file, which `_load_from_checkpoint` reads back.
+            self.module.student.save_pretrained(folder, state_dict=weights, max_shard_size="1TB")
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

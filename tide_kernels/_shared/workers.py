@@ -37,7 +37,7 @@ def map_chunks(
     workspace: Callable[[], Workspace],
     device: torch.device,
 ) -> list[Result]:
-    """[run(rows, buffers) for rows in chunks], on up to torch.get_num_threads() threads if the rows lie on the CPU.
+    """[run(rows, buffers) for rows in chunks], on as many threads as torch uses for one operation.
 
     Args:
         chunks: ranges of rows; no two may write to the same place.
@@ -80,8 +80,11 @@ def _get_pool(size: int) -> ThreadPoolExecutor:
 
 
 def _start_pool(size: int) -> ThreadPoolExecutor:
-    """Threads whose own operations stay on one thread. The setting is per thread, but the last value set is also what
-    threads started later begin with: put back what this thread has."""
+    """Threads whose own operations stay on one thread.
+
+    The setting is per thread, but the last value set is also what threads started later begin with, so the
+    value of the calling thread is put back.
+    """
     everyone_started = threading.Barrier(size)
 
     def single_threaded() -> None:

@@ -1,0 +1,287 @@
+"""chunk_likelihood: what it refuses, what it leaves unread, and its behaviour at the ends of the range.
+
+Mutants that this file kills: a clamp without its zero slope, tokens of inactive chunks that are multiplied by
+0 instead of left out, the last token of a row left out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.kernels.chunk_cases import BOUND, EPS32, by_hand, gradient, make, options_of, relative
+from tide_kernels import chunk_likelihood
+from tide_kernels.chunk_likelihood.reference import OBJECTIVES
+
+BACKENDS = ["torch", "reference"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("eps", [1e-7, 1e-3])
+def test_clamps_at_both_ends(eps, objective, backend):
+    """Outside [eps, 1 - eps] the student has no slope, and nothing is infinite, -inf tokens included."""
+    ends = [-math.inf, -80.0, math.log(eps) - 0.01, -eps / 100, 0.0]
+    inner = [math.log(eps) + 0.01, -0.3, -2 * eps]
+    pairs = [(x, y) for x in ends + inner for y in ends + inner]
+    student = torch.tensor([[x for x, _ in pairs] + [-3.0]], requires_grad=True)
+    teacher = torch.tensor([[-3.0] + [y for _, y in pairs]])
+    chunks = torch.arange(len(pairs))
+    none = torch.tensor([-1])
+    mask = torch.ones(1, len(pairs), dtype=torch.bool)
+    inputs = (student, teacher, torch.cat([chunks, none])[None], torch.cat([none, chunks])[None], mask)
+    options = options_of(objective, 1) | {"eps": eps}
+    upstream = torch.linspace(1, 2, len(pairs))[None]
+    expected, d_expected = by_hand(inputs, upstream, **options)
+    loss = chunk_likelihood(*inputs, backend=backend, **options)
+    d_student = gradient(loss, student, upstream)
+    assert relative(loss, expected) < BOUND[backend]
+    assert relative(d_student, d_expected) < BOUND[backend]
+    clamped = torch.tensor([x in ends for x, _ in pairs] + [True])
+    assert not d_student[0, clamped].any()
+    assert ((d_student[0, ~clamped] != 0) | (d_expected[0, ~clamped].abs() < EPS32)).all()
+    assert (d_expected[0, ~clamped].abs() > 0.01).sum() >= 3
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("torch", torch.float32), ("torch", torch.float64), ("reference", torch.float64)]
+)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_small_eps_leaves_a_finite_gradient(objective, backend, dtype):
+    student = torch.tensor([[-0.5, -1e-8, -0.0, -30.0]], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[-0.0, -0.7, -30.0, -1e-8]], dtype=dtype)
+    chunks = torch.arange(4)[None]
+    inputs = (student, teacher, chunks, chunks, torch.ones(1, 4, dtype=torch.bool))
+    options = options_of(objective, 1) | {"eps": 1e-10}
+    upstream = torch.ones(1, 4)
+    expected, d_expected = by_hand(inputs, upstream, **options)
+    loss = chunk_likelihood(*inputs, backend=backend, **options)
+    assert relative(loss, expected) < EPS32
+    d_student = gradient(loss, student, upstream)
+    assert d_student[0, 2] == 0 and bool((d_student[0, [0, 1, 3]] != 0).any())
+    # In fp64, 1 - P of 1e-8 is good to 1e-8.
+    assert relative(d_student, d_expected) < EPS32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_what_no_active_chunk_holds_is_neither_read_nor_counted(objective, backend):
+    (student, teacher, student_chunks, teacher_chunks, mask), upstream = make()
+    expected, d_expected = by_hand(
+        (student, teacher, student_chunks, teacher_chunks, mask), upstream, **options_of(objective)
+    )
+    idle = []
+    for log_p, chunks in ((student, student_chunks), (teacher, teacher_chunks)):
+        read = (chunks >= 0) & mask.gather(1, chunks.clamp(min=0))
+        assert (chunks < 0).any() and ((chunks >= 0) & ~read).any()
+        with torch.no_grad():
+            log_p[~read] = torch.nan
+        idle.append(~read)
+    upstream[~mask] = torch.nan
+    loss = chunk_likelihood(
+        student, teacher, student_chunks, teacher_chunks, mask, backend=backend, **options_of(objective)
+    )
+    assert not loss[~mask].any()
+    assert relative(loss, expected) < BOUND[backend]
+    d_student = gradient(loss, student, upstream)
+    assert not d_student[idle[0]].any()
+    assert relative(d_student, d_expected) < BOUND[backend]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_chunk_that_does_not_count_needs_no_tokens(objective, backend):
+    student = torch.tensor([[-0.5, -0.2]], requires_grad=True)
+    teacher = torch.tensor([[-0.4, -0.9]])
+    ids = (torch.tensor([[1, 2]]), torch.tensor([[3, 2]]), torch.tensor([[False, False, True, False]]))
+    loss = chunk_likelihood(student, teacher, *ids, backend=backend, **options_of(objective, 1))
+    expected, d_expected = by_hand((student, teacher, *ids), torch.ones(1, 4), **options_of(objective, 1))
+    assert (loss != 0).tolist() == [[False, False, True, False]]
+    assert relative(loss, expected) < BOUND[backend]
+    d_student = gradient(loss, student, torch.ones(1, 4))
+    assert d_student[0, 0] == 0
+    assert relative(d_student, d_expected) < BOUND[backend]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(3, 7, True), (3, 7, False), (0, 7, True), (3, 0, True), (0, 0, True)])
+def test_nothing_to_compare_gives_zeros_with_a_graph(shape, backend):
+    batch, num_chunks, tokens = shape
+    length = 5 if tokens else 0
+    student = torch.full((batch, length), torch.nan, requires_grad=True)
+    teacher = torch.full((batch, length), torch.nan)
+    chunks = torch.full((batch, length), -1)
+    mask = torch.zeros(batch, num_chunks, dtype=torch.bool)
+    loss = chunk_likelihood(student, teacher, chunks, chunks, mask, backend=backend)
+    assert loss.shape == (batch, num_chunks) and loss.dtype == torch.float32 and not loss.any()
+    d_student = gradient(loss, student, torch.ones(batch, num_chunks))
+    assert d_student.shape == (batch, length) and not d_student.any()
+
+
+def test_tokens_of_a_chunk_need_not_be_neighbours():
+    inputs, upstream = make()
+    order = [torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(2)) for x in inputs[:2]]
+    mixed = (
+        inputs[0].detach()[:, order[0]].requires_grad_(),
+        inputs[1][:, order[1]],
+        inputs[2][:, order[0]],
+        inputs[3][:, order[1]],
+        inputs[4],
+    )
+    expected, d_expected = by_hand(mixed, upstream, "reverse", temperature=2.0)
+    loss = chunk_likelihood(*mixed, objective="reverse", temperature=2.0)
+    assert relative(loss, expected) < EPS32
+    assert relative(gradient(loss, mixed[0], upstream), d_expected) < EPS32
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8])
+def test_chunk_ids_of_any_integer_type(dtype):
+    (*log_p, student_chunks, teacher_chunks, mask), _ = make()
+    other = chunk_likelihood(*log_p, student_chunks.to(dtype), teacher_chunks.to(dtype), mask)
+    assert torch.equal(other, chunk_likelihood(*log_p, student_chunks, teacher_chunks, mask))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_backward_again_gives_the_same(objective):
+    inputs, upstream = make(dtype=torch.bfloat16)
+    loss = chunk_likelihood(*inputs, **options_of(objective))
+    first = gradient(loss, inputs[0], upstream, retain_graph=True)
+    second = gradient(loss, inputs[0], 2 * upstream)
+    _, d_expected = by_hand(inputs, upstream, **options_of(objective))
+    assert relative(first, d_expected) < torch.finfo(torch.bfloat16).eps
+    assert torch.equal(2 * first, second)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_double_backward_raises(objective):
+    inputs, upstream = make()
+    loss = chunk_likelihood(*inputs, **options_of(objective))
+    d_student = gradient(loss, inputs[0], upstream, create_graph=True)
+    penalty = d_student.square().sum() + inputs[0].square().sum()
+    with pytest.raises(RuntimeError, match="double backward is not implemented"):
+        torch.autograd.grad(penalty, [inputs[0]])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_inputs_are_read_only_and_need_not_be_contiguous(objective):
+    inputs, upstream = make()
+    options = options_of(objective)
+    expected, d_expected = by_hand(inputs, upstream, **options)
+    spread = [x.detach().T.contiguous().T for x in inputs]
+    assert not any(x.is_contiguous() for x in spread)
+    spread[0].requires_grad_()
+    loss = chunk_likelihood(*spread, **options)
+    d_student = gradient(loss, spread[0], upstream.T.contiguous().T)
+    assert relative(loss, expected) < EPS32
+    assert relative(d_student, d_expected) < EPS32
+    for one, two in zip(spread, inputs, strict=True):
+        assert torch.equal(one, two)
+    if objective == "interpolated":
+        assert torch.equal(options["lambda_t"], options_of(objective)["lambda_t"])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(objective):
+    inputs, upstream = make(101)
+    first = chunk_likelihood(*inputs, **options_of(objective))
+    d_first = gradient(first, inputs[0], upstream)
+    torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
+    try:
+        second = chunk_likelihood(*inputs, **options_of(objective))
+        d_second = gradient(second, inputs[0], upstream)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(first, second) and torch.equal(d_first, d_second)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_reference_passes_gradcheck(objective):
+    (student, teacher, *rest), _ = make(4, dtype=torch.float64)
+    # Away from the clamps, where the loss has a kink. TIDAL's target follows the student but for lambda = 1.
+    student = student.detach().clamp(-2.0, -0.05).requires_grad_()
+    options = {"lambda_t": 1.0} if objective == "interpolated" else {}
+
+    def function(x):
+        return chunk_likelihood(
+            x, teacher, *rest, objective=objective, temperature=2.5, backend="reference", **options
+        )
+
+    assert torch.autograd.gradcheck(function, [student])
+
+
+def test_lambda_of_any_form():
+    inputs, _ = make()
+    number = chunk_likelihood(*inputs, objective="interpolated", lambda_t=0.375)
+    for other in (torch.tensor(0.375), torch.full((3,), 0.375, dtype=torch.bfloat16)):
+        assert torch.equal(chunk_likelihood(*inputs, objective="interpolated", lambda_t=other), number)
+
+
+IDS = torch.tensor([[0, 1, 2], [0, 1, -1]])
+NEEDS = "lambda_t belongs to 'interpolated' alone"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"mask": torch.ones(2, 3)}, {}, r"chunk_mask must be bool \[B, C\]; got torch.float32 \(2, 3\)"),
+        ({"mask": torch.ones(2, dtype=torch.bool)}, {}, r"chunk_mask must be bool \[B, C\]"),
+        ({"student": IDS}, {}, r"student_token_log_probs must be floating \[B, L\]; got torch.int64"),
+        ({"teacher": -torch.ones(6)}, {}, r"teacher_token_log_probs must be floating \[B, L\].*\(6,\)"),
+        (
+            {"teacher": -torch.ones(2, 3, requires_grad=True)},
+            {},
+            r"teacher_token_log_probs requires grad.*detach",
+        ),
+        (
+            {"student_chunks": IDS.float()},
+            {},
+            r"student_chunks must be integers, one per token.*torch.float32",
+        ),
+        (
+            {"teacher_chunks": IDS[:, :2]},
+            {},
+            r"teacher_chunks must be integers, one per token, \(2, 3\).*\(2, 2\)",
+        ),
+        ({"student": -torch.ones(1, 3), "student_chunks": IDS[:1]}, {}, "one entry for each of the 2 rows"),
+        ({"student_chunks": IDS + 1}, {}, r"student_chunks must lie in \[-1, 3\), -1 for none; got 3"),
+        ({"teacher_chunks": IDS - 1}, {}, r"teacher_chunks must lie in \[-1, 3\), -1 for none; got -2"),
+        (
+            {"mask": torch.ones(2, 3, dtype=torch.bool)},
+            {},
+            "active chunk 2 of sequence 1 has no student token.*clear it in chunk_mask",
+        ),
+        ({"teacher_chunks": IDS.clamp(max=0)}, {}, "active chunk 1 of sequence 0 has no teacher token"),
+        ({}, {"objective": "js"}, "unknown objective 'js'; choose one of forward, reverse, kl, interpolated"),
+        ({}, {"objective": "interpolated"}, f"objective 'interpolated' needs lambda_t; {NEEDS}"),
+        ({}, {"objective": "kl", "lambda_t": 0.5}, f"objective 'kl' takes no lambda_t; {NEEDS}"),
+        ({}, {"objective": "interpolated", "lambda_t": 1.5}, r"lambda_t must lie in \[0, 1\]; got 1.5"),
+        (
+            {},
+            {"objective": "interpolated", "lambda_t": torch.tensor([0.5, math.nan])},
+            r"lambda_t .* got nan",
+        ),
+        (
+            {},
+            {"objective": "interpolated", "lambda_t": torch.ones(3)},
+            "lambda_t must have one entry for each of the 2",
+        ),
+        ({}, {"temperature": 0.0}, "temperature must be positive and finite; got 0.0"),
+        ({}, {"temperature": math.inf}, "temperature must be positive and finite; got inf"),
+        ({}, {"eps": 0.0}, r"eps must lie in \(0, 0.5\); got 0.0"),
+        ({}, {"eps": 0.5}, r"eps must lie in \(0, 0.5\); got 0.5"),
+        ({}, {"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch"),
+    ],
+)
+def test_errors_name_function_rule_values_and_remedy(change, options, message):
+    arguments = {
+        "student": -torch.ones(2, 3),
+        "teacher": -torch.ones(2, 3),
+        "student_chunks": IDS,
+        "teacher_chunks": IDS,
+        "mask": torch.tensor([[True, True, True], [True, True, False]]),
+        **change,
+    }
+    with pytest.raises(ValueError, match=f"chunk_likelihood: .*{message}"):
+        chunk_likelihood(*arguments.values(), **options)
