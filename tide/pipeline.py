@@ -5,16 +5,18 @@ recipe -> tokenizers, configurations (checked) -> examples -> models -> trainer 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tide.config import Recipe, load_recipe
 from tide.data import read_rows
+from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.losses.objective import METHODS
 from tide.models import check_weights, load_config, load_model, load_tokenizer
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from tide.batch import Example
 
-RECIPE_FILE, SUMMARY_FILE = "recipe.yaml", "summary.json"
+RECIPE_FILE, INPUTS_FILE, SUMMARY_FILE = "recipe.yaml", "inputs.sha256", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class DistillResult:
         seconds: of training in this call, without loading.
         peak_memory_mib: peak resident memory of the process.
         log_history: the Trainer's logs, with the metrics of every term.
+        held_out: likelihood of `data.held_out` under the finished student, where the recipe names it.
     """
 
     output_dir: Path
@@ -50,6 +53,7 @@ class DistillResult:
     seconds: float
     peak_memory_mib: float
     log_history: list[dict[str, float]]
+    held_out: HeldOutLikelihood | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ def distill(
         ValueError: the output directory holds another run, or an input is missing or unfit.
     """
     _check_output_dir(recipe, resume=resume)
-    tokenizers, examples = _checked_inputs(recipe)
+    tokenizers, examples, held_out = _checked_inputs(recipe)
+    inputs = _fingerprint(examples)
+    _check_same_inputs(recipe, inputs)
     student = load_model(recipe.student.path, dtype="float32", trainable=True)
     teacher = None
     if recipe.teacher is not None and tokenizers.teacher is not None:
@@ -99,6 +105,7 @@ def distill(
     with trainer.args.main_process_first(local=False):
         if trainer.is_world_process_zero():
             _replace(output_dir / RECIPE_FILE, recipe.to_yaml())
+            _replace(output_dir / INPUTS_FILE, inputs + "\n")
         checkpoint = latest_complete_checkpoint(output_dir) if resume else None
     start = time.perf_counter()
     with stop.installed():
@@ -114,6 +121,15 @@ def distill(
     if result.finished:
         trainer.save_model()
         if trainer.is_world_process_zero():
+            if held_out:
+                likelihood = held_out_likelihood(
+                    student,
+                    tokenizers.student,
+                    held_out,
+                    block_size=recipe.masking.block_size,
+                    batch_size=recipe.training.batch_size,
+                )
+                result = replace(result, held_out=likelihood)
             _write_summary(result, recipe)
     return result
 
@@ -125,7 +141,7 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
         ValueError: as `distill`.
     """
     _check_output_dir(recipe, resume=resume)
-    tokenizers, examples = _checked_inputs(recipe)
+    tokenizers, examples, _ = _checked_inputs(recipe)
     sides = f"{len(tokenizers.student)} student tokens"
     if tokenizers.teacher is not None:
         sides += f", {len(tokenizers.teacher)} teacher tokens"
@@ -174,13 +190,23 @@ def prepare_examples(recipe: Recipe, tokenizers: Tokenizers, *, path: str | None
     )
 
 
-def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example]]:
+def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example], list[Example]]:
+    """Tokenizers, training examples and held-out examples (the student's side)."""
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
     _check_embeddings(recipe, tokenizers)
     examples = prepare_examples(recipe, tokenizers)
     _check_shared_ids(tokenizers, examples)
-    return tokenizers, examples
+    held_out: list[Example] = []
+    if recipe.data.held_out is not None:
+        held_out = same_tokenizer_examples(
+            read_rows(recipe.data.held_out),
+            tokenizers.student,
+            max_length=recipe.data.max_length,
+            block_size=recipe.masking.block_size,
+            with_teacher=False,
+        )
+    return tokenizers, examples, held_out
 
 
 def _check_output_dir(recipe: Recipe, *, resume: bool) -> None:
@@ -268,12 +294,35 @@ def _shared_vocab_size(
     return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared
 
 
+def _fingerprint(examples: list[Example]) -> str:
+    """A hash of everything that training reads of its examples."""
+    digest = hashlib.sha256()
+    for example in examples:
+        for side in filter(None, (example.student, example.teacher)):
+            for tensor in (side.token_ids, side.maskable, side.chunks):
+                digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_same_inputs(recipe: Recipe, inputs: str) -> None:
+    """A resumed run would otherwise go on with other data, silently."""
+    written = Path(recipe.training.output_dir) / INPUTS_FILE
+    if not checkpoints_in(recipe.training.output_dir) or not written.is_file():
+        return
+    if written.read_text(encoding="utf-8").strip() != inputs:
+        raise ValueError(
+            f"distill: the examples differ from those of the run in {recipe.training.output_dir!r}: "
+            "data.train or a tokenizer has changed. Restore it, or name another training.output_dir."
+        )
+
+
 def _write_summary(result: DistillResult, recipe: Recipe) -> None:
     summary = {
         "method": recipe.method,
         "steps": result.steps,
         "seconds": result.seconds,
         "peak_memory_mib": result.peak_memory_mib,
+        "held_out": None if result.held_out is None else asdict(result.held_out),
         "log_history": result.log_history,
     }
     _replace(result.output_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")

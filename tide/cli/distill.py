@@ -55,4 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{result.output_dir}: {result.steps} steps in {result.seconds:.0f} s, peak "
         f"{result.peak_memory_mib:.0f} MiB"
     )
+    if result.held_out is not None:
+        by_time = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in result.held_out.nats_per_byte.items())
+        print(f"held out, nats per byte: {by_time}")
     return 0

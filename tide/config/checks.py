@@ -73,6 +73,16 @@ def _fills(length: int, block_size: int) -> str | None:
     )
 
 
+@_rule("masking.student_masking", "method")
+def _chunks_come_from_two_tokenizers(student_masking: str, method: str) -> str | None:
+    if student_masking == "chunks" and method not in ("calm", "tide_cross"):
+        return (
+            f"'chunks' needs the chunks of two tokenizers, which method {method} has not; "
+            "leave student_masking out, or set method: calm or tide_cross"
+        )
+    return None
+
+
 @_rule("objective.lambda_init", "objective.lambda_max")
 def _lambda_grows(lambda_init: float, lambda_max: float) -> str | None:
     if lambda_init > lambda_max:

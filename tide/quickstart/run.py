@@ -258,7 +258,7 @@ def _shared_overrides(settings: Settings, output_dir: Path) -> list[str]:
     steps = settings.steps
     return [
         f"data.train={output_dir / 'data' / 'train.jsonl'}",
-        f"data.held_out={output_dir / 'data' / 'held_out.jsonl'}",
+        "data.held_out=null",  # Evaluated here, with the teacher and the start, on the same functions.
         f"training.max_steps={steps}",
         f"training.save_steps={max(steps // settings.evaluations, 1)}",
         f"training.save_total_limit={settings.evaluations + 1}",

@@ -114,7 +114,8 @@ def _training_arguments(recipe: Recipe) -> TrainingArguments:
         max_grad_norm=training.max_grad_norm,
         bf16=training.precision == "bf16",
         # transformers asks for this before it allows bf16 on a CPU; left to itself elsewhere.
-        use_cpu=not torch.accelerator.is_available(),
+        # Apple's devices lack the fp64 in which a few rows of a loss may be computed.
+        use_cpu=not torch.accelerator.is_available() or torch.backends.mps.is_available(),
         seed=training.seed,
         data_seed=training.seed,
         logging_steps=training.logging_steps,

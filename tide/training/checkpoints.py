@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import TrainerCallback
 
 if TYPE_CHECKING:
@@ -73,7 +74,16 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> TrainerControl:
         """Called by the trainer."""
-        if self.received is not None:
+        received = self.received is not None
+        if args.world_size > 1:
+            # Ranks hear of a signal at different steps, and have to stop at one. They agree at the logging
+            # interval, because the answer makes the host wait.
+            if state.global_step % args.logging_steps:
+                return control
+            flag = torch.tensor(float(received), device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            received = bool(flag)
+        if received:
             control.should_save = True
             control.should_training_stop = True
         return control

@@ -37,8 +37,8 @@ class RowStatistics(NamedTuple):
     kl: Float[Tensor, " n"]  # nats, not scaled by T^2
     row_max: Float[Tensor, " n"]  # max s
     total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
-    centre: Float[Tensor, " n"]  # what the gradient subtracts from u first
-    offset: Float[Tensor, " n"]  # and then: r = p exp(u - centre - offset) for a target r
+    mean_difference: Float[Tensor, " n"]  # the gradient uses u centred by it
+    offset: Float[Tensor, " n"]  # and less this: log(r/p) for a target r
     infinite: Bool[Tensor, " n"]  # the row holds entries that are not finite
     careful: Bool[Tensor, " n"]  # value and gradient come from the definition in fp64
 

@@ -49,9 +49,9 @@ class Tilt(NamedTuple):
 
     row_max: Float[Tensor, " n"]  # max s
     total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
-    centre: Float[Tensor, " n"]  # c, rounded: w below is u minus this
+    mean_difference: Float[Tensor, " n"]  # E_p[z - s], rounded; times scale it is the centre of w
     mean_w: Float[Tensor, " n"]  # E_p[w], what the rounding left
-    log_mean_w: Float[Tensor, " n"]  # log E_p[e^w] = D - centre
+    log_mean_w: Float[Tensor, " n"]  # log E_p[e^w] = D - scale * mean_difference
     log_mean: Float[Tensor, " n"]  # log1p(E_p[e - w]), D - c with c exact
     excess: Float[Tensor, " n"]  # E_p[e - w]
     mean_w_e: Float[Tensor, " n"]  # E_p[w e]
@@ -92,10 +92,9 @@ def tilt_statistics(
         mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
         spread = largest - smallest
 
-    centre = mean_difference * scale
-    _scale_and_shift(w, scale, centre)
-    # The centre was rounded to eps |c|. What that leaves of E_p[w] is all there is of w at an entry that p
-    # sits on.
+    # Centred before it is scaled: at an entry that p sits on, the two differences cancel exactly.
+    w.sub_(mean_difference[:, None]).mul_(scale[:, None])
+    # The mean was rounded; what that leaves of E_p[w] belongs into D.
     residual = torch.mul(p, w, out=x).sum(1).div_(inside)
 
     # w lies in an interval of this length around 0.
@@ -116,11 +115,13 @@ def tilt_statistics(
         torch.mul(w, w, out=p).mul_(1 / 720).sub_(1 / 12).mul_(w).add_(0.5)
         excess = torch.where(small, x.mul_(p).sum(1).div_(inside), excess)
     log_mean = excess.log1p()
-    trusted = (largest * scale - centre <= LARGEST_W[p.dtype]) & ((log_mean + mean_w_e).abs() < torch.inf)
+    trusted = ((largest - mean_difference) * scale <= LARGEST_W[p.dtype]) & (
+        (log_mean + mean_w_e).abs() < torch.inf
+    )
     return Tilt(
         row_max=row_max,
         total=total,
-        centre=centre,
+        mean_difference=mean_difference,
         mean_w=residual,
         log_mean_w=log_mean_w,
         log_mean=log_mean,
@@ -136,17 +137,17 @@ def load_tilt(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     scale: Float[Tensor, " n"],
-    centre: Float[Tensor, " n"],
+    mean_difference: Float[Tensor, " n"],
     offset: Float[Tensor, " n"],
     row_max: Float[Tensor, " n"],
     temperature: float,
     scratch: Scratch,
     infinite: Bool[Tensor, " n"],
 ) -> None:
-    """Load scratch.p = exp((s - max s)/T) and scratch.w = (u - centre) - offset, the factors of a gradient.
+    """Load scratch.p = exp((s - max s)/T) and scratch.w = scale * (z - s - mean_difference) - offset.
 
-    In two steps, because u - centre is what the offset was measured on, rounding included: at an entry that p
-    sits on, w is orders of magnitude smaller than u.
+    They are the factors of a gradient. w is built in the steps in which the offset was measured: at an entry that
+    p sits on, it is orders of magnitude smaller than u.
 
     w is 0 where the student is at minus infinity (p is 0 there) and minus infinity where only the teacher is.
     """
@@ -156,8 +157,7 @@ def load_tilt(
     if bool(infinite.any()):
         # A NaN or plus infinity would meet p = 0, and minus infinity a scale of 0.
         w.masked_fill_(student.isneginf(), 0.0).masked_fill_(w.isneginf() & (scale == 0)[:, None], 0.0)
-    _scale_and_shift(w, scale, centre)
-    w.sub_(offset[:, None])
+    w.sub_(mean_difference[:, None]).mul_(scale[:, None]).sub_(offset[:, None])
 
 
 def _exclude_infinite(
@@ -189,15 +189,3 @@ def _unnormalised_p(
     # One fused multiply-add per entry; that max s / T is rounded first scales the whole row and cancels in p.
     torch.add(row_max[:, None] * (-1.0 / temperature), student, alpha=1.0 / temperature, out=p)
     p.exp_()
-
-
-def _scale_and_shift(w: Float[Tensor, "n V"], scale: Float[Tensor, " n"], shift: Float[Tensor, " n"]) -> None:
-    """w = scale * w - shift in place: one pass where the rows share a scale that the host may read."""
-    if w.device.type == "cpu" and (w.shape[0] == 1 or _holds(scale == scale[:1])):
-        torch.add(-shift[:, None], w, alpha=float(scale[0]) if len(scale) else 1.0, out=w)
-    else:
-        w.mul_(scale[:, None]).sub_(shift[:, None])
-
-
-def _holds(condition: Bool[Tensor, " n"]) -> bool:
-    return bool(condition.all())

@@ -44,7 +44,7 @@ def interpolated_kl_chunk_statistics(
             student[rows].double(), teacher[rows].double(), lambda_t[rows].double(), temperature
         )
         kl[rows] = exact.to(kl.dtype)
-    return RowStatistics(kl, tilt.row_max, tilt.total, tilt.centre, offset, tilt.infinite, careful)
+    return RowStatistics(kl, tilt.row_max, tilt.total, tilt.mean_difference, offset, tilt.infinite, careful)
 
 
 def interpolated_kl_chunk_gradient(
@@ -59,9 +59,17 @@ def interpolated_kl_chunk_gradient(
 ) -> None:
     """out = weight * (softmax(student / T) - r) / T. Overwrites the scratch; out is written last."""
     p, w, _ = scratch
-    kl, row_max, total, centre, offset, infinite, careful = statistics
+    kl, row_max, total, mean_difference, offset, infinite, careful = statistics
     load_tilt(
-        student, teacher, lambda_t / temperature, centre, offset, row_max, temperature, scratch, infinite
+        student,
+        teacher,
+        lambda_t / temperature,
+        mean_difference,
+        offset,
+        row_max,
+        temperature,
+        scratch,
+        infinite,
     )
     # Where r is far from p, its own rounding is all that exp - 1 adds; expm1 takes seven times as long.
     if bool((kl >= PLAIN_EXP_W_E).all()):

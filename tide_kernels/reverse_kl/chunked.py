@@ -40,7 +40,9 @@ def reverse_kl_chunk_statistics(
         rows = careful.nonzero().squeeze(1)
         exact, _ = reverse_kl_reference(student[rows].double(), teacher[rows].double(), temperature)
         kl[rows] = exact.to(kl.dtype)
-    return RowStatistics(kl, tilt.row_max, tilt.total, tilt.centre, tilt.mean_w, tilt.infinite, careful)
+    return RowStatistics(
+        kl, tilt.row_max, tilt.total, tilt.mean_difference, tilt.mean_w, tilt.infinite, careful
+    )
 
 
 def reverse_kl_chunk_gradient(
@@ -55,9 +57,9 @@ def reverse_kl_chunk_gradient(
 ) -> None:
     """out = weight * p (log p - log q - KL) / T, p the student's distribution; lambda_t is not used."""
     p, w, _ = scratch
-    _, row_max, total, centre, offset, infinite, careful = statistics
+    _, row_max, total, mean_difference, offset, infinite, careful = statistics
     scale = lambda_t.new_full(lambda_t.shape, 1 / temperature)
-    load_tilt(student, teacher, scale, centre, offset, row_max, temperature, scratch, infinite)
+    load_tilt(student, teacher, scale, mean_difference, offset, row_max, temperature, scratch, infinite)
     if bool(infinite.any()):
         # Rows that are not careful have minus infinity only where p underflowed to 0, and 0 * inf would be
         # NaN.

@@ -1,0 +1,97 @@
+"""Inputs, calls and truth for the tests of interpolated_kl and reverse_kl."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+
+from tide_kernels import interpolated_kl, reverse_kl
+
+EPS32 = torch.finfo(torch.float32).eps
+DIVERGENCES = ("interpolated_kl", "reverse_kl")
+BACKENDS = ("torch", "reference")
+
+
+def make(rows=13, vocab=1000, dtype=torch.float32, teacher_dtype=None, seed=0):
+    """Inputs of both divergences with labels, and one upstream gradient for each result."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    student, teacher = 2 * normal(rows, vocab), 2 * normal(rows, vocab)
+    # The last column has to matter, to either side and as a label: whatever stops before it must fail.
+    student[:, -1] += 5
+    teacher[:, -1] += 7
+    labels = torch.randint(vocab, (rows,), generator=generator)
+    labels[::2] = vocab - 1
+    return {
+        "student_logits": student.to(dtype).requires_grad_(),
+        "teacher_logits": teacher.to(teacher_dtype or dtype),
+        "lambda_t": torch.rand(rows, generator=generator),
+        "labels": labels,
+    }, (normal(rows).float(), normal(rows).float())
+
+
+def call(divergence, inputs, temperature=2.0, **options):
+    """(kl, ce), or (kl, None) if the inputs have no labels."""
+    inputs = dict(inputs) | options
+    lambda_t = inputs.pop("lambda_t")
+    logits = (inputs.pop("student_logits"), inputs.pop("teacher_logits"))
+    if divergence == "interpolated_kl":
+        result = interpolated_kl(*logits, lambda_t, temperature=temperature, **inputs)
+    else:
+        result = reverse_kl(*logits, temperature=temperature, **inputs)
+    return result if isinstance(result, tuple) else (result, None)
+
+
+def gradient(results, student, upstream, **options):
+    """Gradient of the upstream-weighted sum of the results in the student's logits."""
+    kept = [(x, d.to(x.dtype)) for x, d in zip(results, upstream, strict=True) if x is not None]
+    (d_student,) = torch.autograd.grad(
+        [x for x, _ in kept], [student], [d for _, d in kept], **options
+    )
+    return d_student
+
+
+def truth(divergence, inputs, upstream, **options):
+    """(kl, ce, gradient) of the definition in fp64, on the same rounded inputs."""
+    wide = {
+        name: x.detach().double() if torch.is_tensor(x) and x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+    wide["student_logits"].requires_grad_()
+    kl, ce = call(divergence, wide, backend="reference", **options)
+    d_student = gradient((kl, ce), wide["student_logits"], upstream)
+    return kl.detach(), None if ce is None else ce.detach(), d_student
+
+
+def exact(divergence, student, teacher, lambda_t, temperature):
+    """(kl, d kl / d student) in extended precision, where fp64 has too few digits for a KL of 1e-11."""
+    s, z, share = (x.detach().double().numpy().astype(numpy.longdouble) for x in (student, teacher, lambda_t))
+
+    def log_softmax(x):
+        shifted = x - x.max(1, keepdims=True)
+        return shifted - numpy.log(numpy.exp(shifted).sum(1, keepdims=True))
+
+    share = share[:, None] if divergence == "interpolated_kl" else numpy.longdouble(1)
+    log_p, log_r = log_softmax(s / temperature), log_softmax(((1 - share) * s + share * z) / temperature)
+    log_ratio = log_r - log_p
+    if divergence == "interpolated_kl":
+        kl = (numpy.exp(log_r) * log_ratio).sum(1)
+        d_student = -numpy.exp(log_p) * numpy.expm1(log_ratio) / temperature
+    else:
+        kl = -(numpy.exp(log_p) * log_ratio).sum(1)
+        d_student = -numpy.exp(log_p) * (log_ratio + kl[:, None]) / temperature
+    return (torch.from_numpy(x.astype(numpy.float64)) for x in (kl, d_student))
+
+
+def relative(actual, expected):
+    """Largest error, in units of the largest entry of the truth."""
+    scale = expected.detach().abs().max().clamp_min(1e-300)
+    return float((actual.detach().double() - expected.detach()).abs().max() / scale)
+
+
+def worst_row(actual, expected):
+    """The same row by row, the worst of them: no row hides behind a larger one."""
+    return max(relative(a, e) for a, e in zip(actual, expected, strict=True))

@@ -1,0 +1,258 @@
+"""interpolated_kl: values and gradients of both backends, held to the definition in fp64 and to stored vectors.
+
+Mutants that this file kills: the last vocabulary column left out, lambda and 1 - lambda swapped, T missing from u or
+from the gradient, the centre not subtracted again in backward, h(w) without its linear term, exp - 1 where
+expm1 is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from tests.kernels.divergence_cases import (
+    BACKENDS,
+    EPS32,
+    call,
+    exact,
+    gradient,
+    make,
+    relative,
+    truth,
+    worst_row,
+)
+from tide_kernels import interpolated_kl
+from tide_kernels.interpolated_kl.reference import (
+    interpolated_kl_gradient,
+    interpolated_target,
+    kl_to_student,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAME = "interpolated_kl"
+
+
+@pytest.mark.parametrize("lambda_t", [0.3, 1.0])
+def test_reference_passes_gradcheck_with_its_target_held(lambda_t):
+    inputs, _ = make(3, 7, torch.float64)
+    student, teacher = inputs["student_logits"], inputs["teacher_logits"]
+    target = interpolated_target(student, teacher, torch.full((3,), lambda_t).double(), 1.7)
+    assert torch.autograd.gradcheck(lambda s: kl_to_student(target, s, 1.7), student)
+
+
+def test_chunk_formulas_pass_gradcheck_in_fp64():
+    # At lambda = 1 the target does not move with the student, so finite differences see the gradient.
+    inputs, _ = make(3, 7, torch.float64)
+    inputs["lambda_t"] = 1.0
+    assert torch.autograd.gradcheck(
+        lambda s: call(NAME, inputs, 1.7, student_logits=s, backend="torch"), inputs["student_logits"]
+    )
+
+
+def test_a_hand_computed_row():
+    # p = (1/2, 1/2); teacher (3/4, 1/4). Mixing logits half and half: r = (sqrt 3, 1) / (1 + sqrt 3).
+    student = torch.zeros(1, 2, requires_grad=True)
+    teacher = torch.tensor([[3.0, 1.0]]).log()
+    r = torch.tensor([3.0**0.5, 1.0], dtype=torch.float64) / (1 + 3.0**0.5)
+    for backend in BACKENDS:
+        kl = interpolated_kl(student, teacher, 0.5, backend=backend)
+        assert abs(kl.item() - (r * (2 * r).log()).sum().item()) < 4 * EPS32
+        (d_student,) = torch.autograd.grad(kl.sum(), student)
+        assert relative(d_student[0], 0.5 - r) < 4 * EPS32
+
+
+def test_lambda_one_is_forward_kl_and_lambda_zero_is_nothing():
+    inputs, upstream = make(vocab=501)
+    student, teacher = inputs["student_logits"], inputs["teacher_logits"]
+    wide = student.detach().double().requires_grad_()
+    expected = torch.nn.functional.kl_div(
+        torch.log_softmax(wide / 2, -1), torch.softmax(teacher.double() / 2, -1), reduction="none"
+    ).sum(-1)
+    for backend in BACKENDS:
+        kl = interpolated_kl(student, teacher, 1.0, temperature=2.0, backend=backend)
+        assert relative(kl, expected) < 16 * EPS32
+        assert relative(
+            gradient((kl,), student, upstream[:1]), gradient((expected,), wide, upstream[:1], retain_graph=True)
+        ) < 16 * EPS32
+        kl = interpolated_kl(student, teacher, 0.0, temperature=2.0, backend=backend)
+        assert not kl.any()
+        # Exactly: the student's own distribution less itself.
+        assert float(gradient((kl,), student, upstream[:1]).abs().max()) <= (0 if backend == "torch" else EPS32)
+
+
+@pytest.mark.parametrize("teacher_is", ["near", "far", "shifted"])
+@pytest.mark.parametrize("lambda_t", [0.001, 0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_no_digits_are_lost_where_the_target_is_close(lambda_t, temperature, teacher_is):
+    # From KL = 1e-13 on: a difference of log-sum-exps has no correct digit below 1e-6.
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(3, 20011, generator=generator)
+    student = 3 * torch.randn(3, 20011, generator=generator)
+    teacher = {
+        "near": student + 1e-3 * noise,
+        "far": 3 * noise,
+        "shifted": 3 * noise + 50,
+    }[teacher_is]
+    student.requires_grad_()
+    lambdas = torch.full((3,), lambda_t)
+    expected, d_expected = exact(NAME, student, teacher, lambdas, temperature)
+    kl = interpolated_kl(student, teacher, lambda_t, temperature=temperature)
+    # An offset of 50 costs the logits' difference its last digits before anything else happens.
+    bound = 100 if teacher_is == "shifted" else 16
+    assert worst_row(kl, expected) < bound * EPS32
+    assert worst_row(gradient((kl,), student, (torch.ones(3),)), d_expected) < bound * EPS32
+
+
+@pytest.mark.parametrize("lambda_t", [0.2, 1.0])
+def test_a_confident_student_keeps_its_small_divergence(lambda_t):
+    # p of the first entry rounds to 1, so u there is its mean, and what is left after centring decides.
+    generator = torch.Generator().manual_seed(2)
+    student, teacher = torch.randn(2, 4, 5003, generator=generator)
+    student[:, 0] = 40
+    teacher[1:, 0] = torch.tensor([20.0, 38.0, 41.0])
+    student.requires_grad_()
+    expected, d_expected = exact(NAME, student, teacher, torch.full((4,), lambda_t), 1.0)
+    kl = interpolated_kl(student, teacher, lambda_t)
+    assert worst_row(kl, expected) < 32 * EPS32
+    assert worst_row(gradient((kl,), student, (torch.ones(4),)), d_expected) < 64 * EPS32
+
+
+@pytest.mark.parametrize("scale", [30.0, 300.0, 3000.0])
+def test_logits_far_apart_neither_overflow_nor_vanish(scale):
+    # p underflows where r is largest: these rows take the definition in fp64.
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = scale * torch.randn(2, 3, 1009, generator=generator)
+    student.requires_grad_()
+    for lambda_t in (0.5, 1.0):
+        expected, d_expected = exact(NAME, student, teacher, torch.full((3,), lambda_t), 1.0)
+        kl = interpolated_kl(student, teacher, lambda_t)
+        assert worst_row(kl, expected) < 4 * EPS32
+        assert worst_row(gradient((kl,), student, (torch.ones(3),)), d_expected) < 4 * EPS32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lambda_t", [0.0, 0.3, 1.0])
+def test_entries_at_minus_infinity(lambda_t, backend):
+    inputs, _ = make(5, 41)
+    student, teacher = inputs["student_logits"].detach(), inputs["teacher_logits"]
+    kept_student, kept_teacher = student[:, 3:].double(), teacher[:, 3:].double()
+    teacher[:, 0] = student[:, 0] = -torch.inf  # on both sides: as if the entry did not exist
+    teacher[1, 1] = teacher[4, 1] = -torch.inf
+    student[2, 2] = -torch.inf
+    student.requires_grad_()
+    kl = interpolated_kl(student, teacher, lambda_t, temperature=2.0, backend=backend)
+    (d_student,) = torch.autograd.grad(kl.sum(), student)
+
+    p = torch.softmax(student.detach().double() / 2, -1)
+    mixed = (1 - lambda_t) * student.detach().double() + lambda_t * teacher.double()
+    mixed = {0.0: student.detach().double(), 1.0: teacher.double()}.get(lambda_t, mixed)
+    r = torch.softmax(mixed / 2, -1)
+    terms = torch.where(r > 0, r * (r / p).log(), 0.0)
+    infinite = [2] if lambda_t == 1 else []
+    finite = [row for row in range(5) if row not in infinite]
+    assert relative(kl[finite], terms.sum(-1)[finite]) < 32 * EPS32
+    assert bool(torch.isposinf(kl[infinite]).all())
+    assert relative(d_student, (p - r) / 2) < 32 * EPS32
+    assert not d_student[:, 0].any()
+    if lambda_t == 0.3:  # the entries outside either side's support take no share of r
+        assert not r[1, 1] and not r[2, 2] and d_student[1, 1] > 0
+    # Row 3 has no such entry of its own: it is the row of the narrower vocabulary, but for what 1 and 2 hold.
+    assert kept_student.shape == kept_teacher.shape
+
+
+def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
+    # Samplers and teachers exclude the mask token this way; fp64 for every row would be ten times slower.
+    from tide_kernels.interpolated_kl import chunked
+
+    def refuse(*_):
+        raise AssertionError("a row went through the definition")
+
+    monkeypatch.setattr(chunked, "interpolated_kl_reference", refuse)
+    monkeypatch.setattr(chunked, "interpolated_kl_gradient", refuse)
+    inputs, upstream = make(5, 41)
+    with torch.no_grad():
+        inputs["student_logits"][:, 7] = -torch.inf
+        inputs["teacher_logits"][:, 7:9] = -torch.inf
+    kl, ce = call(NAME, inputs, labels=torch.zeros(5, dtype=torch.long))
+    expected = truth(NAME, inputs | {"labels": torch.zeros(5, dtype=torch.long)}, upstream)
+    assert relative(kl, expected[0]) < 16 * EPS32
+    assert relative(gradient((kl, ce), inputs["student_logits"], upstream), expected[2]) < 16 * EPS32
+
+
+def test_a_row_without_a_common_entry_is_nan_and_stays_alone():
+    student, teacher = torch.zeros(2, 3, 4)
+    student[1, :2], teacher[1, 2:] = -torch.inf, -torch.inf
+    kl = interpolated_kl(student, teacher, 0.5)
+    assert kl.isnan().tolist() == [False, True, False]
+
+
+def test_each_row_has_its_own_lambda():
+    inputs, upstream = make(13, 700)
+    inputs["lambda_t"] = torch.linspace(0, 1, 13)
+    kl, ce = call(NAME, inputs)
+    d_student = gradient((kl, ce), inputs["student_logits"], upstream, retain_graph=True)
+    for row in range(13):
+        alone = {name: x.detach()[row : row + 1] for name, x in inputs.items()}
+        alone["student_logits"].requires_grad_()
+        alone["lambda_t"] = row / 12
+        kl_alone, ce_alone = call(NAME, alone)
+        assert relative(kl[row], kl_alone) < 8 * EPS32
+        d_alone = gradient((kl_alone, ce_alone), alone["student_logits"], [d[row : row + 1] for d in upstream])
+        assert relative(d_student[row], d_alone[0]) < 8 * EPS32
+
+
+def test_the_gradient_formula_is_the_gradient():
+    inputs, upstream = make(5, 301, torch.float64)
+    student, teacher = inputs["student_logits"], inputs["teacher_logits"]
+    share = inputs["lambda_t"].double()
+    kl, _ = call(NAME, inputs, 1.3, backend="reference")
+    by_autograd = gradient((kl,), student, upstream[:1])
+    by_formula = interpolated_kl_gradient(student.detach(), teacher, share, 1.3)
+    assert relative(upstream[0].double()[:, None] * by_formula, by_autograd) < 1e-14
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", ["taid_0", "taid_1", "taid_2", "taid_3"])
+def test_stored_vectors_of_tidal(case, backend):
+    with numpy.load(GOLDEN / f"{case}.npz") as file:
+        data = {name: file[name] for name in file.files}
+    config = json.loads(str(data["config"]))
+    t = torch.from_numpy(data["t"])
+    progress = float(data["global_step"]) / float(data["max_steps"])
+    rise = (1 - numpy.cos(numpy.pi * progress)) / 2 if config["lambda_decay"] == "cosine" else progress
+    span = config["lambda_max"] - config["lambda_init"]
+    lambda_t = {
+        "both": (config["lambda_init"] + span * rise) * (1 - t),
+        "training_only": torch.full_like(t, config["lambda_init"] + span * rise),
+        "timestep_only": config["lambda_max"] * (1 - t),
+    }[config["axis_mode"]]
+    weight = torch.ones_like(t)
+    if config["timestep_weight"] == "midrange":
+        weight = torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2))
+    mask = torch.from_numpy(data["masked_mask"])
+    weight = weight[:, None].expand(mask.shape)
+    if "entropy_weights" in data:
+        weight = weight * torch.from_numpy(data["entropy_weights"])
+
+    temperature = config["temperature"]
+    student = torch.from_numpy(data["student_logits"]).requires_grad_()
+    kl = interpolated_kl(
+        student.flatten(0, 1),
+        torch.from_numpy(data["teacher_logits"]).flatten(0, 1),
+        lambda_t[:, None].expand(mask.shape).flatten(),
+        temperature=temperature,
+        mask=mask.flatten(),
+        vocab_size=config["shared_vocab_size"],
+        backend=backend,
+    )
+    loss = (kl * weight.flatten()).sum() / mask.sum() * temperature**2
+    # The loss is 1e-4 where lambda is small, and plain fp32 log-sum-exps have an absolute error.
+    bound = 32 * EPS32 * float(data["exact_loss"]) if backend == "torch" else 32 * EPS32
+    assert abs(loss.item() - float(data["exact_loss"])) < bound
+    loss.backward()
+    d_bound = 16 * EPS32 if backend == "torch" else 1e-4
+    assert relative(student.grad, torch.from_numpy(data["exact_grad"])) < d_bound
