@@ -165,6 +165,7 @@ def measure(case: str, sizes: Sizes, repeats: int, threads: int | None) -> dict[
     Raises:
         RuntimeError: as ``measure_time``.
     """
+    print(f"measuring {case} ...", file=sys.stderr, flush=True)
     times = measure_time(case, sizes, repeats, threads)
     memory = {side: measure_memory([(case, side)], sizes, threads)[0] for side in SIDES}
     return {

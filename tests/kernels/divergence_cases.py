@@ -48,9 +48,7 @@ def call(divergence, inputs, temperature=2.0, **options):
 def gradient(results, student, upstream, **options):
     """Gradient of the upstream-weighted sum of the results in the student's logits."""
     kept = [(x, d.to(x.dtype)) for x, d in zip(results, upstream, strict=True) if x is not None]
-    (d_student,) = torch.autograd.grad(
-        [x for x, _ in kept], [student], [d for _, d in kept], **options
-    )
+    (d_student,) = torch.autograd.grad([x for x, _ in kept], [student], [d for _, d in kept], **options)
     return d_student
 
 
@@ -67,29 +65,36 @@ def truth(divergence, inputs, upstream, **options):
 
 
 def exact(divergence, student, teacher, lambda_t, temperature):
-    """(kl, d kl / d student) in extended precision, where fp64 has too few digits for a KL of 1e-11."""
+    """(kl, d kl / d student) in extended precision, where fp64 has too few digits for a KL of 1e-13."""
     s, z, share = (x.detach().double().numpy().astype(numpy.longdouble) for x in (student, teacher, lambda_t))
+    share = share[:, None] if divergence == "interpolated_kl" else numpy.longdouble(1)
 
     def log_softmax(x):
         shifted = x - x.max(1, keepdims=True)
         return shifted - numpy.log(numpy.exp(shifted).sum(1, keepdims=True))
 
-    share = share[:, None] if divergence == "interpolated_kl" else numpy.longdouble(1)
-    log_p, log_r = log_softmax(s / temperature), log_softmax(((1 - share) * s + share * z) / temperature)
-    log_ratio = log_r - log_p
-    if divergence == "interpolated_kl":
-        kl = (numpy.exp(log_r) * log_ratio).sum(1)
-        d_student = -numpy.exp(log_p) * numpy.expm1(log_ratio) / temperature
+    log_p = log_softmax(s / temperature)
+    p = numpy.exp(log_p)
+    u = share * (z - s) / temperature
+    u -= (p * u).sum(1, keepdims=True)
+    if u.max() < 1000:
+        log_ratio = u - numpy.log1p((p * numpy.expm1(u)).sum(1, keepdims=True))
+        excess = numpy.expm1(log_ratio)
+        forward, reverse = p * (log_ratio * excess - (excess - log_ratio)), p * (excess - log_ratio)
+        d_forward, d_reverse = -p * excess, -p * u
     else:
-        kl = -(numpy.exp(log_p) * log_ratio).sum(1)
-        d_student = -numpy.exp(log_p) * (log_ratio + kl[:, None]) / temperature
-    return (torch.from_numpy(x.astype(numpy.float64)) for x in (kl, d_student))
+        log_r = log_softmax(((1 - share) * s + share * z) / temperature)
+        forward, reverse = numpy.exp(log_r) * (log_r - log_p), p * (log_p - log_r)
+        d_forward, d_reverse = p - numpy.exp(log_r), p * (log_p - log_r - reverse.sum(1, keepdims=True))
+    pair = (forward, d_forward) if divergence == "interpolated_kl" else (reverse, d_reverse)
+    kl, d_student = pair[0].sum(1), pair[1] / temperature
+    return tuple(torch.from_numpy(x.astype(numpy.float64)) for x in (kl, d_student))
 
 
 def relative(actual, expected):
     """Largest error, in units of the largest entry of the truth."""
-    scale = expected.detach().abs().max().clamp_min(1e-300)
-    return float((actual.detach().double() - expected.detach()).abs().max() / scale)
+    expected = expected.detach().double()
+    return float((actual.detach().double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 def worst_row(actual, expected):

@@ -1,8 +1,8 @@
-"""interpolated_kl: values and gradients of both backends, held to the definition in fp64 and to stored vectors.
+"""interpolated_kl: values and gradients, held to the definition in fp64 or better and to stored vectors.
 
-Mutants that this file kills: the last vocabulary column left out, lambda and 1 - lambda swapped, T missing from u or
-from the gradient, the centre not subtracted again in backward, h(w) without its linear term, exp - 1 where
-expm1 is needed.
+Mutants that this file kills: the last vocabulary column left out, lambda and 1 - lambda swapped, T missing
+from u or from the gradient, the rounding of the mean left out of D, h(w) without its linear term, exp - 1
+where expm1 is needed, entries left out kept in the way.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.kernels.divergence_cases import (
     worst_row,
 )
 from tide_kernels import interpolated_kl
+from tide_kernels.interpolated_kl import chunked
 from tide_kernels.interpolated_kl.reference import (
     interpolated_kl_gradient,
     interpolated_target,
@@ -75,23 +76,30 @@ def test_lambda_one_is_forward_kl_and_lambda_zero_is_nothing():
     for backend in BACKENDS:
         kl = interpolated_kl(student, teacher, 1.0, temperature=2.0, backend=backend)
         assert relative(kl, expected) < 16 * EPS32
-        assert relative(
-            gradient((kl,), student, upstream[:1]), gradient((expected,), wide, upstream[:1], retain_graph=True)
-        ) < 16 * EPS32
+        assert (
+            relative(
+                gradient((kl,), student, upstream[:1]),
+                gradient((expected,), wide, upstream[:1], retain_graph=True),
+            )
+            < 16 * EPS32
+        )
         kl = interpolated_kl(student, teacher, 0.0, temperature=2.0, backend=backend)
         assert not kl.any()
         # Exactly: the student's own distribution less itself.
-        assert float(gradient((kl,), student, upstream[:1]).abs().max()) <= (0 if backend == "torch" else EPS32)
+        assert float(gradient((kl,), student, upstream[:1]).abs().max()) <= (
+            0 if backend == "torch" else EPS32
+        )
 
 
 @pytest.mark.parametrize("teacher_is", ["near", "far", "shifted"])
-@pytest.mark.parametrize("lambda_t", [0.001, 0.01, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("lambda_t", "temperature"), [(0.001, 2.0), (0.01, 2.0), (0.1, 1.0), (0.5, 1.0), (1.0, 2.0)]
+)
 def test_no_digits_are_lost_where_the_target_is_close(lambda_t, temperature, teacher_is):
     # From KL = 1e-13 on: a difference of log-sum-exps has no correct digit below 1e-6.
     generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(3, 20011, generator=generator)
-    student = 3 * torch.randn(3, 20011, generator=generator)
+    noise = torch.randn(3, 5003, generator=generator)
+    student = 3 * torch.randn(3, 5003, generator=generator)
     teacher = {
         "near": student + 1e-3 * noise,
         "far": 3 * noise,
@@ -130,44 +138,45 @@ def test_logits_far_apart_neither_overflow_nor_vanish(scale):
     for lambda_t in (0.5, 1.0):
         expected, d_expected = exact(NAME, student, teacher, torch.full((3,), lambda_t), 1.0)
         kl = interpolated_kl(student, teacher, lambda_t)
-        assert worst_row(kl, expected) < 4 * EPS32
-        assert worst_row(gradient((kl,), student, (torch.ones(3),)), d_expected) < 4 * EPS32
+        assert bool(((kl - expected).abs() <= EPS32 * expected + 1e-30).all())
+        d_student = gradient((kl,), student, (torch.ones(3),))
+        assert float((d_student - d_expected).abs().max()) < 4 * EPS32
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("offset", [0.0, -400.0])
 @pytest.mark.parametrize("lambda_t", [0.0, 0.3, 1.0])
-def test_entries_at_minus_infinity(lambda_t, backend):
+def test_entries_at_minus_infinity(lambda_t, offset, backend):
+    # An offset between the sides must not make the entries that are left out overflow.
     inputs, _ = make(5, 41)
-    student, teacher = inputs["student_logits"].detach(), inputs["teacher_logits"]
-    kept_student, kept_teacher = student[:, 3:].double(), teacher[:, 3:].double()
-    teacher[:, 0] = student[:, 0] = -torch.inf  # on both sides: as if the entry did not exist
+    student, teacher = inputs["student_logits"].detach(), inputs["teacher_logits"] + offset
+    student[:, 0] = teacher[:, 0] = -torch.inf  # on both sides: as if the entry did not exist
     teacher[1, 1] = teacher[4, 1] = -torch.inf
     student[2, 2] = -torch.inf
     student.requires_grad_()
     kl = interpolated_kl(student, teacher, lambda_t, temperature=2.0, backend=backend)
     (d_student,) = torch.autograd.grad(kl.sum(), student)
 
-    p = torch.softmax(student.detach().double() / 2, -1)
-    mixed = (1 - lambda_t) * student.detach().double() + lambda_t * teacher.double()
-    mixed = {0.0: student.detach().double(), 1.0: teacher.double()}.get(lambda_t, mixed)
+    wide, wide_teacher = student.detach().double(), teacher.double()
+    p = torch.softmax(wide / 2, -1)
+    mixed = {0.0: wide, 1.0: wide_teacher}.get(lambda_t, (1 - lambda_t) * wide + lambda_t * wide_teacher)
     r = torch.softmax(mixed / 2, -1)
-    terms = torch.where(r > 0, r * (r / p).log(), 0.0)
-    infinite = [2] if lambda_t == 1 else []
-    finite = [row for row in range(5) if row not in infinite]
-    assert relative(kl[finite], terms.sum(-1)[finite]) < 32 * EPS32
-    assert bool(torch.isposinf(kl[infinite]).all())
-    assert relative(d_student, (p - r) / 2) < 32 * EPS32
+    terms = torch.where(r > 0, r * (r / p).log(), 0.0).sum(-1)
+    # At lambda = 1 the teacher alone makes r, and row 2 has teacher mass where the student has none.
+    assert torch.isposinf(kl).tolist() == [False, False, lambda_t == 1, False, False]
+    finite = kl.isfinite()
+    # z - s has an error of eps times the offset.
+    bound = (16 + abs(offset)) * EPS32
+    assert float((kl.detach() - terms)[finite].abs().max()) < bound
+    assert float((d_student - (p - r) / 2).abs().max()) < bound
     assert not d_student[:, 0].any()
-    if lambda_t == 0.3:  # the entries outside either side's support take no share of r
-        assert not r[1, 1] and not r[2, 2] and d_student[1, 1] > 0
-    # Row 3 has no such entry of its own: it is the row of the narrower vocabulary, but for what 1 and 2 hold.
-    assert kept_student.shape == kept_teacher.shape
+    # Without a share in r, an entry of the student is all surplus.
+    if lambda_t > 0:
+        assert relative(d_student[1, 1], p[1, 1] / 2) < 4 * EPS32
 
 
 def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
     # Samplers and teachers exclude the mask token this way; fp64 for every row would be ten times slower.
-    from tide_kernels.interpolated_kl import chunked
-
     def refuse(*_):
         raise AssertionError("a row went through the definition")
 
@@ -200,9 +209,12 @@ def test_each_row_has_its_own_lambda():
         alone["student_logits"].requires_grad_()
         alone["lambda_t"] = row / 12
         kl_alone, ce_alone = call(NAME, alone)
-        assert relative(kl[row], kl_alone) < 8 * EPS32
-        d_alone = gradient((kl_alone, ce_alone), alone["student_logits"], [d[row : row + 1] for d in upstream])
-        assert relative(d_student[row], d_alone[0]) < 8 * EPS32
+        # Not bit for bit: exp or expm1 is chosen for the chunk that a row is in.
+        assert relative(kl[row], kl_alone) < 32 * EPS32
+        d_alone = gradient(
+            (kl_alone, ce_alone), alone["student_logits"], [d[row : row + 1] for d in upstream]
+        )
+        assert relative(d_student[row], d_alone[0]) < 32 * EPS32
 
 
 def test_the_gradient_formula_is_the_gradient():

@@ -19,7 +19,7 @@ from tests.masking.batches import (
     token_batch,
 )
 from tide.batch import Batch, NoisedTokens
-from tide.masking import Noiser
+from tide.masking import Noiser, touched_chunks
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -61,7 +61,7 @@ def example_batches() -> dict[str, tuple[Batch, Noiser]]:
         "none": (none, Noiser(STUDENT_MASK)),
         "shared": (same_batch(alone), Noiser(STUDENT_MASK, TEACHER_MASK)),
         "comp_demo": (same_batch(alone), Noiser(STUDENT_MASK, TEACHER_MASK, comp_demo=True)),
-        "cross": (cross_batch(student, teacher), Noiser(STUDENT_MASK, TEACHER_MASK)),
+        "cross": (cross_batch(student, teacher), Noiser(STUDENT_MASK, TEACHER_MASK, across_tokenizers=True)),
     }
 
 
@@ -101,7 +101,8 @@ def test_both_sides_are_consistent(name, seed):
 
 @given(batch=cross_batches(), seed=st.integers(0, 100), masking=st.sampled_from(["tokens", "chunks"]))
 def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(batch, seed, masking):
-    noised = Noiser(STUDENT_MASK, TEACHER_MASK, student_masking=masking)(batch, generator(seed))
+    noiser = Noiser(STUDENT_MASK, TEACHER_MASK, student_masking=masking, across_tokenizers=True)
+    noised = noiser(batch, generator(seed))
     student, teacher = masked_set(noised.student), masked_set(noised.teacher)
     assert noised.chunk_mask.shape == batch.chunk_exists.shape
     for sequence in range(len(student)):
@@ -113,6 +114,36 @@ def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(ba
             assert bool(shown.all() if hidden.any() else not shown.any())
             if masking == "chunks" and len(hidden):
                 assert bool(hidden.all()) == bool(hidden.any())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("masking", ["tokens", "chunks"])
+def test_two_tokenizers_that_share_no_chunk(seed, masking):
+    """A single text may align nowhere; its two sides are then of any length and hide tokens by themselves."""
+    batch = Batch(plain_batch(1, 20), plain_batch(1, 33), torch.zeros((1, 0), dtype=torch.bool))
+    noiser = Noiser(STUDENT_MASK, TEACHER_MASK, student_masking=masking, across_tokenizers=True)
+    noised = noiser(batch, generator(seed), torch.tensor([0.5]))
+    check_consistent(noised.student, STUDENT_MASK)
+    check_consistent(noised.teacher, TEACHER_MASK)
+    assert 2 < len(noised.student.rows) < 18 and 5 < len(noised.teacher.rows) < 28
+    assert noised.chunk_mask.shape == (1, 0)
+    assert noised.teacher_chunks.shape == (1, 33)
+
+
+def test_whose_mask_the_teacher_wears_is_said_and_not_guessed():
+    """Equal lengths do not make two tokenizers one, nor chunks one tokenizer two."""
+    tokens = plain_batch(4, 40)
+    across = Noiser(STUDENT_MASK, TEACHER_MASK, across_tokenizers=True)
+    noised = across(same_batch(tokens), generator(), torch.full((4,), 0.5))
+    assert not torch.equal(noised.teacher.rows, noised.student.rows)
+
+    chunked = token_batch([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 3)
+    noised = Noiser(STUDENT_MASK, TEACHER_MASK)(
+        cross_batch(chunked, chunked), generator(), torch.full((3,), 0.5)
+    )
+    assert torch.equal(noised.teacher.rows, noised.student.rows)
+    _, all_masked = touched_chunks(masked_set(noised.student), chunked.chunks, 3)
+    assert all_masked.any() and not noised.chunk_mask.any()
 
 
 def test_comp_demo_predicts_each_token_from_the_view_that_hides_it():

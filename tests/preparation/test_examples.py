@@ -12,6 +12,7 @@ from tide.alignment import ByteTable
 from tide.data import TextRow, tokenize_rows
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
 
+END = 0
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
@@ -32,17 +33,24 @@ def cuts(token_ids: torch.Tensor, table: ByteTable, start: int) -> set[int]:
     return set(lengths.cumsum(0).tolist())
 
 
-def check_cross(rows, word_tokenizer, line_tokenizer, max_length: int, teacher_max_length: int) -> int:
+def check_cross(
+    rows, word_tokenizer, line_tokenizer, max_length: int, teacher_max_length: int, block_size: int
+) -> int:
     """Every example of `rows` against its definition; returns the number of chunks."""
     examples = cross_tokenizer_examples(
-        rows, word_tokenizer, line_tokenizer, max_length=max_length, teacher_max_length=teacher_max_length
+        rows,
+        word_tokenizer,
+        line_tokenizer,
+        max_length=max_length,
+        teacher_max_length=teacher_max_length,
+        block_size=block_size,
     )
     tables = ByteTable.from_tokenizer(word_tokenizer), ByteTable.from_tokenizer(line_tokenizer)
     sides = [
         pair
         for pair in zip(
-            tokenize_rows(rows, word_tokenizer, max_length=max_length),
-            tokenize_rows(rows, line_tokenizer, max_length=teacher_max_length),
+            tokenize_rows(rows, word_tokenizer, max_length=max_length, block_size=block_size),
+            tokenize_rows(rows, line_tokenizer, max_length=teacher_max_length, block_size=block_size),
             strict=True,
         )
         if pair[0][1].any()
@@ -52,6 +60,7 @@ def check_cross(rows, word_tokenizer, line_tokenizer, max_length: int, teacher_m
         student, teacher = example.student, example.teacher
         assert torch.equal(student.token_ids, ids) and torch.equal(student.maskable, maskable)
         kept = len(teacher.token_ids)
+        assert len(student.token_ids) % block_size == kept % block_size == 0
         assert torch.equal(teacher.token_ids, teacher_ids[:kept])
         assert torch.equal(teacher.maskable, teacher_maskable[:kept])
 
@@ -72,9 +81,9 @@ def check_cross(rows, word_tokenizer, line_tokenizer, max_length: int, teacher_m
 
 
 def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokenizer, line_tokenizer):
-    num_chunks = check_cross(ROWS, word_tokenizer, line_tokenizer, 100, 100)
+    num_chunks = check_cross(ROWS, word_tokenizer, line_tokenizer, 96, 96, 8)
     examples = cross_tokenizer_examples(
-        ROWS, word_tokenizer, line_tokenizer, max_length=100, teacher_max_length=100
+        ROWS, word_tokenizer, line_tokenizer, max_length=96, teacher_max_length=96, block_size=8
     )
     tables = ByteTable.from_tokenizer(word_tokenizer), ByteTable.from_tokenizer(line_tokenizer)
     assert num_chunks > 60
@@ -83,57 +92,76 @@ def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokeniz
         for side, table in zip((example.student, example.teacher), tables, strict=True):
             spans = chunk_bytes(side, table)
             assert b"".join(spans[chunk] for chunk in range(example.num_chunks)) == row.completion.encode()
-            assert side.token_ids[-1] == 0 and side.chunks[-1] == -1 and side.maskable[-1]
+            ends = side.token_ids == END
+            assert 1 <= int(ends.sum()) <= 8 and not ends[: -int(ends.sum())].any()
+            assert side.maskable[ends].all() and (side.chunks[ends] == -1).all()
     # Some chunk is more than one token on each side: neither tokenization refines the other.
     for side in ("student", "teacher"):
         sizes = [getattr(example, side).chunks.clamp_min(0).bincount().max() for example in examples]
         assert max(sizes) > 1
 
 
-@pytest.mark.parametrize("max_length", [8, 13, 20, 100])
-@pytest.mark.parametrize("teacher_max_length", [6, 11, 100])
+@pytest.mark.parametrize("max_length", [8, 12, 20, 100])
+@pytest.mark.parametrize("teacher_max_length", [4, 12, 100])
 def test_a_chunk_cut_on_either_side_is_dropped_on_both(
     word_tokenizer, line_tokenizer, max_length, teacher_max_length
 ):
-    check_cross(ROWS, word_tokenizer, line_tokenizer, max_length, teacher_max_length)
+    check_cross(ROWS, word_tokenizer, line_tokenizer, max_length, teacher_max_length, 4)
 
 
 @given(
     rows=st.lists(st.tuples(texts, texts.filter(bool)), min_size=1, max_size=3),
-    max_length=st.integers(30, 60),
-    teacher_max_length=st.integers(1, 60),
+    block_size=st.integers(1, 8),
+    num_blocks=st.integers(1, 8),
+    num_teacher_blocks=st.integers(1, 8),
 )
-def test_any_text_at_any_length(word_tokenizer, line_tokenizer, rows, max_length, teacher_max_length):
+def test_any_text_at_any_length(
+    word_tokenizer, line_tokenizer, rows, block_size, num_blocks, num_teacher_blocks
+):
     rows = [TextRow(*row) for row in rows] + [TextRow("", "x")]
-    check_cross(rows, word_tokenizer, line_tokenizer, max_length, teacher_max_length)
+    lengths = num_blocks * block_size, num_teacher_blocks * block_size
+    check_cross(rows, word_tokenizer, line_tokenizer, *lengths, block_size)
 
 
-def test_a_cut_student_text_ends_the_teachers_with_the_last_shared_byte(word_tokenizer, line_tokenizer):
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_a_cut_student_text_ends_the_teachers_with_the_block_of_the_last_shared_chunk(
+    word_tokenizer, line_tokenizer, block_size
+):
     tables = ByteTable.from_tokenizer(word_tokenizer), ByteTable.from_tokenizer(line_tokenizer)
-    row, shorter = ROWS[1], 0
-    ((whole, maskable),) = tokenize_rows([row], word_tokenizer, max_length=100)
-    ((taught_whole, _),) = tokenize_rows([row], line_tokenizer, max_length=100)
-    for max_length in range(int((~maskable).sum()) + 1, len(whole)):
+    row = ROWS[1]
+    ((whole, maskable),) = tokenize_rows([row], word_tokenizer, max_length=100, block_size=block_size)
+    ((taught_whole, _),) = tokenize_rows([row], line_tokenizer, max_length=100, block_size=block_size)
+    taught_ends = torch.from_numpy(tables[1].lengths)[taught_whole].cumsum(0)
+    num_text, num_prompt = int((whole != END).sum()), int((~maskable).sum())
+    lengths, inside_a_chunk, after_it = set(), 0, 0
+    for max_length in range(num_prompt // block_size * block_size + block_size, len(whole) + 9, block_size):
         (example,) = cross_tokenizer_examples(
-            [row], word_tokenizer, line_tokenizer, max_length=max_length, teacher_max_length=100
+            [row],
+            word_tokenizer,
+            line_tokenizer,
+            max_length=max_length,
+            teacher_max_length=100,
+            block_size=block_size,
         )
-        seen = b"".join(tables[0].token_bytes(example.student.token_ids.numpy()))
-        taught = b"".join(tables[1].token_bytes(example.teacher.token_ids.numpy()))
-        shared = cuts(example.student.token_ids, tables[0], 0) & cuts(taught_whole, tables[1], 0)
-        assert taught == seen[: max(shared)]
-        shorter += len(taught) < len(seen)
-    assert shorter  # some cut fell inside a chunk
-    # A text that is not cut leaves the teacher all of its tokens, the end of text included.
-    (example,) = cross_tokenizer_examples(
-        [row], word_tokenizer, line_tokenizer, max_length=len(whole) + 1, teacher_max_length=100
-    )
-    assert torch.equal(example.teacher.token_ids, taught_whole)
+        if max_length > num_text:  # Not cut: the teacher keeps all of its tokens, ends of text included.
+            assert torch.equal(example.teacher.token_ids, taught_whole)
+            continue
+        student_cuts = cuts(example.student.token_ids, tables[0], 0)
+        last_shared = max(student_cuts & cuts(taught_whole, tables[1], 0))
+        num_shared = int((taught_ends <= last_shared).sum())
+        expected = -(-num_shared // block_size) * block_size
+        assert torch.equal(example.teacher.token_ids, taught_whole[:expected])
+        lengths.add(expected)
+        inside_a_chunk += last_shared < max(student_cuts)
+        after_it += expected > num_shared
+    assert len(lengths) > 2 and inside_a_chunk
+    assert bool(after_it) == (block_size > 1)
 
 
 def test_a_cut_before_the_first_shared_byte_leaves_the_teacher_nothing(word_tokenizer, line_tokenizer):
     row = TextRow("", "    return x\n")  # four spaces are one token to the teacher, and split for the student
     (example,) = cross_tokenizer_examples(
-        [row], word_tokenizer, line_tokenizer, max_length=1, teacher_max_length=100
+        [row], word_tokenizer, line_tokenizer, max_length=1, teacher_max_length=100, block_size=1
     )
     assert example.num_chunks == 0 and example.student.maskable.tolist() == [True]
     assert len(example.teacher.token_ids) == 0
@@ -141,19 +169,24 @@ def test_a_cut_before_the_first_shared_byte_leaves_the_teacher_nothing(word_toke
 
 def test_a_prompt_that_fills_the_length_drops_the_row(word_tokenizer, line_tokenizer):
     long = TextRow("value = 1\n" * 20, "done\n")
-    settings = {"max_length": 20, "teacher_max_length": 100}
+    settings = {"max_length": 20, "teacher_max_length": 100, "block_size": 4}
     examples = cross_tokenizer_examples([long, ROWS[0]], word_tokenizer, line_tokenizer, **settings)
     assert len(examples) == 1
     assert torch.equal(
-        examples[0].student.token_ids, tokenize_rows(ROWS[:1], word_tokenizer, max_length=20)[0][0]
+        examples[0].student.token_ids,
+        tokenize_rows(ROWS[:1], word_tokenizer, max_length=20, block_size=4)[0][0],
     )
-    same = same_tokenizer_examples([long, ROWS[0]], word_tokenizer, max_length=20, with_teacher=True)
+    same = same_tokenizer_examples(
+        [long, ROWS[0]], word_tokenizer, max_length=20, block_size=4, with_teacher=True
+    )
     assert len(same) == 1
 
 
 def test_one_tokenizer_gives_both_sides_the_same_tokens(word_tokenizer):
-    examples = same_tokenizer_examples(ROWS, word_tokenizer, max_length=30, with_teacher=True)
-    sides = tokenize_rows(ROWS, word_tokenizer, max_length=30)
+    examples = same_tokenizer_examples(
+        ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=True
+    )
+    sides = tokenize_rows(ROWS, word_tokenizer, max_length=32, block_size=8)
     for example, (token_ids, maskable) in zip(examples, sides, strict=True):
         for side in (example.student, example.teacher):
             assert torch.equal(side.token_ids, token_ids) and torch.equal(side.maskable, maskable)
@@ -162,7 +195,9 @@ def test_one_tokenizer_gives_both_sides_the_same_tokens(word_tokenizer):
 
 
 def test_without_a_teacher_there_is_no_teachers_side(word_tokenizer):
-    examples = same_tokenizer_examples(ROWS, word_tokenizer, max_length=30, with_teacher=False)
+    examples = same_tokenizer_examples(
+        ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=False
+    )
     assert [example.teacher for example in examples] == [None] * len(ROWS)
 
 
@@ -171,10 +206,12 @@ def test_nothing_left_is_an_error(word_tokenizer, line_tokenizer):
     message = r"prepare examples: no row has a completion within max_length=3 tokens\. Raise data\.max_length"
     for given_rows in (rows, []):
         with pytest.raises(ValueError, match=message):
-            same_tokenizer_examples(given_rows, word_tokenizer, max_length=3, with_teacher=True)
+            same_tokenizer_examples(
+                given_rows, word_tokenizer, max_length=3, block_size=1, with_teacher=True
+            )
         with pytest.raises(ValueError, match=message):
             cross_tokenizer_examples(
-                given_rows, word_tokenizer, line_tokenizer, max_length=3, teacher_max_length=100
+                given_rows, word_tokenizer, line_tokenizer, max_length=3, teacher_max_length=100, block_size=1
             )
 
 
@@ -185,4 +222,6 @@ def test_a_row_that_only_one_side_reads_as_text_is_named(line_tokenizer):
     with pytest.raises(
         ValueError, match=r"cross_tokenizer_examples: row 2 .* first differ at offset 4: .*<\|pad"
     ):
-        cross_tokenizer_examples(rows, marked, line_tokenizer, max_length=60, teacher_max_length=60)
+        cross_tokenizer_examples(
+            rows, marked, line_tokenizer, max_length=60, teacher_max_length=60, block_size=4
+        )

@@ -42,13 +42,13 @@ TEXT = "the quick brown fox jumps over"
 
 
 def test_one_token_a_step_surest_first_block_by_block(tokenizer):
-    # A prompt of three, the rest of its block, one whole block, and two tokens of a third.
-    confidence = [*[9.0] * 3, 1.0, *[2.0, 4.0, 3.0, 5.0], *[3.0, 9.0]]
-    model = scripted(tokenizer, TEXT[:10], confidence)
+    # A prompt of three, the rest of its block, a second, and a third of which two tokens are returned.
+    confidence = [*[9.0] * 3, 1.0, *[2.0, 4.0, 3.0, 5.0], *[3.0, 9.0, 1.0, 2.0]]
+    model = scripted(tokenizer, TEXT[:12], confidence)
     assert generate(model, tokenizer, [TEXT[:3]], max_new_tokens=7, block_size=4) == [TEXT[3:10]]
-    assert filled(model) == [[3], [7], [5], [6], [4], [9]]
+    assert filled(model) == [[3], [7], [5], [6], [4], [9], [8], [11]]
     # Every call reads the text to the end of the open block, positions from 0, under the block-causal mask.
-    assert [call.input_ids.shape for call in model.calls] == [(1, 4)] + [(1, 8)] * 4 + [(1, 10)] * 2
+    assert [call.input_ids.shape for call in model.calls] == [(1, 4)] + [(1, 8)] * 4 + [(1, 12)] * 4
     for call in model.calls:
         length = call.input_ids.shape[1]
         assert call.positions.tolist() == [list(range(length))]
@@ -60,13 +60,13 @@ def test_one_token_a_step_surest_first_block_by_block(tokenizer):
     ("steps", "taken"), [(1, [[4, 5, 6, 7, 8]]), (2, [[4, 6, 8], [5, 7]]), (3, [[6, 8], [4, 7], [5]])]
 )
 def test_fewer_steps_fill_several_tokens_at_once(tokenizer, steps, taken):
-    confidence = [1.0] * 4 + [3.0, 1.0, 5.0, 2.0, 4.0] + [1.0]
-    model = scripted(tokenizer, TEXT[:10], confidence)
-    # The last block, of one token, makes the last step of the block before it visible.
+    confidence = [1.0] * 4 + [3.0, 1.0, 5.0, 2.0, 4.0] + [1.0] * 9
+    model = scripted(tokenizer, TEXT[:18], confidence)
+    # The second block, of which one token is returned, makes the last step of the first visible.
     answer = generate(model, tokenizer, [TEXT[:4]], max_new_tokens=6, block_size=9, steps_per_block=steps)
     assert answer == [TEXT[4:10]]
-    assert filled(model) == taken
-    assert len(model.calls) == steps + 1
+    assert filled(model)[:steps] == taken
+    assert len(model.calls) == 2 * steps
 
 
 @pytest.mark.parametrize("num_prompt", [0, 1, 3, 4, 5, 8])
@@ -75,8 +75,10 @@ def test_prompts_that_end_in_or_at_the_edge_of_a_block(tokenizer, num_prompt, ma
     model = scripted(tokenizer, TEXT)
     (answer,) = generate(model, tokenizer, [TEXT[:num_prompt]], max_new_tokens=max_new_tokens, block_size=4)
     assert answer == TEXT[num_prompt : num_prompt + max_new_tokens]
-    assert len(model.calls) == max_new_tokens  # one token a step; no step finds nothing to do
-    assert max(call.input_ids.shape[1] for call in model.calls) == num_prompt + max_new_tokens
+    # Blocks are opened whole, one token a step; no step finds nothing to do.
+    end = -(-(num_prompt + max_new_tokens) // 4) * 4
+    assert len(model.calls) == end - num_prompt
+    assert {call.input_ids.shape[1] for call in model.calls} == set(range(num_prompt // 4 * 4 + 4, end + 1, 4))
 
 
 def test_generation_ends_with_the_block_that_holds_the_end_of_text(tokenizer):
@@ -112,7 +114,7 @@ def test_finished_sequences_are_not_run_again(tokenizer):
     assert answers == ["bc", "hijklmno"]
     # Three steps for "bc" and its end; beside them one for "h", whose block is done sooner.
     sizes = [tuple(call.input_ids.shape) for call in model.calls]
-    assert sizes == [(2, 8), (1, 4), (1, 4)] + [(1, 12)] * 4 + [(1, 15)] * 3
+    assert sizes == [(2, 8), (1, 4), (1, 4)] + [(1, 12)] * 4 + [(1, 16)] * 4
 
 
 @torch.no_grad()
@@ -121,7 +123,7 @@ def generate_plainly(model, prompt_ids: list[int], *, max_new: int, block_size: 
     text, end = list(prompt_ids), len(prompt_ids) + max_new
     while len(text) < end:
         start = len(text)
-        stop = min((start // block_size + 1) * block_size, end)
+        stop = (start // block_size + 1) * block_size
         text += [MASK] * (stop - start)
         block = torch.arange(stop) // block_size
         bias = torch.where(block[:, None] >= block, 0.0, -torch.inf).to(model.dtype)[None, None]
@@ -137,7 +139,7 @@ def generate_plainly(model, prompt_ids: list[int], *, max_new: int, block_size: 
                 text[position] = int(proposal[position])
         if END in text[start:]:
             break
-    answer = text[len(prompt_ids) :]
+    answer = text[len(prompt_ids) : end]
     return answer[: answer.index(END)] if END in answer else answer
 
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ class Settings:
     @classmethod
     def full(cls) -> Settings:
         """The table of the README."""
-        return cls(steps=240, seeds=(0, 1, 2), held_out=384, evaluations=4)
+        return cls(steps=160, seeds=(0, 1, 2), held_out=256, evaluations=4)
 
     def changed(self, *, steps: int | None, num_seeds: int | None) -> Settings:
         """With other steps or seeds where given.
@@ -104,7 +105,7 @@ def quickstart(
         ValueError: not in a clone of the repository, or `output_dir` holds a quickstart with other settings.
         JobFailed: a run failed; names its log.
     """
-    console = console or Console()
+    console = console or (Console() if sys.stdout.isatty() else Console(width=100))
     jobs = min(os.cpu_count() or 1, 6) if jobs is None else jobs
     for spec in PIPELINES:
         if not Path(spec.recipe).is_file():
@@ -276,14 +277,13 @@ def _held_out(rows: list[FunctionRow], settings: Settings, recipe: Recipe) -> He
     short = [
         row
         for row in rows
-        if 40 < len(row.prompt) < 80 and 80 < len(row.completion) < 240 and row.prompt.count("\n") == 1
+        if 40 < len(row.prompt) < 80 and 80 < len(row.completion) < 240 and "__" not in row.prompt
     ]
-    prompts = [row for row in short if row.module == "json"][:1] + [
-        row for row in short if row.module == "collections"
-    ][:1]
+    # One from the middle of either half, so that the two are of different modules.
+    prompts = [short[len(short) // 4], short[3 * len(short) // 4]] if short else rows[:2]
     return HeldOut(
         rows=tuple(TextRow(row.prompt, row.completion) for row in chosen),
-        prompts=tuple(TextRow(row.prompt, row.completion) for row in prompts or short[:2]),
+        prompts=tuple(TextRow(row.prompt, row.completion) for row in prompts),
         max_length=recipe.data.max_length,
         block_size=recipe.masking.block_size,
     )

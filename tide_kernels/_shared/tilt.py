@@ -87,9 +87,8 @@ def tilt_statistics(
     inside, outside = total, None
     infinite = ~(spread < torch.inf)
     if bool(infinite.any()):
-        outside, inside = _exclude_infinite(student, teacher, scale, scratch)
+        outside, inside, mean_difference = _exclude_infinite(student, teacher, scale, scratch)
         largest, smallest = w.amax(1), w.amin(1)
-        mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
         spread = largest - smallest
 
     # Centred before it is scaled: at an entry that p sits on, the two differences cancel exactly.
@@ -146,18 +145,21 @@ def load_tilt(
 ) -> None:
     """Load scratch.p = exp((s - max s)/T) and scratch.w = scale * (z - s - mean_difference) - offset.
 
-    They are the factors of a gradient. w is built in the steps in which the offset was measured: at an entry that
-    p sits on, it is orders of magnitude smaller than u.
+    They are the factors of a gradient. w is built in the steps in which the offset was measured: at an entry
+    that p sits on, it is orders of magnitude smaller than u.
 
     w is 0 where the student is at minus infinity (p is 0 there) and minus infinity where only the teacher is.
     """
     p, w, _ = scratch
     _unnormalised_p(student, row_max, temperature, p)
     torch.sub(teacher, student, out=w)
+    # A NaN or plus infinity would meet p = 0, and minus infinity a scale of 0.
+    hidden = None
     if bool(infinite.any()):
-        # A NaN or plus infinity would meet p = 0, and minus infinity a scale of 0.
-        w.masked_fill_(student.isneginf(), 0.0).masked_fill_(w.isneginf() & (scale == 0)[:, None], 0.0)
+        hidden = student.isneginf() | (w.isneginf() & (scale == 0)[:, None])
     w.sub_(mean_difference[:, None]).mul_(scale[:, None]).sub_(offset[:, None])
+    if hidden is not None:
+        w.masked_fill_(hidden, 0.0)
 
 
 def _exclude_infinite(
@@ -165,22 +167,25 @@ def _exclude_infinite(
     teacher: Float[Tensor, "n V"],
     scale: Float[Tensor, " n"],
     scratch: Scratch,
-) -> tuple[Outside, Float[Tensor, " n"]]:
-    """Restrict scratch.p and .w to entries that are finite on both sides; also the sum of p over them.
+) -> tuple[Outside, Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Restrict scratch.p and .w to entries finite on both sides; also their sum of p and their mean w.
 
-    At scale = 0 the teacher does not count, and p stays whole.
+    The others get p = 0 and that mean, so that they are in nobody's way. At scale = 0 the teacher does not
+    count, and p stays whole.
     """
     p, w, x = scratch
     student_infinite = student.isneginf()
     of_student = (teacher.isfinite() & student_infinite).any(1)
-    w.masked_fill_(student_infinite, 0.0)
     teacher_infinite = w.isneginf()
-    w.masked_fill_(teacher_infinite, 0.0)
+    left_out = student_infinite | teacher_infinite
+    w.masked_fill_(left_out, 0.0)
     teacher_infinite &= (scale > 0)[:, None]
     excluded = torch.mul(p, teacher_infinite, out=x).sum(1)
     p.masked_fill_(teacher_infinite, 0.0)
     inside = p.sum(1)
-    return Outside((excluded / inside).log1p_(), of_student), inside
+    mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
+    torch.where(left_out, mean_difference[:, None], w, out=w)
+    return Outside((excluded / inside).log1p_(), of_student), inside, mean_difference
 
 
 def _unnormalised_p(

@@ -22,7 +22,7 @@ OBJECTIVES = ("forward", "reverse", "kl", "interpolated")
 def log1mexp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """log(1 - e^x) for x < 0. Each form keeps its digits on its side of -log 2."""
     near = x > -math.log(2)
-    # Each form gets a harmless argument where the other is used: an infinity there would make the gradient NaN.
+    # Each form gets a harmless argument where the other is used: an infinity there is a NaN in the gradient.
     small, large = x.masked_fill(~near, -1.0), x.masked_fill(near, -1.0)
     return torch.where(near, (-torch.expm1(small)).log(), torch.log1p(-large.exp()))
 

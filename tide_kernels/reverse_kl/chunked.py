@@ -34,8 +34,10 @@ def reverse_kl_chunk_statistics(
     )
     kl, careful = tilt.log_mean, tilt.careful
     if tilt.outside is not None:
+        # The teacher's mass where the student has none is missing from the ratio, in every entry alike.
+        kl = kl + _log_share(student, teacher, temperature, scratch)
         # Student mass outside the teacher's support: infinite, by the definition.
-        careful = careful | (tilt.outside.log_share > 0)
+        careful = careful | (tilt.outside.log_share > 0) | ~kl.isfinite()
     if bool(careful.any()):
         rows = careful.nonzero().squeeze(1)
         exact, _ = reverse_kl_reference(student[rows].double(), teacher[rows].double(), temperature)
@@ -72,6 +74,16 @@ def reverse_kl_chunk_gradient(
     exact = reverse_kl_gradient(student[rows].double(), teacher[rows].double(), temperature)
     torch.mul(p, w, out=out)
     out[rows] = (weight[rows].double()[:, None] * exact).to(out.dtype)
+
+
+def _log_share(
+    student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"], temperature: float, scratch: Scratch
+) -> Float[Tensor, " n"]:
+    """-log of the teacher's mass on entries where the student is not at minus infinity."""
+    p, w, _ = scratch
+    torch.sub(teacher, teacher.amax(1)[:, None], out=p).mul_(1 / temperature).exp_()
+    outside = torch.mul(p, student.isneginf(), out=w).sum(1)
+    return (outside / p.sub_(w).sum(1)).log1p_()
 
 
 def _reference(

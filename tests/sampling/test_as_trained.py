@@ -1,0 +1,70 @@
+"""Generation shows the model what training showed it: where the blocks lie, and how a text ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.sampling.scripted import ScriptedModel
+from tests.tiny import make_model, make_tokenizer
+from tide import generate
+from tide.data import Collator, TextRow
+from tide.masking import Noiser
+from tide.models import hidden_rows, output_head
+from tide.preparation import same_tokenizer_examples
+
+MASK, BLOCK = 1, 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Bytes only, so that a text of n ASCII characters is n tokens."""
+    return make_tokenizer(258)
+
+
+def noised_fully(rows: list[TextRow], tokenizer, *, times: list[float], seed: int = 0):
+    """What training makes of `rows` at the given times, and the clean batch."""
+    examples = same_tokenizer_examples(
+        rows, tokenizer, max_length=32, block_size=BLOCK, with_teacher=False
+    )
+    batch = Collator(student_pad_id=0, pad_to_multiple_of=BLOCK)(examples)
+    return Noiser(MASK)(batch, torch.Generator().manual_seed(seed), torch.tensor(times)).student
+
+
+@pytest.mark.parametrize("num_prompt", [0, 2, 4, 5])
+@pytest.mark.parametrize("num_completion", [1, 2, 3, 4, 7])
+def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_completion):
+    """Everything masked: a token of the block sees as many tokens, at the same places, in both."""
+    row = TextRow("p" * num_prompt, "c" * num_completion)
+    noised = noised_fully([row], tokenizer, times=[1.0])
+    length = noised.token_ids.shape[1]
+    model = ScriptedModel(258, noised.token_ids[0].tolist() + [0] * 16)
+
+    hidden_rows(model, noised, block_size=BLOCK)
+    trained = model.calls.pop()
+    assert generate(model, tokenizer, [row.prompt], max_new_tokens=16, block_size=BLOCK) == [row.completion]
+    assert model.calls[-1].input_ids.shape[1] == length  # The last block of training is the last one opened.
+
+    for start in range(num_prompt // BLOCK * BLOCK, length, BLOCK):
+        opened = next(call for call in model.calls if call.input_ids.shape[1] == start + BLOCK)
+        for position in range(start, start + BLOCK):
+            seen = trained.mask[0, position]
+            shown = sorted(zip(trained.positions[0, seen].tolist(), trained.input_ids[0, seen].tolist()))
+            seen = opened.mask[0, position]
+            assert shown == sorted(zip(opened.positions[0, seen].tolist(), opened.input_ids[0, seen].tolist()))
+
+
+def test_a_model_that_has_learnt_two_texts_ends_them_where_they_end(tokenizer):
+    """One ends inside a block, the other on its edge, with a block of end-of-text to come."""
+    rows = [TextRow("a", "bcdef"), TextRow("xyz", "wvuts")]
+    model = make_model(258, initializer_range=0.05).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(60):
+        times = torch.linspace(0.2, 1.0, 8).roll(step).tolist()
+        noised = noised_fully(rows * 4, tokenizer, times=times, seed=step)
+        logits = hidden_rows(model, noised, block_size=BLOCK) @ output_head(model).weight.T
+        torch.nn.functional.cross_entropy(logits, noised.labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
+    assert generate(model.eval(), tokenizer, prompts, max_new_tokens=20, block_size=BLOCK) == completions
