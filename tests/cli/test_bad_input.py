@@ -126,6 +126,22 @@ def teacher_without_mask(bench: Bench) -> None:
     make_tokenizer(300, mask=None).save_pretrained(bench.teacher)
 
 
+def student_without_end(bench: Bench) -> None:
+    make_tokenizer(300, end=None).save_pretrained(bench.student)
+
+
+def mask_in_the_text(bench: Bench) -> None:
+    write_rows(bench.folder / "rows.jsonl", [*ROWS[:2], type(ROWS[0])("x", "a <|mask|> b")])
+
+
+def no_held_out(bench: Bench) -> None:
+    bench.values["data"]["held_out"] = str(bench.folder / "held_out.jsonl")
+
+
+def chunks_of_one_tokenizer(bench: Bench) -> None:
+    bench.values["masking"]["student_masking"] = "chunks"
+
+
 def no_checkpoint(bench: Bench) -> None:
     shutil.rmtree(bench.teacher)
 
@@ -199,6 +215,13 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (student_without_mask, "tokenizer at '.*student' has no mask token.* Add one: .*add_special_tokens"),
         (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* Add one: .*add_special_tokens"),
+        (student_without_end, "the tokenizer has no end-of-text token, .* Set its eos_token."),
+        (mask_in_the_text, r"row 3 \(from 1\) contains the mask token '<\|mask\|>'.* Drop the row"),
+        (no_held_out, "no file at '.*held_out.jsonl'. Give a JSON-lines file"),
+        (
+            chunks_of_one_tokenizer,
+            "masking.student_masking: 'chunks' needs .* set method: calm or tide_cross",
+        ),
         (no_checkpoint, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
         (no_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 import tide
 from tests.flow.recipes import tiny_recipe
+from tests.tiny import ROWS, write_rows
 from tide import generate
 from tide.cli import distill as distill_command
 from tide.cli.main import main
+from tide.evaluation import held_out_likelihood
 from tide.models import load_model, load_tokenizer
+from tide.preparation import same_tokenizer_examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +131,27 @@ def test_overrides_win_over_the_file(
     assert json.loads((tmp_path / "other" / "summary.json").read_text())["steps"] == 2
     written = tide.load_recipe(tmp_path / "other" / "recipe.yaml")
     assert (written.training.max_steps, written.objective.ce_weight) == (2, 2.0)
+
+
+def test_held_out_text_is_measured_at_the_end(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = write_rows(tmp_path / "held_out.jsonl", ROWS[:3])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run", "kl").to_yaml())
+    assert main(["distill", str(recipe), f"data.held_out={held_out}"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    student, tokenizer = (
+        load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
+    )
+    examples = same_tokenizer_examples(
+        list(ROWS[:3]), tokenizer, max_length=48, block_size=8, with_teacher=False
+    )
+    expected = held_out_likelihood(student, tokenizer, examples, block_size=8).nats_per_byte
+    printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())
+    assert line == f"held out, nats per byte: {printed}"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]
+    assert list(summary["nats_per_byte"].values()) == pytest.approx(list(expected.values()), rel=1e-5)
 
 
 def test_an_interrupt_before_training_is_no_traceback(

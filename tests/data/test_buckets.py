@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_batches_of_a_bucket_are_shuffled_not_sorted():
     lengths = np.random.default_rng(1).integers(1, 400, 8 * BATCHES_PER_BUCKET).tolist()
     order = list(LengthBuckets(lengths, batch_size=8, seed=0))
     longest = [max(lengths[index] for index in batch) for batch in batches_of(order, 8)]
-    ascents = sum(later > earlier for earlier, later in zip(longest, longest[1:], strict=False))
+    ascents = sum(later > earlier for earlier, later in pairwise(longest))
     assert 0.25 * BATCHES_PER_BUCKET < ascents < 0.75 * BATCHES_PER_BUCKET
 
 

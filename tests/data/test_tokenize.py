@@ -110,7 +110,9 @@ def test_a_length_that_is_no_whole_number_of_blocks_is_an_error(word_tokenizer, 
 
 def test_a_tokenizer_without_end_of_text_is_an_error():
     endless = make_tokenizer(260, end=None)
-    with pytest.raises(ValueError, match=r"tokenize_rows: the tokenizer has no end-of-text.*Set its eos_token"):
+    with pytest.raises(
+        ValueError, match=r"tokenize_rows: the tokenizer has no end-of-text.*Set its eos_token"
+    ):
         tokenize_rows([TextRow("", "ab")], endless, max_length=100, block_size=4)
 
 

@@ -20,9 +20,7 @@ END, MASK, BLOCK = 0, 1, 8
 
 @pytest.fixture(scope="module")
 def examples(word_tokenizer):
-    return same_tokenizer_examples(
-        ROWS, word_tokenizer, max_length=64, block_size=BLOCK, with_teacher=False
-    )
+    return same_tokenizer_examples(ROWS, word_tokenizer, max_length=64, block_size=BLOCK, with_teacher=False)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tests.flow.recipes import tiny_recipe
+from tests.tiny import ROWS, write_rows
 from tide import distill, pipeline
 from tide.cli.main import main
 from tide.training.checkpoints import checkpoints_in
@@ -53,6 +54,16 @@ def die_at_six(self, folder):
 DistillationTrainer._save_optimizer_and_scheduler = die_at_six
 sys.exit(main(["distill", sys.argv[1]]))
 """
+
+
+class Steps(TrainerCallback):
+    """Records the steps that a process trains: what tells going on from starting again."""
+
+    def __init__(self) -> None:
+        self.trained: list[int] = []
+
+    def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        self.trained.append(state.global_step)
 
 
 class SignalAt(TrainerCallback):
@@ -118,8 +129,9 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp
     assert (torn / "model.safetensors").exists() and not (torn / "trainer_state.json").exists()
     assert not (tmp_path / "killed" / "summary.json").exists()
 
-    resumed = distill(recipe, resume=True)
-    assert (resumed.finished, resumed.steps) == (True, 8)
+    steps = Steps()
+    resumed = distill(recipe, resume=True, callbacks=[steps])
+    assert (resumed.finished, resumed.steps, steps.trained) == (True, 8, [4, 5, 6, 7, 8])
     whole = tiny_recipe(tiny_checkpoints, tmp_path / "whole", "tide_shared", **LONG)
     distill(whole)
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
@@ -136,14 +148,14 @@ def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
 ) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", "tide_cross", **LONG)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    build = pipeline.build_trainer
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            pipeline,
-            "build_trainer",
-            lambda *args, callbacks, **kwargs: build(*args, callbacks=[*callbacks, SignalAt(step)], **kwargs),
-        )
-        assert main(["distill", str(tmp_path / "recipe.yaml")]) == 130
+    build, steps, more = pipeline.build_trainer, Steps(), [SignalAt(step)]
+    monkeypatch.setattr(
+        pipeline,
+        "build_trainer",
+        lambda *args, callbacks, **kwargs: build(*args, callbacks=[*callbacks, steps, *more], **kwargs),
+    )
+    assert main(["distill", str(tmp_path / "recipe.yaml")]) == 130
+    more.clear()
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said == (
         f"tide distill: stopped after step {step} of 8, with a checkpoint in {tmp_path / 'run'}. "
@@ -155,6 +167,7 @@ def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
 
     assert main(["distill", str(tmp_path / "recipe.yaml"), "--resume"]) == 0
     assert f"{tmp_path / 'run'}: 8 steps in" in capsys.readouterr().out
+    assert steps.trained == list(range(1, 9)), "every step once"
     assert main(["distill", str(tmp_path / "recipe.yaml"), f"training.output_dir={tmp_path / 'whole'}"]) == 0
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
     assert learned(tmp_path / "run") == learned(tmp_path / "whole")
@@ -177,7 +190,9 @@ def test_any_checkpoint_leads_to_the_same_end(
     distill(recipe)
     again = moved_back(recipe, tmp_path / "again", step)
     assert checkpoints_in(tmp_path / "again")[-1].name == f"checkpoint-{step}"
-    assert distill(again, resume=True).steps == 8
+    steps = Steps()
+    assert distill(again, resume=True, callbacks=[steps]).steps == 8
+    assert steps.trained == list(range(step + 1, 9))
     assert_same_bits(tmp_path / "whole", tmp_path / "again")
     assert learned(tmp_path / "whole") == learned(tmp_path / "again")
 
@@ -188,7 +203,9 @@ def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_
     again = moved_back(recipe, tmp_path / "again", 6)
     state = tmp_path / "again" / "checkpoint-6" / "trainer_state.json"
     state.write_text(state.read_text()[:100])
-    assert distill(again, resume=True).finished
+    steps = Steps()
+    assert distill(again, resume=True, callbacks=[steps]).finished
+    assert steps.trained == [4, 5, 6, 7, 8]
     assert_same_bits(tmp_path / "whole", tmp_path / "again")
 
 
@@ -238,6 +255,18 @@ def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> No
     assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 
 
+def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[:-1])
+    recipe = replace(finished, data=replace(finished.data, train=str(rows)))
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        recipe.to_yaml()
+    )  # As if the file of that name had changed.
+    with pytest.raises(
+        ValueError, match=r"examples differ from those of the run.*data\.train or a tokenizer"
+    ):
+        distill(recipe, resume=True)
+
+
 def test_a_directory_with_a_run_is_not_written_over(finished: Recipe, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(ValueError, match=r"already holds checkpoint-2 of a run\. Pass --resume"):
@@ -250,6 +279,8 @@ def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_p
         shutil.rmtree(checkpoint)
     with pytest.raises(ValueError, match=r"already holds summary\.json of a run"):
         distill(finished)
+    with pytest.raises(ValueError, match=r"is finished, and its checkpoints are gone\. Name another"):
+        distill(finished, resume=True)
 
 
 def test_a_file_is_no_directory(finished: Recipe, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_entries_at_minus_infinity(lambda_t, offset, backend):
     assert not d_student[:, 0].any()
     # Without a share in r, an entry of the student is all surplus.
     if lambda_t > 0:
-        assert relative(d_student[1, 1], p[1, 1] / 2) < 4 * EPS32
+        assert relative(d_student[1, 1], p[1, 1] / 2) < 8 * EPS32
 
 
 def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):

@@ -131,7 +131,7 @@ def test_a_cut_student_text_ends_the_teachers_with_the_block_of_the_last_shared_
     row = ROWS[1]
     ((whole, maskable),) = tokenize_rows([row], word_tokenizer, max_length=100, block_size=block_size)
     ((taught_whole, _),) = tokenize_rows([row], line_tokenizer, max_length=100, block_size=block_size)
-    taught_ends = torch.from_numpy(tables[1].lengths)[taught_whole].cumsum(0)
+    taught_ends = torch.from_numpy(tables[1].lengths)[taught_whole[taught_whole != END]].cumsum(0)
     num_text, num_prompt = int((whole != END).sum()), int((~maskable).sum())
     lengths, inside_a_chunk, after_it = set(), 0, 0
     for max_length in range(num_prompt // block_size * block_size + block_size, len(whole) + 9, block_size):
@@ -183,9 +183,7 @@ def test_a_prompt_that_fills_the_length_drops_the_row(word_tokenizer, line_token
 
 
 def test_one_tokenizer_gives_both_sides_the_same_tokens(word_tokenizer):
-    examples = same_tokenizer_examples(
-        ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=True
-    )
+    examples = same_tokenizer_examples(ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=True)
     sides = tokenize_rows(ROWS, word_tokenizer, max_length=32, block_size=8)
     for example, (token_ids, maskable) in zip(examples, sides, strict=True):
         for side in (example.student, example.teacher):
@@ -195,9 +193,7 @@ def test_one_tokenizer_gives_both_sides_the_same_tokens(word_tokenizer):
 
 
 def test_without_a_teacher_there_is_no_teachers_side(word_tokenizer):
-    examples = same_tokenizer_examples(
-        ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=False
-    )
+    examples = same_tokenizer_examples(ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=False)
     assert [example.teacher for example in examples] == [None] * len(ROWS)
 
 
@@ -206,9 +202,7 @@ def test_nothing_left_is_an_error(word_tokenizer, line_tokenizer):
     message = r"prepare examples: no row has a completion within max_length=3 tokens\. Raise data\.max_length"
     for given_rows in (rows, []):
         with pytest.raises(ValueError, match=message):
-            same_tokenizer_examples(
-                given_rows, word_tokenizer, max_length=3, block_size=1, with_teacher=True
-            )
+            same_tokenizer_examples(given_rows, word_tokenizer, max_length=3, block_size=1, with_teacher=True)
         with pytest.raises(ValueError, match=message):
             cross_tokenizer_examples(
                 given_rows, word_tokenizer, line_tokenizer, max_length=3, teacher_max_length=100, block_size=1

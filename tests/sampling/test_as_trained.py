@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.sampling.scripted import ScriptedModel
+from tests.sampling.scripted import Call, ScriptedModel
 from tests.tiny import make_model, make_tokenizer
 from tide import generate
 from tide.data import Collator, TextRow
@@ -22,11 +22,9 @@ def tokenizer():
     return make_tokenizer(258)
 
 
-def noised_fully(rows: list[TextRow], tokenizer, *, times: list[float], seed: int = 0):
-    """What training makes of `rows` at the given times, and the clean batch."""
-    examples = same_tokenizer_examples(
-        rows, tokenizer, max_length=32, block_size=BLOCK, with_teacher=False
-    )
+def noised_at(rows: list[TextRow], tokenizer, *, times: list[float], seed: int = 0):
+    """The student's side of `rows` as training noises it at the given times."""
+    examples = same_tokenizer_examples(rows, tokenizer, max_length=32, block_size=BLOCK, with_teacher=False)
     batch = Collator(student_pad_id=0, pad_to_multiple_of=BLOCK)(examples)
     return Noiser(MASK)(batch, torch.Generator().manual_seed(seed), torch.tensor(times)).student
 
@@ -36,7 +34,7 @@ def noised_fully(rows: list[TextRow], tokenizer, *, times: list[float], seed: in
 def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_completion):
     """Everything masked: a token of the block sees as many tokens, at the same places, in both."""
     row = TextRow("p" * num_prompt, "c" * num_completion)
-    noised = noised_fully([row], tokenizer, times=[1.0])
+    noised = noised_at([row], tokenizer, times=[1.0])
     length = noised.token_ids.shape[1]
     model = ScriptedModel(258, noised.token_ids[0].tolist() + [0] * 16)
 
@@ -45,13 +43,14 @@ def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_comple
     assert generate(model, tokenizer, [row.prompt], max_new_tokens=16, block_size=BLOCK) == [row.completion]
     assert model.calls[-1].input_ids.shape[1] == length  # The last block of training is the last one opened.
 
+    def seen_from(call: Call, position: int) -> list[tuple[int, int]]:
+        seen = call.mask[0, position]
+        return sorted(zip(call.positions[0, seen].tolist(), call.input_ids[0, seen].tolist(), strict=True))
+
     for start in range(num_prompt // BLOCK * BLOCK, length, BLOCK):
         opened = next(call for call in model.calls if call.input_ids.shape[1] == start + BLOCK)
         for position in range(start, start + BLOCK):
-            seen = trained.mask[0, position]
-            shown = sorted(zip(trained.positions[0, seen].tolist(), trained.input_ids[0, seen].tolist()))
-            seen = opened.mask[0, position]
-            assert shown == sorted(zip(opened.positions[0, seen].tolist(), opened.input_ids[0, seen].tolist()))
+            assert seen_from(opened, position) == seen_from(trained, position)
 
 
 def test_a_model_that_has_learnt_two_texts_ends_them_where_they_end(tokenizer):
@@ -61,7 +60,7 @@ def test_a_model_that_has_learnt_two_texts_ends_them_where_they_end(tokenizer):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(60):
         times = torch.linspace(0.2, 1.0, 8).roll(step).tolist()
-        noised = noised_fully(rows * 4, tokenizer, times=times, seed=step)
+        noised = noised_at(rows * 4, tokenizer, times=times, seed=step)
         logits = hidden_rows(model, noised, block_size=BLOCK) @ output_head(model).weight.T
         torch.nn.functional.cross_entropy(logits, noised.labels).backward()
         optimizer.step()

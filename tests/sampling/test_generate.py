@@ -78,7 +78,9 @@ def test_prompts_that_end_in_or_at_the_edge_of_a_block(tokenizer, num_prompt, ma
     # Blocks are opened whole, one token a step; no step finds nothing to do.
     end = -(-(num_prompt + max_new_tokens) // 4) * 4
     assert len(model.calls) == end - num_prompt
-    assert {call.input_ids.shape[1] for call in model.calls} == set(range(num_prompt // 4 * 4 + 4, end + 1, 4))
+    assert {call.input_ids.shape[1] for call in model.calls} == set(
+        range(num_prompt // 4 * 4 + 4, end + 1, 4)
+    )
 
 
 def test_generation_ends_with_the_block_that_holds_the_end_of_text(tokenizer):

@@ -51,19 +51,22 @@ def test_a_recipe_that_says_nothing_has_the_methods_own_settings(values: dict) -
         assert objective.method == method_named(name) == METHODS[name]
 
 
-def test_only_tide_shared_shows_the_teacher_two_views(values: dict) -> None:
-    masking = {
-        "block_size": 8,
-        "time_epsilon": 0.01,
-        "student_masking": "chunks",
-        "demo_ratio": 0.3,
-    }
+def test_the_noiser_has_the_recipes_settings_and_the_methods_views(values: dict) -> None:
     for name in METHODS:
+        across = name in ("calm", "tide_cross")
+        masking = {
+            "block_size": 8,
+            "time_epsilon": 0.01,
+            "student_masking": "chunks" if across else "tokens",
+            "demo_ratio": 0.3,
+        }
         recipe = Recipe.from_dict({**values, "method": name, "masking": masking})
         noiser = build_noiser(recipe, student_mask_id=7, teacher_mask_id=9)
-        assert noiser.comp_demo == (name == "tide_shared")
         assert (noiser.student_mask_id, noiser.teacher_mask_id) == (7, 9)
-        assert (noiser.time_epsilon, noiser.student_masking, noiser.demo_ratio) == (0.01, "chunks", 0.3)
+        assert (noiser.time_epsilon, noiser.demo_ratio) == (0.01, 0.3)
+        assert noiser.student_masking == masking["student_masking"]
+        assert noiser.across_tokenizers == across
+        assert noiser.comp_demo == (name == "tide_shared")
 
 
 def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
@@ -91,6 +94,7 @@ def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints
     assert (args.seed, args.data_seed) == (11, 11)
     assert (args.logging_steps, args.save_steps, args.save_total_limit) == (13, 17, 4)
     assert args.report_to == [] and not args.bf16
+    assert args.n_gpu <= 1, "a batch is never copied to several devices"
 
 
 def test_warm_up_and_decay_happen(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

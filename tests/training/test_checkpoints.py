@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,12 +65,12 @@ def test_nothing_whole_is_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops_after_the_step(number: int) -> None:
-    stop, control = StopOnSignal(), TrainerControl()
+    stop, control, alone = StopOnSignal(), TrainerControl(), SimpleNamespace(world_size=1)
     with stop.installed():
-        stop.on_step_end(None, TrainerState(), control)
+        stop.on_step_end(alone, TrainerState(), control)
         assert not control.should_save and not control.should_training_stop
         os.kill(os.getpid(), number)
-        stop.on_step_end(None, TrainerState(), control)
+        stop.on_step_end(alone, TrainerState(), control)
     assert stop.received == number
     assert control.should_save and control.should_training_stop
 

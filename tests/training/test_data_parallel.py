@@ -21,39 +21,66 @@ if TYPE_CHECKING:
 
     from tests.tiny import TinyCheckpoints
 
-# Runs one rank: trains by the recipe in argv[1] and leaves what it saw and its weights in argv[2].
+# Runs one rank: trains by the recipe in argv[1]; once more, stopped by a signal to the second rank during
+# step 3; and on from there. Leaves in argv[2] what it saw and the weights it ended with.
 RANK = """
-import json, os, sys
+import json, os, signal, sys
+from dataclasses import replace
+
 import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 from tide import Recipe, pipeline
 
 torch.set_num_threads(1)
-times, texts = [], []
+rank, folder = int(os.environ["RANK"]), sys.argv[2]
 build = pipeline.build_trainer
+seen = {}
 
 class Leave(TrainerCallback):
+    def __init__(self, name):
+        self.name = name
+
     def on_train_end(self, *arguments, model, **kwargs):
-        student = model.student
-        weights = {name: value.detach().clone() for name, value in student.named_parameters()}
-        save_file(weights, f"{sys.argv[2]}/{os.environ['RANK']}.safetensors")
+        weights = {name: value.detach().clone() for name, value in model.student.named_parameters()}
+        save_file(weights, f"{folder}/{self.name}-{rank}.safetensors")
 
-def recorded(*arguments, **keywords):
-    trainer = build(*arguments, **keywords)
-    noiser = trainer.noiser
-    def noise(batch, generator):
-        noised = noiser(batch, generator)
-        times.append(noised.t.tolist())
-        texts.extend(row[ok].tolist() for row, ok in zip(batch.student.token_ids, batch.student.valid))
-        return noised
-    trainer.noiser = noise
-    return trainer
+class Interrupt(TrainerCallback):
+    def on_step_begin(self, arguments, state, control, **kwargs):
+        if rank == 1 and state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
 
-pipeline.build_trainer = recorded
-result = pipeline.distill(Recipe.from_dict(json.load(open(sys.argv[1]))), callbacks=[Leave()])
-with open(f"{sys.argv[2]}/{os.environ['RANK']}.json", "w") as file:
-    json.dump({"times": times, "texts": texts, "logs": result.log_history, "finished": result.finished}, file)
+def run(name, recipe, *callbacks, resume=False):
+    times, texts = [], []
+
+    def recorded(*arguments, **keywords):
+        trainer = build(*arguments, **keywords)
+        noiser = trainer.noiser
+        def noise(batch, generator):
+            noised = noiser(batch, generator)
+            times.append(noised.t.tolist())
+            texts.extend(row[ok].tolist() for row, ok in zip(batch.student.token_ids, batch.student.valid))
+            return noised
+        trainer.noiser = noise
+        return trainer
+
+    pipeline.build_trainer = recorded
+    result = pipeline.distill(recipe, resume=resume, callbacks=[Leave(name), *callbacks])
+    seen[name] = {
+        "times": times,
+        "texts": texts,
+        "logs": result.log_history,
+        "finished": result.finished,
+        "steps": result.steps,
+    }
+
+whole = Recipe.from_dict(json.load(open(sys.argv[1])))
+again = replace(whole, training=replace(whole.training, output_dir=f"{folder}/again", logging_steps=2))
+run("whole", whole)
+run("stopped", again, Interrupt())
+run("resumed", again, resume=True)
+with open(f"{folder}/{rank}.json", "w") as file:
+    json.dump(seen, file)
 """
 
 
@@ -67,10 +94,10 @@ def free_port() -> int:
 def ranks(
     tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict]]:
-    """The folder of a finished run of two ranks, and what each saw."""
+    """The folder of two ranks' runs, and what each rank saw."""
     folder = tmp_path_factory.mktemp("ranks")
     values = tiny_values(
-        tiny_checkpoints, folder / "run", "tide_shared", max_steps=4, batch_size=2, save_steps=2
+        tiny_checkpoints, folder / "run", "tide_shared", max_steps=6, batch_size=2, save_steps=100
     )
     (folder / "recipe.json").write_text(json.dumps(values))
     world = {
@@ -105,7 +132,7 @@ def test_both_ranks_end_with_the_same_trained_weights(
     ranks: tuple[Path, list[dict]], tiny_checkpoints: TinyCheckpoints
 ) -> None:
     folder, _ = ranks
-    one, other = (load_file(folder / f"{rank}.safetensors") for rank in (0, 1))
+    one, other = (load_file(folder / f"whole-{rank}.safetensors") for rank in (0, 1))
     saved, start = (
         load_file(folder / "run" / "model.safetensors"),
         load_file(tiny_checkpoints.student / "model.safetensors"),
@@ -119,23 +146,40 @@ def test_both_ranks_end_with_the_same_trained_weights(
 
 
 def test_ranks_draw_their_own_noise_and_read_their_own_half(ranks: tuple[Path, list[dict]]) -> None:
-    _, (one, other) = ranks
+    one, other = (seen["whole"] for seen in ranks[1])
     times = [t for seen in (one, other) for step in seen["times"] for t in step]
-    assert len(times) == len(set(times)) == 16
+    assert len(times) == len(set(times)) == 24
     epoch = [tuple(text) for seen in (one, other) for text in seen["texts"][:4]]
     assert len(set(epoch)) == 8, "an epoch of eight rows: every row once, on one of the ranks"
 
 
 def test_the_first_rank_logs_means_over_both_and_writes_the_run(ranks: tuple[Path, list[dict]]) -> None:
-    folder, seen = ranks
-    assert all(rank["finished"] for rank in seen)
-    logs = [[entry for entry in rank["logs"] if "loss" in entry] for rank in seen]
-    assert [entry["step"] for entry in logs[0]] == [1, 2, 3, 4]
-    for one, other in zip(*logs, strict=True):
+    folder, (one, other) = ranks
+    assert one["whole"]["finished"] and other["whole"]["finished"]
+    logs = [[entry for entry in rank["whole"]["logs"] if "loss" in entry] for rank in (one, other)]
+    assert [entry["step"] for entry in logs[0]] == [1, 2, 3, 4, 5, 6]
+    for first, second in zip(*logs, strict=True):
         for name in ("loss", "cross_entropy", "tidal", "lambda"):
-            assert math.isfinite(one[name]) and one[name] == other[name], name
-        assert abs(one["cross_entropy"] - math.log(300)) < 1.5, (
+            assert math.isfinite(first[name]) and first[name] == second[name], name
+        assert abs(first["cross_entropy"] - math.log(300)) < 1.5, (
             "a mean over ranks is near one rank's, a sum is not"
         )
     summary = json.loads((folder / "run" / "summary.json").read_text())
-    assert summary["steps"] == 4 and summary["log_history"] == seen[0]["logs"]
+    assert summary["steps"] == 6 and summary["log_history"] == one["whole"]["logs"]
+
+
+def test_a_signal_to_one_rank_stops_both_at_one_step(ranks: tuple[Path, list[dict]]) -> None:
+    folder, seen = ranks
+    # During step 3, heard of at the next logging step.
+    assert [(rank["stopped"]["finished"], rank["stopped"]["steps"]) for rank in seen] == [(False, 4)] * 2
+    one, other = (load_file(folder / f"stopped-{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_stopped_run_resumes_bit_for_bit(ranks: tuple[Path, list[dict]]) -> None:
+    folder, seen = ranks
+    for rank, record in enumerate(seen):
+        assert (record["resumed"]["finished"], record["resumed"]["steps"]) == (True, 6)
+        assert record["stopped"]["times"] + record["resumed"]["times"] == record["whole"]["times"]
+        whole, resumed = (load_file(folder / f"{name}-{rank}.safetensors") for name in ("whole", "resumed"))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -96,6 +96,13 @@ def test_adding_a_metric_leaves_the_callers_tensor_alone() -> None:
     assert float(value) == 1.0
 
 
+def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, max_steps=9, learning_rate=1e30))
+    with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d\. Lower training\.learning_rate"):
+        trainer.train()
+    assert trainer.state.global_step < 9
+
+
 @pytest.mark.parametrize("method", ["none", "kl", "tide_cross"])
 def test_bf16_is_arithmetic_on_fp32_master_weights(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str

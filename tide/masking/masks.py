@@ -66,8 +66,9 @@ def teacher_chunk_mask(
 ) -> Bool[Tensor, "B M"]:
     """Masks, on the teacher's side, every chunk in `hidden_chunks` whole; other maskable tokens at random.
 
-    The teacher then sees no byte of a chunk that the student has to predict, and its chunk likelihoods are of
-    whole chunks.
+    The teacher's noised blocks then show no byte of a chunk that the student has to predict, and its chunk
+    likelihoods are of whole chunks. The clean blocks before a block end at other bytes on either side, since
+    blocks count tokens: the two models may read a little more or less of the text before a chunk.
     """
     stray = torch.rand(teacher.token_ids.shape, generator=generator) < masking_probability(t)[:, None]
     if hidden_chunks.shape[1] == 0:

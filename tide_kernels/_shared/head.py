@@ -71,25 +71,26 @@ class Head:
 class HeadGradient:
     """Gradients of the student's side, accumulated over row chunks in the dtype of accumulation.
 
-    Only what was asked for is allocated or computed.
+    Only what is ``needed``, of hidden states, weight and bias, is allocated or computed.
     """
 
     def __init__(
         self,
         head: Head,
         hidden: Float[Tensor, "N d"],
-        *,
-        need_hidden: bool,
-        need_weight: bool,
-        need_bias: bool,
+        needed: tuple[bool, bool, bool],
     ) -> None:
         self.head = head
-        vocab, width = head.weight.shape
         options: dict[str, Any] = {"dtype": head.dtype, "device": hidden.device}
         # Rows of the weight's gradient are added to, rows of the hidden states' are written once.
-        self.d_hidden = torch.empty(hidden.shape, **options) if need_hidden else None
-        self.d_weight = torch.zeros((vocab, width), **options) if need_weight else None
-        self.d_bias = torch.zeros(vocab, **options) if need_bias else None
+        self.d_hidden = torch.empty(hidden.shape, **options) if needed[0] else None
+        self.d_weight = torch.zeros(head.weight.shape, **options) if needed[1] else None
+        self.d_bias = torch.zeros(head.weight.shape[0], **options) if needed[2] else None
+
+    @property
+    def made(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of the hidden states, the weight and the bias."""
+        return self.d_hidden, self.d_weight, self.d_bias
 
     @property
     def wanted(self) -> bool:
@@ -109,6 +110,11 @@ class HeadGradient:
 def cut_to_vocabulary(x: Float[Tensor, "V ..."], vocab: int) -> Float[Tensor, "v ..."]:
     """The first ``vocab`` rows; x itself if that is all: a slice's gradient is a second copy of the head."""
     return x if x.shape[0] == vocab else x[:vocab]
+
+
+def cache_steps(num_rows: int, step: int) -> list[slice]:
+    """The rows of a chunk, ``step`` at a time."""
+    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
 def head_chunks(

@@ -31,6 +31,7 @@ from tide_kernels._shared.head import (
     cut_to_vocabulary,
     head_chunks,
 )
+from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -153,8 +154,7 @@ def linear_divergence(
 
 
 class LinearDivergenceFunction(torch.autograd.Function):
-    """(loss, kl, ce); gradients of the student's hidden states, head and bias are made in forward, in
-    fp32."""
+    """(loss, kl, ce); the gradients of the student's hidden states, head and bias are made in forward."""
 
     @staticmethod
     def forward(
@@ -167,62 +167,11 @@ class LinearDivergenceFunction(torch.autograd.Function):
         workspace_bytes: int | None,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        lambda_t, labels, dtype = arguments.lambda_t, arguments.labels, arguments.lambda_t.dtype
-        num_rows, vocab = student_hidden.shape[0], student_weight.shape[0]
-        device = student_hidden.device
-        teacher_hidden = arguments.teacher_hidden
-        student_head = Head(student_weight, student_bias, dtype)
-        teacher_head = Head(arguments.teacher_weight, arguments.teacher_bias, dtype)
-        needed = ctx.needs_input_grad if with_gradient else (False, False, False)
-        gradient = HeadGradient(
-            student_head, student_hidden, need_hidden=needed[0], need_weight=needed[1], need_bias=needed[2]
-        )
-        size, chunks = head_chunks(num_rows, 2 * vocab * dtype.itemsize, workspace_bytes, device)
-        buffers = torch.empty((2, size, vocab), dtype=dtype, device=device)
-        step = min(rows_per_chunk(vocab, dtype, device), size)
-        scratch = Scratch.allocate(step, vocab, dtype, device)
-        kl = torch.zeros(num_rows, dtype=dtype, device=device)
-        ce = None if labels is None else torch.zeros_like(kl)
-
-        for chunk in chunks:
-            hidden = student_hidden[chunk].to(dtype)
-            student_logits = student_head.logits(hidden, buffers[0, : hidden.shape[0]])
-            teacher_logits = teacher_head.logits(
-                teacher_hidden[chunk].to(dtype), buffers[1, : hidden.shape[0]]
-            )
-            # The product wants many rows at once, the row formulas few enough to stay in the cache.
-            for start in range(chunk.start, chunk.stop, step):
-                rows = slice(start, min(start + step, chunk.stop))
-                here = slice(rows.start - chunk.start, rows.stop - chunk.start)
-                part = scratch.head(rows.stop - rows.start)
-                row_labels = None if labels is None else labels[rows]
-                logits = (student_logits[here], teacher_logits[here], lambda_t[rows], arguments.temperature)
-                statistics = chunk_values(op, *logits, part, row_labels)
-                kl[rows] = statistics.divergence.kl
-                if ce is not None and statistics.label is not None:
-                    ce[rows] = -statistics.label.log_p
-                if gradient.wanted:
-                    chunk_gradient(
-                        op,
-                        *logits,
-                        part,
-                        statistics,
-                        student_logits[here],
-                        weight=arguments.weight[rows],
-                        labels=row_labels,
-                        ce_weight=None if ce is None else arguments.ce_weight[rows],
-                    )
-            if gradient.wanted:
-                gradient.add(chunk, hidden, student_logits)
-
-        ctx.save_for_backward(
-            student_hidden,
-            student_weight,
-            student_bias,
-            gradient.d_hidden,
-            gradient.d_weight,
-            gradient.d_bias,
-        )
+        needed = tuple(ctx.needs_input_grad[:3]) if with_gradient else (False, False, False)
+        kl, ce, made = _run(op, arguments, workspace_bytes, needed)
+        ctx.save_for_backward(*arguments[:-1])  # the last is the temperature
+        ctx.op, ctx.temperature, ctx.workspace_bytes = op, arguments.temperature, workspace_bytes
+        ctx.needed, ctx.made = needed, made
         result = arguments.reduce(kl, ce)
         ctx.mark_non_differentiable(*(x for x in (result.kl, result.ce) if x is not None))
         return result.loss, result.kl, result.ce
@@ -230,14 +179,84 @@ class LinearDivergenceFunction(torch.autograd.Function):
     @staticmethod
     @first_order_only
     def backward(ctx: Any, d_loss: Float[Tensor, ""], *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        # Scaled out of place: with retain_graph, the next backward finds the gradients as forward left them.
-        # Cast last, so that a loss scale applies before fp16 can underflow.
-        saved = ctx.saved_tensors
-        scaled = [
-            None if made is None else (made * d_loss).to(x.dtype)
-            for x, made in zip(saved[:3], saved[3:], strict=True)
-        ]
-        return *scaled, None, None, None, None
+        arguments = LinearArguments(*ctx.saved_tensors, ctx.temperature)
+        made, ctx.made = ctx.made, None
+        if made is None:
+            # A second backward through a retained graph. Keeping a copy for it would double the head's gradient,
+            # the largest tensor of the step, in every run.
+            _, _, made = _run(ctx.op, arguments, ctx.workspace_bytes, ctx.needed)
+        # Cast after the product, so that a loss scale applies before fp16 can underflow.
+        gradients = (
+            None if x is None else x.mul_(d_loss).to(like.dtype)
+            for x, like in zip(made, arguments, strict=False)
+        )
+        return *gradients, None, None, None, None
+
+
+def _run(
+    op: RowDivergence,
+    arguments: LinearArguments,
+    workspace_bytes: int | None,
+    needed: tuple[bool, bool, bool],
+) -> tuple[
+    Float[Tensor, " N"], Float[Tensor, " N"] | None, tuple[Tensor | None, Tensor | None, Tensor | None]
+]:
+    """kl, ce, and the needed gradients of student_hidden, student_weight and student_bias for an upstream 1."""
+    lambda_t, labels, dtype = arguments.lambda_t, arguments.labels, arguments.lambda_t.dtype
+    num_rows, vocab = arguments.student_hidden.shape[0], arguments.student_weight.shape[0]
+    device = arguments.student_hidden.device
+    student_head = Head(arguments.student_weight, arguments.student_bias, dtype)
+    teacher_head = Head(arguments.teacher_weight, arguments.teacher_bias, dtype)
+    gradient = HeadGradient(student_head, arguments.student_hidden, needed)
+    size, chunks = head_chunks(num_rows, 2 * vocab * dtype.itemsize, workspace_bytes, device)
+    buffers = torch.empty((2, size, vocab), dtype=dtype, device=device)
+    step = min(rows_per_chunk(vocab, dtype, device), size)
+    kl = torch.zeros(num_rows, dtype=dtype, device=device)
+    ce = None if labels is None else torch.zeros_like(kl)
+
+    for chunk in chunks:
+        hidden = arguments.student_hidden[chunk].to(dtype)
+        teacher_hidden = arguments.teacher_hidden[chunk].to(dtype)
+        student_chunk = student_head.logits(hidden, buffers[0, : hidden.shape[0]])
+        teacher_chunk = teacher_head.logits(teacher_hidden, buffers[1, : hidden.shape[0]])
+
+        def values_and_gradient(
+            here: slice,
+            scratch: Scratch,
+            start: int = chunk.start,
+            student: Tensor = student_chunk,
+            teacher: Tensor = teacher_chunk,
+        ) -> None:
+            rows = slice(start + here.start, start + here.stop)
+            row_labels = None if labels is None else labels[rows]
+            part = scratch.head(here.stop - here.start)
+            logits = (student[here], teacher[here], lambda_t[rows], arguments.temperature)
+            statistics = chunk_values(op, *logits, part, row_labels)
+            kl[rows] = statistics.divergence.kl
+            if ce is not None and statistics.label is not None:
+                ce[rows] = -statistics.label.log_p
+            if gradient.wanted:
+                chunk_gradient(
+                    op,
+                    *logits,
+                    part,
+                    statistics,
+                    student[here],
+                    weight=arguments.weight[rows],
+                    labels=row_labels,
+                    ce_weight=None if ce is None else arguments.ce_weight[rows],
+                )
+
+        # The product wants many rows at once, the row formulas few enough to stay in the cache.
+        map_chunks(
+            cache_steps(hidden.shape[0], step),
+            values_and_gradient,
+            lambda: Scratch.allocate(step, vocab, dtype, device),
+            device,
+        )
+        if gradient.wanted:
+            gradient.add(chunk, hidden, student_chunk)
+    return kl, ce, gradient.made
 
 
 def _row_weight(

@@ -88,6 +88,8 @@ def _start_pool(size: int) -> ThreadPoolExecutor:
     everyone_started = threading.Barrier(size)
 
     def single_threaded() -> None:
+        # Asked first: a thread's first use of the number initialises it, from the last value set anywhere.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         everyone_started.wait()
 

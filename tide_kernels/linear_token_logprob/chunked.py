@@ -13,8 +13,9 @@ import torch
 
 from tide_kernels._shared.chunking import rows_per_chunk
 from tide_kernels._shared.first_order import first_order_only
-from tide_kernels._shared.head import Head, HeadGradient, head_chunks
+from tide_kernels._shared.head import Head, HeadGradient, cache_steps, head_chunks
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,16 +40,26 @@ class LinearTokenLogprobFunction(torch.autograd.Function):
         size, chunks = head_chunks(num_rows, vocab * dtype.itemsize, workspace_bytes, device)
         buffer = torch.empty((size, vocab), dtype=dtype, device=device)
         step = min(rows_per_chunk(vocab, dtype, device), size)
-        scratch = torch.empty((step, vocab), dtype=dtype, device=device)
-        parts = []
+        statistics = LabelStatistics(
+            *(torch.zeros(num_rows, dtype=dtype, device=device) for _ in LabelStatistics._fields)
+        )
         for chunk in chunks:
             logits = head.logits(hidden[chunk].to(dtype), buffer[: chunk.stop - chunk.start])
-            for rows, here in _steps(chunk, step):
-                part = logits[here]
-                parts.append(label_statistics(part, part.amax(1), token_ids[rows], scratch[: part.shape[0]]))
-        empty = torch.zeros(0, dtype=dtype, device=device)
-        fields = zip(*parts, strict=True) if parts else [(empty,)] * len(LabelStatistics._fields)
-        statistics = LabelStatistics(*(torch.cat(field) for field in fields))
+
+            def measure(
+                here: slice, scratch: Tensor, start: int = chunk.start, logits: Tensor = logits
+            ) -> None:
+                rows, part = slice(start + here.start, start + here.stop), logits[here]
+                fields = label_statistics(part, part.amax(1), token_ids[rows], scratch[: part.shape[0]])
+                for whole, field in zip(statistics, fields, strict=True):
+                    whole[rows] = field
+
+            map_chunks(
+                cache_steps(logits.shape[0], step),
+                measure,
+                lambda: torch.empty((step, vocab), dtype=dtype, device=device),
+                device,
+            )
         ctx.save_for_backward(hidden, weight, bias, token_ids, *statistics)
         ctx.dtype, ctx.workspace_bytes = dtype, workspace_bytes
         # A tensor that is both output and saved would keep itself alive.
@@ -61,36 +72,25 @@ class LinearTokenLogprobFunction(torch.autograd.Function):
         statistics = LabelStatistics(*saved)
         num_rows, vocab, device, dtype = hidden.shape[0], weight.shape[0], hidden.device, ctx.dtype
         head = Head(weight, bias, dtype)
-        needed = ctx.needs_input_grad
-        gradient = HeadGradient(
-            head, hidden, need_hidden=needed[0], need_weight=needed[1], need_bias=needed[2]
-        )
+        gradient = HeadGradient(head, hidden, tuple(ctx.needs_input_grad[:3]))
         size, chunks = head_chunks(num_rows, vocab * dtype.itemsize, ctx.workspace_bytes, device)
         buffer = torch.empty((size, vocab), dtype=dtype, device=device)
         step = min(rows_per_chunk(vocab, dtype, device), size)
         for chunk in chunks:
             rows_hidden = hidden[chunk].to(dtype)
             logits = head.logits(rows_hidden, buffer[: chunk.stop - chunk.start])
-            for rows, here in _steps(chunk, step):
+
+            def turn_into_gradient(
+                here: slice, _: None, start: int = chunk.start, logits: Tensor = logits
+            ) -> None:
+                rows = slice(start + here.start, start + here.stop)
                 fields = LabelStatistics(*(field[rows] for field in statistics))
                 label_gradient(logits[here], fields, token_ids[rows], d_log_p[rows].to(dtype), logits[here])
+
+            map_chunks(cache_steps(logits.shape[0], step), turn_into_gradient, lambda: None, device)
             gradient.add(chunk, rows_hidden, logits)
-        made = (gradient.d_hidden, gradient.d_weight, gradient.d_bias)
-        given = (hidden, weight, bias)
-        return (
-            *(None if x is None else x.to(like.dtype) for x, like in zip(made, given, strict=True)),
-            None,
-            None,
-            None,
+        gradients = (
+            None if made is None else made.to(like.dtype)
+            for made, like in zip(gradient.made, (hidden, weight, bias), strict=True)
         )
-
-
-def _steps(chunk: slice, step: int) -> list[tuple[slice, slice]]:
-    """Parts of a chunk that stay in the cache: as rows of the input, and as rows of the chunk."""
-    return [
-        (
-            slice(start, min(start + step, chunk.stop)),
-            slice(start - chunk.start, min(start + step, chunk.stop) - chunk.start),
-        )
-        for start in range(chunk.start, chunk.stop, step)
-    ]
+        return *gradients, None, None, None

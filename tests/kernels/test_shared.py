@@ -1,0 +1,170 @@
+"""What the ops share: how rows are cut into chunks, threads, and the digits of a likely label.
+
+Mutants that this file kills: a last chunk that is left out, chunks that overlap, a thread pool that changes
+how many threads the caller's own operations use, log(1 + rest) in place of log1p(rest).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+import torch
+
+from tide_kernels._shared import chunking, workers
+from tide_kernels._shared.backends import BACKENDS, resolve_backend
+from tide_kernels._shared.chunking import RowChunks, rows_per_chunk
+from tide_kernels._shared.label import label_gradient, label_statistics
+from tide_kernels._shared.workers import MAX_WORKERS, map_chunks
+
+CPU = torch.device("cpu")
+
+
+def chunks_of(num_rows, vocab=10, active=None, dtype=torch.float32):
+    return RowChunks(num_rows, active, vocab, dtype, CPU)
+
+
+@pytest.fixture
+def three_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_backends_resolve_by_name():
+    assert [resolve_backend("op", name) for name in BACKENDS] == ["torch", "reference", "torch"]
+    with pytest.raises(ValueError, match="op: unknown backend 'Torch'"):
+        resolve_backend("op", "Torch")
+
+
+def test_a_buffer_holds_as_many_rows_as_its_bytes_allow():
+    budget = chunking.CPU_BUFFER_BYTES
+    assert rows_per_chunk(151_936, torch.float32, CPU) == 1  # what the budget was measured for
+    assert rows_per_chunk(budget // 4, torch.float32, CPU) == 1
+    assert rows_per_chunk(budget // 4 // 7, torch.float32, CPU) == 7
+    assert rows_per_chunk(budget // 4 // 7, torch.float64, CPU) == 3
+    assert rows_per_chunk(10 * budget, torch.float32, CPU) == 1
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 4, 5, 6, 23])
+def test_chunks_cover_every_row_once(num_rows, monkeypatch):
+    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 10 * 4)
+    covered = [row for rows in chunks_of(num_rows) for row in range(rows.start, rows.stop)]
+    assert covered == list(range(num_rows))
+    sizes = [rows.stop - rows.start for rows in chunks_of(num_rows)]
+    assert max(sizes) <= 5 and len(sizes) == max(1, -(-num_rows // 5))
+
+
+def test_rows_are_read_in_place_or_through_a_buffer(monkeypatch):
+    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 10 * 4)
+    x = torch.randn(12, 13)
+    plain = chunks_of(12)
+    assert plain.buffer_for(x) is None
+    assert plain.load(x, slice(5, 10), None).data_ptr() == x[5].data_ptr()
+    for stored in (x.bfloat16(), x.T.contiguous().T):
+        buffer = plain.buffer_for(stored)
+        assert buffer.shape == (5, 10) and buffer.dtype == torch.float32
+        assert torch.equal(plain.load(stored, slice(10, 12), buffer), stored[10:12, :10].float())
+    active = torch.tensor([1, 4, 5, 9, 10, 11])
+    some = chunks_of(12, active=active)
+    buffer = some.buffer_for(x)
+    assert torch.equal(some.load(x, slice(5, 6), buffer), x[11:, :10])
+
+    d_x = some.gradient_like(x)
+    for rows in some:
+        some.target(d_x, rows, buffer).copy_(x[active[rows], :10])
+        some.store(d_x, rows, buffer)
+    expected = torch.zeros(12, 13)
+    expected[active, :10] = x[active, :10]
+    assert torch.equal(d_x, expected)
+
+
+def test_every_chunk_is_run_once_and_answers_in_order(three_threads):
+    seen = []
+
+    def run(rows, buffers):
+        buffers.append(threading.get_ident())
+        # Without it one thread may have done everything before the next has started.
+        time.sleep(0.001)
+        seen.append((rows.start, threading.get_ident(), torch.get_num_threads(), torch.is_grad_enabled()))
+        return rows.start, len(set(buffers))
+
+    work = [slice(start, start + 1) for start in range(50)]
+    results = map_chunks(work, run, list, CPU)
+    # Each thread keeps buffers of its own.
+    assert results == [(start, 1) for start in range(50)]
+    starts, identities, threads, grad_modes = zip(*seen, strict=True)
+    assert sorted(starts) == list(range(50))
+    assert len(set(identities)) == 3 and threading.get_ident() not in identities
+    assert set(threads) == {1} and set(grad_modes) == {False}
+
+
+def test_the_callers_threads_stay_as_they_were(three_threads):
+    found = []
+    map_chunks([slice(0, 1), slice(1, 2)], lambda rows, _: found.append(rows), lambda: None, CPU)
+    assert torch.get_num_threads() == 3 and torch.is_grad_enabled()
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found[-1] == 3
+
+
+def test_one_thread_or_one_chunk_needs_no_pool(three_threads):
+    identities = []
+
+    def run(rows, _):
+        identities.append((threading.get_ident(), torch.is_grad_enabled()))
+
+    map_chunks([slice(0, 9)], run, lambda: None, CPU)
+    torch.set_num_threads(1)
+    map_chunks([slice(0, 1), slice(1, 2)], run, lambda: None, CPU)
+    assert set(identities) == {(threading.get_ident(), False)}
+    assert map_chunks([], run, lambda: None, CPU) == []
+    assert MAX_WORKERS >= 2
+
+
+def test_an_error_in_a_chunk_reaches_the_caller(three_threads):
+    def run(rows, _):
+        if rows.start == 7:
+            raise ArithmeticError("row 7")
+
+    with pytest.raises(ArithmeticError, match="row 7"):
+        map_chunks([slice(start, start + 1) for start in range(20)], run, lambda: None, CPU)
+    assert map_chunks([slice(0, 1), slice(1, 2)], lambda rows, _: rows.start, lambda: None, CPU) == [0, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_starts_a_pool_of_its_own(three_threads):
+    work = [slice(0, 1), slice(1, 2)]
+    map_chunks(work, lambda rows, _: rows.start, lambda: None, CPU)
+    assert workers._pool is not None
+    child = os.fork()
+    if child == 0:
+        answer = map_chunks(work, lambda rows, _: rows.start, lambda: None, CPU)
+        os._exit(0 if answer == [0, 1] else 1)
+    for _ in range(1000):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for threads that it does not have")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_likely_label_keeps_the_digits_of_its_distance_from_one():
+    # p = 1 - 2e-9 is 1 in fp32; its logarithm is not 0.
+    logits = torch.tensor([[20.0, 0.0, -50.0]])
+    statistics = label_statistics(logits, logits.amax(1), torch.tensor([0]), torch.empty_like(logits))
+    expected = torch.log_softmax(logits.double(), 1)[0, 0]
+    assert abs(float(statistics.log_p) - float(expected)) < 1e-7 * abs(float(expected))
+    out = torch.empty_like(logits)
+    label_gradient(logits, statistics, torch.tensor([0]), torch.ones(1), out)
+    d_expected = torch.tensor([1.0, 0, 0]) - torch.softmax(logits.double(), 1)
+    assert torch.allclose(out.double(), d_expected, rtol=1e-6, atol=0)

@@ -1,0 +1,120 @@
+"""The whole step against models run sequence by sequence, view by view, with all logits, in fp64."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.flow.recipes import tiny_recipe, trainer_of
+from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jaxtyping import Float
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from tests.tiny import TinyCheckpoints
+    from tide.batch import NoisedBatch, NoisedTokens
+
+BLOCK, PROGRESS = 8, 0.5
+
+
+def sees(length: int) -> Tensor:
+    """Who attends to whom in [x_t | x_0], from the definition."""
+    allowed = torch.zeros(2 * length, 2 * length, dtype=torch.bool)
+    for query in range(2 * length):
+        for key in range(2 * length):
+            query_block, key_block = query % length // BLOCK, key % length // BLOCK
+            if query < length:
+                same = key < length and key_block == query_block
+                allowed[query, key] = same or (key >= length and key_block < query_block)
+            else:
+                allowed[query, key] = key >= length and key_block <= query_block
+    return allowed
+
+
+def masked_logits(model: PreTrainedModel, tokens: NoisedTokens) -> Float[Tensor, "N V"]:
+    """Logits of every row, from a run of its own view of its own sequence, without padding."""
+    runs: dict[tuple[int, int], Tensor] = {}
+    logits = []
+    for row, view in zip(tokens.rows.tolist(), tokens.row_views.tolist(), strict=True):
+        sequence, position = divmod(row, tokens.token_ids.shape[1])
+        if (sequence, view) not in runs:
+            length = int(tokens.valid[sequence].sum())
+            ids = torch.cat([tokens.views[sequence, view, :length], tokens.token_ids[sequence, :length]])
+            positions = torch.arange(length).repeat(2)
+            out = model(
+                input_ids=ids[None], position_ids=positions[None], attention_mask=sees(length)[None, None]
+            )
+            runs[sequence, view] = out.logits[0]
+        logits.append(runs[sequence, view][position])
+    return torch.stack(logits)
+
+
+def token_log_p(logits: Tensor, tokens: NoisedTokens) -> Float[Tensor, " N"]:
+    return torch.log_softmax(logits, dim=-1)[torch.arange(len(tokens.rows)), tokens.labels]
+
+
+def expected_loss(
+    method: str, student: PreTrainedModel, teacher: PreTrainedModel | None, noised: NoisedBatch
+) -> Tensor:
+    """Cross-entropy with weight 1/t over maskable tokens, and the method's term, from the logits."""
+    t, length = noised.t.double(), noised.maskable.shape[1]
+    logits = masked_logits(student, noised.student)
+    log_p, sequence = token_log_p(logits, noised.student), noised.student.rows // length
+    loss = -(log_p / t[sequence]).sum() / noised.maskable.sum()
+    if method == "none":
+        return loss
+    with torch.no_grad():
+        teacher_logits = masked_logits(teacher, noised.teacher)
+    if method == "tide_shared":
+        lambda_t = (0.1 + 0.8 * PROGRESS) * (1 - t)  # The cosine is half way at one half.
+        weight = torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2))
+        kl, _ = interpolated_kl_reference(logits, teacher_logits, lambda_t[sequence], 2.0)
+        return loss + 4 * (weight[sequence] * kl).mean()
+    teacher_log_p = token_log_p(teacher_logits, noised.teacher)
+    values = []
+    for row, chunk in noised.chunk_mask.nonzero().tolist():
+        p = []
+        for side, log_ps, chunks in (
+            (noised.student, log_p, noised.student_chunks),
+            (noised.teacher, teacher_log_p, noised.teacher_chunks),
+        ):
+            of_chunk = (chunks.flatten()[side.rows] == chunk) & (side.rows // chunks.shape[1] == row)
+            assert int(of_chunk.sum()) == int((chunks[row] == chunk).sum()), "a chunk that counts is whole"
+            p.append((log_ps[of_chunk].sum() / 2).exp().clamp(1e-7, 1 - 1e-7))
+        values.append(-(p[0] * p[1].log() + (1 - p[0]) * (1 - p[1]).log()))
+    return loss + torch.stack(values).mean()
+
+
+@pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross"])
+def test_the_step_is_its_definition(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str) -> None:
+    trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, method))
+    examples = [trainer.train_dataset[index] for index in (0, 1, 6)]
+    batch = trainer.data_collator(examples)["batch"]
+    assert not batch.student.valid.all(), "one sequence is shorter"
+    noised = trainer.noiser(batch, torch.Generator().manual_seed(5), torch.tensor([0.4, 0.55, 0.7]))
+    if method == "tide_shared":
+        assert noised.teacher.views.shape[1] == 2 and set(noised.teacher.row_views.tolist()) == {0, 1}
+    if method == "tide_cross":
+        assert int(noised.chunk_mask.sum()) > 3
+
+    out = trainer.module(noised, PROGRESS)
+    out.loss.backward()
+    gradients = {
+        name: parameter.grad.double() for name, parameter in trainer.module.student.named_parameters()
+    }
+
+    exact = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, method)).module
+    teacher = None if exact.teacher is None else exact.teacher.double()
+    expected = expected_loss(method, exact.student.double(), teacher, noised)
+    expected.backward()
+    assert float(out.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for name, parameter in exact.student.named_parameters():
+        worst = float((gradients[name] - parameter.grad).abs().max() / parameter.grad.abs().max())
+        assert worst < 1e-4 and math.isfinite(worst), f"{name}: {worst:.1e} of its largest entry"
