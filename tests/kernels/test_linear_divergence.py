@@ -157,16 +157,18 @@ def test_no_gradient_work_without_grad_mode(divergence, monkeypatch):
     assert torch.equal(result.kl, expected.kl) and torch.equal(result.loss, expected.loss)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_backward_again_and_with_another_upstream(divergence):
-    inputs = make(dtype=torch.bfloat16)
+def test_backward_again_and_with_another_upstream(divergence, dtype):
+    inputs = make(dtype=dtype)
     _, expected = truth(divergence, inputs)
     result = call(divergence, inputs)
     tensors = [inputs[name] for name in STUDENT]
     first = torch.autograd.grad(result.loss * 3.0, tensors, retain_graph=True)
-    second = torch.autograd.grad(result.loss * 3.0, tensors)
-    for one, two, wanted in zip(first, second, expected, strict=True):
-        assert torch.equal(one, two)
+    second = torch.autograd.grad(result.loss * -1.5, tensors, retain_graph=True)
+    third = torch.autograd.grad(result.loss * 3.0, tensors)
+    for one, two, three, wanted in zip(first, second, third, expected, strict=True):
+        assert torch.equal(one, three) and torch.equal(one, -2.0 * two)
         assert relative(one, 3.0 * wanted) < 0.51 * torch.finfo(one.dtype).eps + 64 * EPS32
 
 

@@ -49,8 +49,6 @@ def test_the_measurement_sees_what_eager_allocates(peaks):
 
 @pytest.mark.parametrize("case", HIDDEN_IN)
 def test_hidden_in_losses_hold_a_workspace_in_place_of_logits(case, peaks):
-    # Both heads and the gradient of the student's. The divergences keep that gradient since forward and scale
-    # it into another tensor. Logits of both sides would add 2.
-    kept = 2 if case == "linear_calm" else 3
-    heads = (kept * SIZES.student_width + SIZES.teacher_width) / SIZES.rows
+    # Both heads and the gradient of the student's, once. Logits of both sides would add 2.
+    heads = (2 * SIZES.student_width + SIZES.teacher_width) / SIZES.rows
     assert heads * SEEN <= peaks[case, "tide"] <= heads + WORKSPACE_BYTES / SIZES.unit_bytes + ALLOWANCE

@@ -39,7 +39,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """A fast tokenizer with a mask token.
 
     Raises:
-        ValueError: nothing loadable at `path`, a slow tokenizer, or no mask token.
+        ValueError: nothing loadable at `path`, a slow tokenizer, no mask token, or one that is also eos, pad
+            or bos.
     """
     try:
         folder = Path(path)

@@ -102,7 +102,8 @@ class HeadGradient:
         if self.d_hidden is not None:
             self.head.hidden_gradient(d_logits, self.d_hidden[rows])
         if self.d_weight is not None:
-            self.d_weight.addmm_(d_logits.T, hidden)
+            # The first chunk is written, not added to zeros that would have to be read.
+            self.d_weight.addmm_(d_logits.T, hidden, beta=0 if rows.start == 0 else 1)
         if self.d_bias is not None:
             self.d_bias.add_(d_logits.sum(0))
 

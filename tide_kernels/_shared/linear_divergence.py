@@ -26,6 +26,7 @@ from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import (
     Head,
     HeadGradient,
+    cache_steps,
     check_head,
     check_workspace,
     cut_to_vocabulary,
@@ -172,6 +173,7 @@ class LinearDivergenceFunction(torch.autograd.Function):
         ctx.save_for_backward(*arguments[:-1])  # the last is the temperature
         ctx.op, ctx.temperature, ctx.workspace_bytes = op, arguments.temperature, workspace_bytes
         ctx.needed, ctx.made = needed, made
+        ctx.dtypes = [None if x is None else x.dtype for x in (student_hidden, student_weight, student_bias)]
         result = arguments.reduce(kl, ce)
         ctx.mark_non_differentiable(*(x for x in (result.kl, result.ce) if x is not None))
         return result.loss, result.kl, result.ce
@@ -179,16 +181,16 @@ class LinearDivergenceFunction(torch.autograd.Function):
     @staticmethod
     @first_order_only
     def backward(ctx: Any, d_loss: Float[Tensor, ""], *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        arguments = LinearArguments(*ctx.saved_tensors, ctx.temperature)
-        made, ctx.made = ctx.made, None
+        made: tuple[Tensor | None, ...] | None = ctx.made
+        ctx.made = None
         if made is None:
-            # A second backward through a retained graph. Keeping a copy for it would double the head's gradient,
-            # the largest tensor of the step, in every run.
-            _, _, made = _run(ctx.op, arguments, ctx.workspace_bytes, ctx.needed)
+            # A second backward through a retained graph makes them again. Keeping a copy for it would hold
+            # the head's gradient, the largest tensor of the step, twice in every run.
+            arguments = LinearArguments._make((*ctx.saved_tensors, ctx.temperature))
+            made = _run(ctx.op, arguments, ctx.workspace_bytes, ctx.needed)[2]
         # Cast after the product, so that a loss scale applies before fp16 can underflow.
         gradients = (
-            None if x is None else x.mul_(d_loss).to(like.dtype)
-            for x, like in zip(made, arguments, strict=False)
+            None if x is None else x.mul_(d_loss).to(dtype) for x, dtype in zip(made, ctx.dtypes, strict=True)
         )
         return *gradients, None, None, None, None
 
@@ -198,10 +200,8 @@ def _run(
     arguments: LinearArguments,
     workspace_bytes: int | None,
     needed: tuple[bool, bool, bool],
-) -> tuple[
-    Float[Tensor, " N"], Float[Tensor, " N"] | None, tuple[Tensor | None, Tensor | None, Tensor | None]
-]:
-    """kl, ce, and the needed gradients of student_hidden, student_weight and student_bias for an upstream 1."""
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None, tuple[Tensor | None, ...]]:
+    """kl, ce, and the needed gradients of student_hidden, student_weight and student_bias, for upstream 1."""
     lambda_t, labels, dtype = arguments.lambda_t, arguments.labels, arguments.lambda_t.dtype
     num_rows, vocab = arguments.student_hidden.shape[0], arguments.student_weight.shape[0]
     device = arguments.student_hidden.device

@@ -38,7 +38,7 @@ def linear_interpolated_kl(
     constant, 1 is forward KL; ce = -log softmax(student)_label at T = 1. Products accumulate in fp32 and
     logits are not rounded to the model's dtype. Gradients are made in forward, row chunk by row chunk, so no
     product with a head runs twice; they are kept in fp32 until backward: N ds + V ds numbers (the latter only
-    if the head is trained).
+    if the head is trained). A second backward through a retained graph makes them again.
 
     Args:
         student_hidden: [N, ds], fp32, bf16 or fp16 (fp64 works in fp64): the rows a loss reads, and no
