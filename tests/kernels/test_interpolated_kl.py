@@ -143,6 +143,18 @@ def test_logits_far_apart_neither_overflow_nor_vanish(scale):
         assert float((d_student - d_expected).abs().max()) < 4 * EPS32
 
 
+def test_mass_that_underflows_in_the_student_is_still_the_teachers():
+    # p = exp(-103.97) is 0 or one bit in fp32, e^w = exp(87) is finite, and 5002 such products make 2e-4.
+    student, teacher = torch.zeros(2, 1, 5003)
+    student[0, 1:] = -103.97
+    teacher[0, 1:] = -16.97
+    student.requires_grad_()
+    expected, d_expected = exact(NAME, student, teacher, torch.ones(1), 1.0)
+    kl = interpolated_kl(student, teacher, 1.0)
+    assert relative(kl, expected) < 16 * EPS32
+    assert relative(gradient((kl,), student, (torch.ones(1),)), d_expected) < 16 * EPS32
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("offset", [0.0, -400.0])
 @pytest.mark.parametrize("lambda_t", [0.0, 0.3, 1.0])

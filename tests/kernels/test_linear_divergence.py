@@ -131,6 +131,27 @@ def test_the_workspace_does_not_change_the_result(divergence, dtype):
             )
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_steps_within_a_chunk_and_threads_do_not_change_the_result(divergence, threads, monkeypatch):
+    inputs = make(23, 513)
+    workspace_bytes = 8 * 513 * 9
+    whole = call(divergence, inputs, workspace_bytes=workspace_bytes)
+    whole_gradients = gradients(whole, inputs)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence.rows_per_chunk", lambda *_: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        steps = call(divergence, inputs, workspace_bytes=workspace_bytes)
+        steps_gradients = gradients(steps, inputs)
+    finally:
+        torch.set_num_threads(before)
+    for actual, expected in zip(steps, whole, strict=True):
+        assert relative(actual, expected.double()) < 8 * EPS32
+    for actual, expected in zip(steps_gradients, whole_gradients, strict=True):
+        assert relative(actual, expected.double()) < 16 * EPS32
+
+
 @pytest.mark.parametrize("asked", [s for n in range(4) for s in itertools.combinations(STUDENT, n)])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_subset_of_gradients(divergence, asked):

@@ -6,6 +6,7 @@ gradient of the last row chunk alone, statistics of one chunk used for another i
 
 from __future__ import annotations
 
+import importlib
 import itertools
 
 import pytest
@@ -125,6 +126,27 @@ def test_the_workspace_does_not_change_the_result():
         assert relative(parts, whole.double()) < 16 * EPS32
         for one, two in zip(gradients(parts, upstream, inputs), whole_gradients, strict=True):
             assert relative(one, two.double()) < 32 * EPS32
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_steps_within_a_chunk_and_threads_do_not_change_the_result(threads, monkeypatch):
+    inputs, upstream = make(23, 513)
+    workspace_bytes = 4 * 513 * 9
+    whole = call(inputs, workspace_bytes=workspace_bytes)
+    whole_gradients = gradients(whole, upstream, inputs)
+    # By import: as an attribute of the package, the name is the op and not its folder.
+    chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
+    monkeypatch.setattr(chunked, "rows_per_chunk", lambda *_: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        steps = call(inputs, workspace_bytes=workspace_bytes)
+        steps_gradients = gradients(steps, upstream, inputs)
+    finally:
+        torch.set_num_threads(before)
+    assert relative(steps, whole.double()) < 8 * EPS32
+    for actual, expected in zip(steps_gradients, whole_gradients, strict=True):
+        assert relative(actual, expected.double()) < 16 * EPS32
 
 
 @pytest.mark.parametrize("asked", [s for n in range(4) for s in itertools.combinations(TENSORS, n)])

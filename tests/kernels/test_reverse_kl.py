@@ -126,6 +126,17 @@ def test_entries_at_minus_infinity(offset, backend):
     assert not d_student[2].isfinite().all()  # no gradient can be right there, and none is made up
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_teacher_that_sits_where_the_student_cannot_is_far_but_not_infinitely(backend):
+    # The teacher's share of everything else is exp(-300), which is 0 in fp32.
+    student = torch.tensor([[-torch.inf, 0.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[300.0, 0.0, 1.0]])
+    kl = reverse_kl(student, teacher, backend=backend)
+    assert relative(kl, torch.tensor([300 - 0.5 - torch.tensor(2.0).log()])) < EPS32
+    (d_student,) = torch.autograd.grad(kl.sum(), student)
+    assert relative(d_student, torch.tensor([[0.0, 0.25, -0.25]])) < 64 * EPS32
+
+
 def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
     def refuse(*_):
         raise AssertionError("a row went through the definition")

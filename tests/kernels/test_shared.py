@@ -103,6 +103,7 @@ def test_every_chunk_is_run_once_and_answers_in_order(three_threads):
 
 
 def test_the_callers_threads_stay_as_they_were(three_threads):
+    workers._forget_pool()  # so that one is started here
     found = []
     map_chunks([slice(0, 1), slice(1, 2)], lambda rows, _: found.append(rows), lambda: None, CPU)
     assert torch.get_num_threads() == 3 and torch.is_grad_enabled()

@@ -25,7 +25,8 @@ def checkpoint(tiny_checkpoints, tmp_path: Path) -> Path:
 
 def edit_config(checkpoint: Path, **changes: object) -> None:
     path = checkpoint / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
 
 
 def edit_weights(checkpoint: Path, edit) -> None:
@@ -285,7 +286,8 @@ def config_values(monkeypatch) -> dict[str, object]:
 def test_the_rotary_base_of_transformers_5_is_written_where_4_reads_it(
     checkpoint, monkeypatch, config_values, version, copied
 ):
-    edit_config(checkpoint, rope_parameters={"rope_theta": 512_000.0, "rope_type": "default"})
+    rope = {"rope_theta": 512_000.0, "rope_type": "default"}
+    edit_config(checkpoint, rope_parameters=rope, rope_theta=None)
     monkeypatch.setattr(transformers, "__version__", version)
     load_config(str(checkpoint))
     assert config_values["rope_parameters"]["rope_theta"] == 512_000.0

@@ -213,7 +213,7 @@ def _completions(pipeline: Pipeline) -> str:
     cards = []
     for prompt, answers in written.items():
         panes = [_pane("reference", answers[0][1].reference, "reference-text")]
-        panes += [_pane(method, completion.completion.rstrip(), "") for method, completion in answers]
+        panes += [_pane(method, completion.completion, "") for method, completion in answers]
         cards.append(
             f'<article><pre class="prompt" tabindex="0"><code>{escape(prompt)}</code></pre>'
             f'<div class="panes">{"".join(panes)}</div></article>'

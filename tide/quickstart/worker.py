@@ -102,7 +102,7 @@ def run_method(
             block_size=held_out.block_size,
         )
         completions = [
-            Completion(row.prompt, text, row.completion)
+            Completion(row.prompt, text.rstrip() + "\n", row.completion)
             for row, text in zip(held_out.prompts, texts, strict=True)
         ]
     run = Run(
