@@ -1,9 +1,8 @@
 """Row chunks on the CPU's threads: one thread takes a chunk through all its steps.
 
-The usual way, splitting every operation among the threads, meets at a barrier some forty times per chunk.
-That costs microseconds on an idle machine, and a time slice each on a busy one, where a loaded machine once
-took a hundred times as long. Here threads meet once per pass over the logits. Rows are independent, so the
-result does not depend on how many threads there are.
+The usual way, splitting every operation among the threads, meets at a barrier some forty times per chunk,
+which costs microseconds each on an idle machine and a time slice each on a busy one. Here threads meet once
+per pass over the logits. Rows are independent, so the result does not depend on how many threads there are.
 """
 
 from __future__ import annotations
