@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from tide_kernels._shared.pages import on_huge_pages
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -130,5 +132,5 @@ class RowChunks:
     def gradient_like(self, x: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """A contiguous gradient for x: zeros if rows or columns are skipped, unset if all get written."""
         covered = self.active is None and self.vocab == x.shape[1]
-        new = torch.empty if covered else torch.zeros
-        return new(x.shape, dtype=x.dtype, device=x.device)
+        gradient = on_huge_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
+        return gradient if covered else gradient.zero_()

@@ -23,6 +23,43 @@ class LabelStatistics(NamedTuple):
     total: Float[Tensor, " n"]  # the same sum over all entries
 
 
+class LabelCoefficients(NamedTuple):
+    """The gradient's per-row numbers as columns, made for all rows at once: the loop is left with four passes."""
+
+    row_max: Float[Tensor, "n 1"]
+    minus_scale: Float[Tensor, "n 1"]  # -weight / sum of exp(x - m)
+    at_label: Float[Tensor, "n 1"]  # weight * (1 - p_y)
+    labels: Int[Tensor, "n 1"]
+
+    def at(self, rows: slice) -> LabelCoefficients:
+        """Those of some rows."""
+        return LabelCoefficients(*(column[rows] for column in self))
+
+
+def label_rest(
+    logits: Float[Tensor, "n V"],
+    row_max: Float[Tensor, " n"],
+    labels: Int[Tensor, " n"],
+    buffer: Float[Tensor, "n V"],
+) -> Float[Tensor, " n"]:
+    """Sum of exp(x - m) over all entries but the label. Overwrites the buffer, which must not be the logits."""
+    torch.sub(logits, row_max[:, None], out=buffer)
+    return buffer.exp_().scatter_(1, labels[:, None], 0.0).sum(1)
+
+
+def label_statistics_from(
+    label_logit: Float[Tensor, " n"], row_max: Float[Tensor, " n"], rest: Float[Tensor, " n"]
+) -> LabelStatistics:
+    """log softmax at the labels from what the passes over V have left."""
+    shifted = label_logit - row_max
+    label_exp = shifted.exp()
+    total = rest + label_exp
+    # A label that is the row's maximum has label_exp = 1, and its p may be within an ulp of 1: log1p of the
+    # rest keeps the relative precision of log p, which 1 - P of a chunk is made of.
+    log_total = torch.where(label_exp == 1, rest.log1p(), total.log())
+    return LabelStatistics(shifted - log_total, row_max, rest, total)
+
+
 def label_statistics(
     logits: Float[Tensor, "n V"],
     row_max: Float[Tensor, " n"],
@@ -30,17 +67,27 @@ def label_statistics(
     buffer: Float[Tensor, "n V"],
 ) -> LabelStatistics:
     """log softmax(logits) at the labels. Overwrites the buffer, which must not be the logits."""
-    column = labels[:, None]
-    torch.sub(logits, row_max[:, None], out=buffer)
-    label_logit = buffer.gather(1, column).squeeze(1)
-    buffer.exp_().scatter_(1, column, 0.0)
-    rest = buffer.sum(1)
-    label_exp = label_logit.exp()
-    total = rest + label_exp
-    # A label that is the row's maximum has label_exp = 1, and its p may be within an ulp of 1: log1p of the
-    # rest keeps the relative precision of log p, which 1 - P of a chunk is made of.
-    log_total = torch.where(label_exp == 1, rest.log1p(), total.log())
-    return LabelStatistics(label_logit - log_total, row_max, rest, total)
+    rest = label_rest(logits, row_max, labels, buffer)
+    return label_statistics_from(logits.gather(1, labels[:, None]).squeeze(1), row_max, rest)
+
+
+def label_coefficients(
+    statistics: LabelStatistics, labels: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+) -> LabelCoefficients:
+    """What `write_label_gradient` needs for the gradient of sum(weight * log_p)."""
+    scale = weight / statistics.total
+    # 1 - p_y as the sum of the others: exact where p_y rounds to 1.
+    columns = (statistics.row_max, -scale, scale * statistics.rest, labels)
+    return LabelCoefficients(*(column[:, None] for column in columns))
+
+
+def write_label_gradient(
+    logits: Float[Tensor, "n V"], coefficients: LabelCoefficients, out: Float[Tensor, "n V"]
+) -> None:
+    """out = weight * (onehot(y) - softmax). out may be the logits."""
+    row_max, minus_scale, at_label, labels = coefficients
+    torch.sub(logits, row_max, out=out)
+    out.exp_().mul_(minus_scale).scatter_(1, labels, at_label)
 
 
 def label_gradient(
@@ -51,8 +98,4 @@ def label_gradient(
     out: Float[Tensor, "n V"],
 ) -> None:
     """out = gradient of sum(weight * log_p): weight * (onehot(y) - softmax). out may be the logits."""
-    scale = weight / statistics.total
-    torch.sub(logits, statistics.row_max[:, None], out=out)
-    out.exp_().mul_(-scale[:, None])
-    # 1 - p_y as the sum of the others: exact where p_y rounds to 1.
-    out.scatter_(1, labels[:, None], (scale * statistics.rest)[:, None])
+    write_label_gradient(logits, label_coefficients(statistics, labels, weight), out)

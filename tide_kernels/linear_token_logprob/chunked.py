@@ -14,7 +14,12 @@ import torch
 from tide_kernels._shared.chunking import rows_per_chunk
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import Head, HeadGradient, cache_steps, head_chunks
-from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.label import (
+    LabelStatistics,
+    label_coefficients,
+    label_statistics,
+    write_label_gradient,
+)
 from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
@@ -69,7 +74,7 @@ class LinearTokenLogprobFunction(torch.autograd.Function):
     @first_order_only
     def backward(ctx: Any, d_log_p: Float[Tensor, " N"]) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, token_ids, *saved = ctx.saved_tensors
-        statistics = LabelStatistics(*saved)
+        coefficients = label_coefficients(LabelStatistics(*saved), token_ids, d_log_p)
         num_rows, vocab, device, dtype = hidden.shape[0], weight.shape[0], hidden.device, ctx.dtype
         head = Head(weight, bias, dtype)
         gradient = HeadGradient(head, hidden, tuple(ctx.needs_input_grad[:3]))
@@ -84,8 +89,7 @@ class LinearTokenLogprobFunction(torch.autograd.Function):
                 here: slice, _: None, start: int = chunk.start, logits: Tensor = logits
             ) -> None:
                 rows = slice(start + here.start, start + here.stop)
-                fields = LabelStatistics(*(field[rows] for field in statistics))
-                label_gradient(logits[here], fields, token_ids[rows], d_log_p[rows].to(dtype), logits[here])
+                write_label_gradient(logits[here], coefficients.at(rows), logits[here])
 
             map_chunks(cache_steps(logits.shape[0], step), turn_into_gradient, lambda: None, device)
             gradient.add(chunk, rows_hidden, logits)

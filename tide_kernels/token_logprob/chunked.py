@@ -11,7 +11,13 @@ import torch
 
 from tide_kernels._shared.chunking import RowChunks
 from tide_kernels._shared.first_order import first_order_only
-from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.label import (
+    LabelStatistics,
+    label_coefficients,
+    label_rest,
+    label_statistics_from,
+    write_label_gradient,
+)
 from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
@@ -37,35 +43,35 @@ class TokenLogProbFunction(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Float[Tensor, " N"]:
         chunks = RowChunks(logits.shape[0], active, vocab, dtype, logits.device)
+        ids = token_ids if active is None else token_ids[active]
 
-        def values(rows: slice, buffers: _Buffers) -> LabelStatistics:
+        def values(rows: slice, buffers: _Buffers) -> tuple[Tensor, Tensor]:
             part = chunks.load(logits, rows, buffers.loaded)
-            ids = chunks.select(token_ids, rows)
-            return label_statistics(part, part.amax(1), ids, buffers.exponentials[: len(ids)])
+            row_max = part.amax(1)
+            return row_max, label_rest(part, row_max, ids[rows], buffers.exponentials[: part.shape[0]])
 
         parts = map_chunks(
             chunks, values, lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer()), chunks.device
         )
-        statistics = LabelStatistics(*map(torch.cat, zip(*parts, strict=True)))
+        row_max, rest = map(torch.cat, zip(*parts, strict=True))
+        rows = torch.arange(len(ids), device=ids.device) if active is None else active
+        statistics = label_statistics_from(logits[rows, ids].to(dtype), row_max, rest)
         ctx.chunks = chunks
-        ctx.save_for_backward(logits, token_ids, *statistics)
+        ctx.save_for_backward(logits, ids, *statistics)
         return chunks.scatter(statistics.log_p, logits.shape[0])
 
     @staticmethod
     @first_order_only
     def backward(ctx: Any, d_log_p: Float[Tensor, " N"]) -> tuple[Tensor | None, ...]:
-        logits, token_ids, *saved = ctx.saved_tensors
+        logits, ids, *saved = ctx.saved_tensors
         chunks: RowChunks = ctx.chunks
         d_logits = chunks.gradient_like(logits)
+        every = slice(0, chunks.num_active)
+        coefficients = label_coefficients(LabelStatistics(*saved), ids, chunks.select(d_log_p, every))
 
         def gradient(rows: slice, buffer: Float[Tensor, "n V"] | None) -> None:
-            label_gradient(
-                chunks.load(logits, rows, buffer),
-                LabelStatistics(*(field[rows] for field in saved)),
-                chunks.select(token_ids, rows),
-                chunks.select(d_log_p, rows),
-                chunks.target(d_logits, rows, buffer),
-            )
+            part = chunks.load(logits, rows, buffer)
+            write_label_gradient(part, coefficients.at(rows), chunks.target(d_logits, rows, buffer))
             chunks.store(d_logits, rows, buffer)
 
         map_chunks(chunks, gradient, lambda: chunks.buffer_for(logits), chunks.device)
