@@ -24,7 +24,7 @@ class LabelStatistics(NamedTuple):
 
 
 class LabelCoefficients(NamedTuple):
-    """The gradient's per-row numbers as columns, made for all rows at once: the loop is left with four passes."""
+    """The gradient's per-row numbers as columns, made for all rows at once."""
 
     row_max: Float[Tensor, "n 1"]
     minus_scale: Float[Tensor, "n 1"]  # -weight / sum of exp(x - m)
@@ -42,7 +42,7 @@ def label_rest(
     labels: Int[Tensor, " n"],
     buffer: Float[Tensor, "n V"],
 ) -> Float[Tensor, " n"]:
-    """Sum of exp(x - m) over all entries but the label. Overwrites the buffer, which must not be the logits."""
+    """Sum of exp(x - m) over all entries but the label. Overwrites the buffer, no view of the logits."""
     torch.sub(logits, row_max[:, None], out=buffer)
     return buffer.exp_().scatter_(1, labels[:, None], 0.0).sum(1)
 
