@@ -9,6 +9,8 @@ _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before torch is imported: OpenMP reads it once. More threads than cores makes small ops ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _CORES // _WORKERS)))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Triton reads it where kernels are imported. Compilation for GPUs is tested in processes that unset it.
+os.environ["TRITON_INTERPRET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would download fails at once, on every machine alike
 
 import random

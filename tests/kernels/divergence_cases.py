@@ -9,7 +9,7 @@ from tide_kernels import interpolated_kl, reverse_kl
 
 EPS32 = torch.finfo(torch.float32).eps
 DIVERGENCES = ("interpolated_kl", "reverse_kl")
-BACKENDS = ("torch", "reference")
+BACKENDS = ("torch", "triton", "reference")
 
 
 def make(rows=13, vocab=1000, dtype=torch.float32, teacher_dtype=None, seed=0):

@@ -43,9 +43,10 @@ def test_fp32_equals_the_definition_in_fp64(vocab, rows, divergence, backend, fe
         results = call(divergence, inputs, temperature, backend=backend)
         assert [x.dtype for x in results] == [torch.float32] * 2
         # The definition in fp32 subtracts log-sum-exps of this size.
-        floor = 0.0 if backend == "torch" else 10 * EPS32
+        floor = 10 * EPS32 if backend == "reference" else 0.0
         assert float(((results[0].detach() - kl).abs() - 32 * EPS32 * kl.abs()).max()) <= floor + 1e-30
-        assert float((results[1].detach() - ce).abs().max()) <= 8 * EPS32
+        # Kernels take logarithms to base 2: two more roundings of the value.
+        assert float(((results[1].detach() - ce).abs() - EPS32 * ce).max()) <= 8 * EPS32
         assert relative(gradient(results, inputs["student_logits"], upstream), d_student) < 16 * EPS32
 
 
@@ -72,7 +73,8 @@ def test_half_inputs_lose_nothing_but_the_rounding_of_the_gradient(
         actual = gradient(results, inputs["student_logits"], upstream)
         assert actual.dtype == student_dtype
         # Half a unit in the last place of each entry; fp16 has subnormal entries of 6e-8.
-        step = torch.finfo(student_dtype).eps / 2
+        # Triton's interpreter cuts bf16 off where a GPU rounds.
+        step = torch.finfo(student_dtype).eps / (1 if backend == "triton" else 2)
         error = (actual.double() - d_student).abs() - step * d_student.abs()
         assert float(error.max()) < 16 * EPS32 * float(d_student.abs().max()) + (
             3e-8 if student_dtype == torch.float16 else 0
@@ -310,7 +312,7 @@ def test_frozen_students_need_no_graph_and_autocast_changes_nothing(divergence):
         ({"mask": torch.ones(5)}, r"mask.*bool.*float32.*\.bool\(\)"),
         ({"mask": torch.ones(6, dtype=torch.bool)}, "mask.*5 rows"),
         ({"mask": torch.ones(5, 1, dtype=torch.bool)}, r"mask.*\(5, 1\)"),
-        ({"backend": "cudnn"}, "unknown backend 'cudnn'.*auto, reference, torch"),
+        ({"backend": "cudnn"}, "unknown backend 'cudnn'.*auto, reference, torch, triton"),
         ({"teacher_logits": torch.zeros(5, 11, device="meta")}, "teacher_logits.*meta.*cpu"),
     ],
 )

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from tide_kernels._shared import chunking, workers
-from tide_kernels._shared.backends import BACKENDS, resolve_backend
 from tide_kernels._shared.chunking import RowChunks, rows_per_chunk
 from tide_kernels._shared.label import label_gradient, label_statistics
 from tide_kernels._shared.workers import MAX_WORKERS, map_chunks
@@ -32,12 +31,6 @@ def three_threads():
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(threads)
-
-
-def test_backends_resolve_by_name():
-    assert [resolve_backend("op", name) for name in BACKENDS] == ["torch", "reference", "torch"]
-    with pytest.raises(ValueError, match="op: unknown backend 'Torch'"):
-        resolve_backend("op", "Torch")
 
 
 def test_a_buffer_holds_as_many_rows_as_its_bytes_allow():

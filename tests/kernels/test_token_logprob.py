@@ -16,7 +16,7 @@ from tide_kernels import token_logprob
 from tide_kernels._shared import chunking
 
 EPS32 = torch.finfo(torch.float32).eps
-BACKENDS = ["torch", "reference"]
+BACKENDS = ["torch", "triton", "reference"]
 
 
 def make(rows=13, vocab=1000, dtype=torch.float32, seed=0):
@@ -332,7 +332,7 @@ IDS = torch.zeros(13, dtype=torch.int64)
         ({"mask": IDS[:12].bool()}, "mask must have one entry for each of the 13 rows"),
         ({"vocab_size": 0}, r"vocab_size must lie in \[1, 9\].*got 0"),
         ({"vocab_size": 10}, r"vocab_size must lie in \[1, 9\].*got 10"),
-        ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch"),
+        ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
     ],
 )
 def test_errors_name_function_rule_values_and_remedy(change, message):

@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
-BACKENDS = ("auto", "reference", "torch")
+import functools
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+BACKENDS = ("auto", "reference", "torch", "triton")
+# Devices for which Triton generates code.
+TRITON_DEVICES = ("cuda", "xpu")
 
 
-def resolve_backend(function: str, backend: str) -> str:
-    """The backend that a call runs on: `reference`, the definition, or `torch`, in row chunks.
+def resolve_backend(function: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that a call of an op with Triton kernels runs on.
 
-    `auto` is `torch` on every device.
+    `reference` is the definition, `torch` works in row chunks, `triton` in one pass. `auto` takes `triton` on
+    a GPU, and `torch` elsewhere and for fp64, in which the kernels do not sum.
+
+    Raises:
+        ValueError: no backend has that name, or `triton` cannot run there.
+    """
+    check_backend(function, backend, BACKENDS)
+    wide = dtype.itemsize > 4
+    if backend == "auto":
+        return "triton" if device.type in TRITON_DEVICES and not wide and has_triton() else "torch"
+    if backend != "triton":
+        return backend
+    if not has_triton():
+        raise ValueError(
+            f"{function}: backend 'triton' needs the package triton; install it, or use 'torch'."
+        )
+    if wide:
+        raise ValueError(
+            f"{function}: backend 'triton' sums in fp32; for {dtype} use 'torch' or 'reference'."
+        )
+    if device.type not in TRITON_DEVICES and not interpreted():
+        raise ValueError(
+            f"{function}: backend 'triton' needs a GPU, the inputs are on {device}. Move them, use "
+            "'torch', or set TRITON_INTERPRET=1 before Python starts, which runs kernels slowly on the CPU."
+        )
+    return "triton"
+
+
+def resolve_plain_backend(function: str, backend: str) -> str:
+    """The backend of an op that has no Triton kernels: `auto` is `torch` on every device.
 
     Raises:
         ValueError: no backend has that name.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"{function}: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+    check_backend(function, backend, ("auto", "reference", "torch"))
     return "torch" if backend == "auto" else backend
+
+
+def check_backend(function: str, backend: str, known: tuple[str, ...]) -> None:
+    """backend is one of the known names."""
+    if backend not in known:
+        raise ValueError(f"{function}: unknown backend {backend!r}; choose one of {', '.join(known)}.")
+
+
+@functools.cache
+def has_triton() -> bool:
+    """The package triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Triton kernels run in its interpreter, on the CPU: set before kernels are imported."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

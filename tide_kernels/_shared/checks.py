@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+LAMBDA_REMEDY = "lambda is the teacher's share of the target: 0 the student alone, 1 forward KL"
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
@@ -114,28 +115,28 @@ def check_mask(function: str, mask: Bool[Tensor, " N"] | None, num_rows: int, de
 
 
 def check_ids(
-    function: str,
-    name: str,
-    ids: Int[Tensor, " N"],
-    num_rows: int,
-    vocab: int,
-    device: torch.device,
-    active: Int[Tensor, " A"] | None = None,
+    function: str, name: str, ids: Int[Tensor, " N"], num_rows: int, device: torch.device
 ) -> Int[Tensor, " N"]:
-    """Token ids as int64. On CPU, those of active rows have to lie inside the vocabulary."""
+    """Token ids, one per row, as int64. `check_id_values` looks at the values."""
     if ids.dtype not in INTEGER_DTYPES or ids.dim() != 1:
         raise ValueError(f"{function}: {name} must be integers [N]; got {ids.dtype} {tuple(ids.shape)}.")
     check_same_length(function, name, ids, num_rows, device)
-    ids = ids.long()
-    if ids.device.type == "cpu":
-        read = ids if active is None else ids[active]
-        outside = (read < 0) | (read >= vocab)
-        if bool(outside.any()):
-            raise ValueError(
-                f"{function}: {name} must lie in [0, {vocab}) on every row that is read; "
-                f"got {int(read[outside][0])}. Exclude rows without a target through the mask."
-            )
-    return ids
+    return ids.long()
+
+
+def check_id_values(
+    function: str, name: str, ids: Int[Tensor, " N"], vocab: int, mask: Bool[Tensor, " N"] | None
+) -> None:
+    """Token ids of rows that are read lie inside the vocabulary. CPU tensors only."""
+    if ids.device.type != "cpu":
+        return
+    outside = (ids < 0) | (ids >= vocab)
+    outside = outside if mask is None else outside & mask
+    if bool(outside.any()):
+        raise ValueError(
+            f"{function}: {name} must lie in [0, {vocab}) on every row that is read; "
+            f"got {int(ids[outside][0])}. Exclude rows without a target through the mask."
+        )
 
 
 def row_lambda(
@@ -144,13 +145,11 @@ def row_lambda(
     num_rows: int,
     dtype: torch.dtype,
     device: torch.device,
-    active: Int[Tensor, " A"] | None = None,
 ) -> Float[Tensor, " N"]:
-    """lambda_t as one value per row. Python numbers are always checked, tensors where no device waits."""
-    remedy = "lambda is the teacher's share of the target: 0 the student alone, 1 forward KL"
+    """lambda_t as one value per row. Numbers are checked here, tensors by `check_lambda_values`."""
     if not isinstance(lambda_t, torch.Tensor):
         if not 0.0 <= lambda_t <= 1.0:
-            raise ValueError(f"{function}: lambda_t must lie in [0, 1]; got {lambda_t} ({remedy}).")
+            raise ValueError(f"{function}: lambda_t must lie in [0, 1]; got {lambda_t} ({LAMBDA_REMEDY}).")
         return torch.full((num_rows,), float(lambda_t), dtype=dtype, device=device)
     check_frozen(function, "lambda_t", lambda_t)
     values = lambda_t.to(dtype)
@@ -159,11 +158,37 @@ def row_lambda(
     if values.dim() != 1:
         raise ValueError(f"{function}: lambda_t must be a number or [N]; got shape {tuple(lambda_t.shape)}.")
     check_same_length(function, "lambda_t", values, num_rows, device)
-    if values.device.type == "cpu":
-        read = values if active is None else values[active]
-        outside = ~((read >= 0) & (read <= 1))
-        if bool(outside.any()):
-            raise ValueError(
-                f"{function}: lambda_t must lie in [0, 1]; got {float(read[outside][0])} ({remedy})."
-            )
     return values
+
+
+def check_lambda_values(
+    function: str, lambda_t: Float[Tensor, " N"], mask: Bool[Tensor, " N"] | None
+) -> None:
+    """lambda of rows that are read lies in [0, 1]. CPU tensors only."""
+    if lambda_t.device.type != "cpu":
+        return
+    outside = ~((lambda_t >= 0) & (lambda_t <= 1))
+    outside = outside if mask is None else outside & mask
+    if bool(outside.any()):
+        raise ValueError(
+            f"{function}: lambda_t must lie in [0, 1]; got {float(lambda_t[outside][0])} ({LAMBDA_REMEDY})."
+        )
+
+
+def check_inplace_gradient(function: str, logits: Float[Tensor, "N V"], backend: str) -> None:
+    """The gradient may be written over the logits: something made them, and nothing else runs on them."""
+    if backend == "reference":
+        raise ValueError(
+            f"{function}: inplace_gradient needs backend 'torch' or 'triton'; autograd derives it from "
+            "the definition."
+        )
+    if logits.requires_grad and logits.is_leaf:
+        raise ValueError(
+            f"{function}: inplace_gradient would overwrite a leaf, whose .grad would be its own "
+            "storage; pass logits that a head made, or leave inplace_gradient off."
+        )
+    if torch.compiler.is_compiling():
+        raise ValueError(
+            f"{function}: inplace_gradient does not work under torch.compile, which decides itself "
+            "what shares memory; leave it off there."
+        )

@@ -55,6 +55,13 @@ def active_rows(mask: Bool[Tensor, " N"] | None) -> Int[Tensor, " A"] | None:
     return None if mask is None else mask.nonzero().squeeze(1)
 
 
+def clear_unread(d_x: Float[Tensor, "N V"], mask: Bool[Tensor, " N"] | None, vocab: int) -> None:
+    """0 in rows and columns that no op reads, where a gradient in place still holds logits."""
+    d_x[:, vocab:].zero_()
+    if mask is not None:
+        d_x.masked_fill_(~mask[:, None], 0.0)
+
+
 class RowChunks:
     """Walks over the active rows of [N, V] tensors: in slices if all are active, gathered if some are not.
 

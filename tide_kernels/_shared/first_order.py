@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+DOUBLE_BACKWARD = (
+    "tide_kernels: double backward is not implemented, its ops are differentiable once. "
+    'For second derivatives use backend="reference".'
+)
+
+
 def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
     """Decorate the backward of an autograd function whose gradients must not be differentiated again.
 
@@ -43,7 +49,29 @@ class _Refuse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(DOUBLE_BACKWARD)
+
+
+def forbid_double_backward(backward_op: Any) -> None:
+    """Register a derivative with a backward op (a torch.library op) that raises when it is asked for."""
+
+    def refuse(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(DOUBLE_BACKWARD)
+
+    backward_op.register_autograd(refuse)
+
+
+def spend_once(ctx: Any, function: str) -> None:
+    """Let one backward pass through a node whose gradient overwrites its input, and no second one.
+
+    Raises:
+        RuntimeError: the logits are gone, or a second derivative was asked for.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(DOUBLE_BACKWARD)
+    if getattr(ctx, "spent", False):
         raise RuntimeError(
-            "tide_kernels: double backward is not implemented, its ops are differentiable once. "
-            'For second derivatives use backend="reference".'
+            f"{function}: second backward through inplace_gradient: the first wrote its gradient over the "
+            "logits. Leave inplace_gradient off to keep the graph."
         )
+    ctx.spent = True

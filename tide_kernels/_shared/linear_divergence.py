@@ -14,14 +14,16 @@ import torch
 from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_frozen,
+    check_id_values,
     check_ids,
+    check_lambda_values,
     check_same_length,
     check_temperature,
     check_vocab,
     row_lambda,
 )
 from tide_kernels._shared.chunking import Scratch, rows_per_chunk
-from tide_kernels._shared.divergence import chunk_gradient, chunk_values
+from tide_kernels._shared.divergence_chunks import chunk_gradient, chunk_values
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import (
     Head,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.divergence import RowDivergence
+    from tide_kernels._shared.divergence_chunks import RowDivergence
 
 
 class LinearDivergence(NamedTuple):
@@ -117,6 +119,11 @@ def check_linear_divergence(
     if ce_weight is not None and labels is None:
         raise ValueError(f"{function}: ce_weight needs labels; pass labels= or leave ce_weight out.")
     dtype = accumulation_dtype(student_hidden, student_weight, teacher_hidden, teacher_weight)
+    per_row_lambda = row_lambda(function, lambda_t, num_rows, dtype, device)
+    check_lambda_values(function, per_row_lambda, None)
+    if labels is not None:
+        labels = check_ids(function, "labels", labels, num_rows, device)
+        check_id_values(function, "labels", labels, vocab, None)
     return LinearArguments(
         student_hidden,
         cut_to_vocabulary(student_weight, vocab),
@@ -124,8 +131,8 @@ def check_linear_divergence(
         teacher_hidden,
         cut_to_vocabulary(teacher_weight, vocab),
         None if teacher_bias is None else cut_to_vocabulary(teacher_bias, vocab),
-        row_lambda(function, lambda_t, num_rows, dtype, device),
-        None if labels is None else check_ids(function, "labels", labels, num_rows, vocab, device),
+        per_row_lambda,
+        labels,
         _row_weight(function, "weight", weight, num_rows, dtype, device),
         _row_weight(function, "ce_weight", ce_weight, num_rows, dtype, device),
         check_temperature(function, temperature),

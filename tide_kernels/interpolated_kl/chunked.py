@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.divergence import RowDivergence, RowStatistics
+from tide_kernels._shared.divergence_chunks import RowDivergence, RowStatistics
 from tide_kernels._shared.tilt import PLAIN_EXP_W_E, load_tilt, tilt_statistics
 from tide_kernels.interpolated_kl.reference import interpolated_kl_gradient, interpolated_kl_reference
 

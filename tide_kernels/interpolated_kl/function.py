@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from tide_kernels._shared.divergence import row_divergence
+from tide_kernels._shared.divergence import register_divergence, row_divergence
 from tide_kernels.interpolated_kl.chunked import INTERPOLATED_KL
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+    from tide_kernels._shared.divergence_launch import DivergenceKernels
+
+
+def _kernels() -> DivergenceKernels:
+    from tide_kernels.interpolated_kl.launch import KERNELS  # needs triton
+
+    return KERNELS
+
+
+OP = register_divergence("interpolated_kl", INTERPOLATED_KL, _kernels)
 
 
 @overload
@@ -23,6 +34,7 @@ def interpolated_kl(
     mask: Bool[Tensor, " N"] | None = ...,
     vocab_size: int | None = ...,
     backend: str = ...,
+    inplace_gradient: bool = ...,
 ) -> Float[Tensor, " N"]: ...
 
 
@@ -37,6 +49,7 @@ def interpolated_kl(
     mask: Bool[Tensor, " N"] | None = ...,
     vocab_size: int | None = ...,
     backend: str = ...,
+    inplace_gradient: bool = ...,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]: ...
 
 
@@ -50,6 +63,7 @@ def interpolated_kl(
     mask: Bool[Tensor, " N"] | None = None,
     vocab_size: int | None = None,
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Float[Tensor, " N"] | tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """KL(r || softmax(student / T)) per row, towards the interpolated target r, which is held constant.
 
@@ -70,7 +84,12 @@ def interpolated_kl(
         labels: [N] token ids; adds the cross-entropy at T = 1 over the same columns to the pass.
         mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
         vocab_size: use the first vocab_size columns of both sides; the others get gradient 0.
-        backend: "auto", "torch" (row chunks; beyond the gradient it holds a few MiB) or "reference".
+        backend: "triton" (one pass for every statistic, one for the gradient), "torch" (row chunks; beyond
+        the
+            gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
+            torch.
+        inplace_gradient: write the gradient over student_logits, which no other part of the graph may use.
+            Saves one [N, V]. A second backward raises.
 
     Returns:
         kl [N] fp32, nats, not scaled by T²; with labels, (kl [N], ce [N]). Differentiable once.
@@ -82,8 +101,7 @@ def interpolated_kl(
     Source: TIDE (arXiv 2604.26951) §2.1.
     """
     return row_divergence(
-        "interpolated_kl",
-        INTERPOLATED_KL,
+        OP,
         student_logits,
         teacher_logits,
         lambda_t,
@@ -92,4 +110,5 @@ def interpolated_kl(
         mask,
         vocab_size,
         backend,
+        inplace_gradient,
     )

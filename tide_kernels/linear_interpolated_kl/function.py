@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.backends import resolve_plain_backend
 from tide_kernels._shared.linear_divergence import LinearDivergence, check_linear_divergence
 from tide_kernels.linear_interpolated_kl.chunked import linear_interpolated_kl_chunked
 from tide_kernels.linear_interpolated_kl.reference import linear_interpolated_kl_reference
@@ -69,7 +69,7 @@ def linear_interpolated_kl(
     Source: TIDE (arXiv 2604.26951) §2.1.
     """
     name = "linear_interpolated_kl"
-    which = resolve_backend(name, backend)
+    which = resolve_plain_backend(name, backend)
     arguments = check_linear_divergence(
         name,
         student_hidden,

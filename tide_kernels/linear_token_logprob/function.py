@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide_kernels._shared.backends import resolve_backend
-from tide_kernels._shared.checks import accumulation_dtype, check_ids, check_vocab
+from tide_kernels._shared.backends import resolve_plain_backend
+from tide_kernels._shared.checks import accumulation_dtype, check_id_values, check_ids, check_vocab
 from tide_kernels._shared.head import check_head, check_workspace, cut_to_vocabulary
 from tide_kernels.linear_token_logprob.chunked import LinearTokenLogprobFunction
 from tide_kernels.linear_token_logprob.reference import linear_token_logprob_reference
@@ -48,11 +48,12 @@ def linear_token_logprob(
             only).
     """
     name = "linear_token_logprob"
-    which = resolve_backend(name, backend)
+    which = resolve_plain_backend(name, backend)
     check_head(name, "", hidden, weight, bias, frozen=False)
     check_workspace(name, workspace_bytes)
     vocab = check_vocab(name, vocab_size, weight.shape[0])
-    token_ids = check_ids(name, "token_ids", token_ids, hidden.shape[0], vocab, hidden.device)
+    token_ids = check_ids(name, "token_ids", token_ids, hidden.shape[0], hidden.device)
+    check_id_values(name, "token_ids", token_ids, vocab, None)
     weight = cut_to_vocabulary(weight, vocab)
     bias = None if bias is None else cut_to_vocabulary(bias, vocab)
     dtype = accumulation_dtype(hidden, weight)

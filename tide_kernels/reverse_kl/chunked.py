@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.divergence import RowDivergence, RowStatistics
+from tide_kernels._shared.divergence_chunks import RowDivergence, RowStatistics
 from tide_kernels._shared.tilt import load_tilt, tilt_statistics
 from tide_kernels.reverse_kl.reference import reverse_kl_gradient, reverse_kl_reference
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from tide_kernels._shared.divergence import row_divergence
+from tide_kernels._shared.divergence import register_divergence, row_divergence
 from tide_kernels.reverse_kl.chunked import REVERSE_KL
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+    from tide_kernels._shared.divergence_launch import DivergenceKernels
+
+
+def _kernels() -> DivergenceKernels:
+    from tide_kernels.reverse_kl.launch import KERNELS  # needs triton
+
+    return KERNELS
+
+
+OP = register_divergence("reverse_kl", REVERSE_KL, _kernels)
 
 
 @overload
@@ -22,6 +33,7 @@ def reverse_kl(
     mask: Bool[Tensor, " N"] | None = ...,
     vocab_size: int | None = ...,
     backend: str = ...,
+    inplace_gradient: bool = ...,
 ) -> Float[Tensor, " N"]: ...
 
 
@@ -35,6 +47,7 @@ def reverse_kl(
     mask: Bool[Tensor, " N"] | None = ...,
     vocab_size: int | None = ...,
     backend: str = ...,
+    inplace_gradient: bool = ...,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]: ...
 
 
@@ -47,6 +60,7 @@ def reverse_kl(
     mask: Bool[Tensor, " N"] | None = None,
     vocab_size: int | None = None,
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Float[Tensor, " N"] | tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """KL(softmax(student / T) || softmax(teacher / T)) per row.
 
@@ -63,7 +77,12 @@ def reverse_kl(
         labels: [N] token ids; adds the cross-entropy at T = 1 over the same columns to the pass.
         mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
         vocab_size: use the first vocab_size columns of both sides; the others get gradient 0.
-        backend: "auto", "torch" (row chunks; beyond the gradient it holds a few MiB) or "reference".
+        backend: "triton" (one pass for every statistic, one for the gradient), "torch" (row chunks; beyond
+        the
+            gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
+            torch.
+        inplace_gradient: write the gradient over student_logits, which no other part of the graph may use.
+            Saves one [N, V]. A second backward raises.
 
     Returns:
         kl [N] fp32, nats, not scaled by T²; with labels, (kl [N], ce [N]). Differentiable once.
@@ -75,8 +94,7 @@ def reverse_kl(
     Source: TIDE (arXiv 2604.26951), the reverse KL baseline.
     """
     return row_divergence(
-        "reverse_kl",
-        REVERSE_KL,
+        OP,
         student_logits,
         teacher_logits,
         1.0,
@@ -85,4 +103,5 @@ def reverse_kl(
         mask,
         vocab_size,
         backend,
+        inplace_gradient,
     )

@@ -5,12 +5,12 @@ The formulas of a chunk are in `_shared/label.py`; the cross-entropy beside a di
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.chunking import RowChunks
-from tide_kernels._shared.first_order import first_order_only
+from tide_kernels._shared.checks import accumulation_dtype
+from tide_kernels._shared.chunking import RowChunks, active_rows, clear_unread
 from tide_kernels._shared.label import (
     LabelStatistics,
     label_coefficients,
@@ -21,7 +21,7 @@ from tide_kernels._shared.label import (
 from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 
@@ -30,49 +30,54 @@ class _Buffers(NamedTuple):
     exponentials: Float[Tensor, "n V"]
 
 
-class TokenLogProbFunction(torch.autograd.Function):
-    """log softmax(logits)_y [N], differentiable once."""
+def token_logprob_chunked_forward(
+    logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], mask: Bool[Tensor, " N"] | None, vocab: int
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
+    """(log_p, statistics) of all rows; the statistics are the fields of LabelStatistics."""
+    num_rows, dtype, active = logits.shape[0], accumulation_dtype(logits), active_rows(mask)
+    chunks = RowChunks(num_rows, active, vocab, dtype, logits.device)
+    ids = token_ids if active is None else token_ids[active]
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Float[Tensor, "N V"],
-        token_ids: Int[Tensor, " N"],
-        active: Int[Tensor, " A"] | None,
-        vocab: int,
-        dtype: torch.dtype,
-    ) -> Float[Tensor, " N"]:
-        chunks = RowChunks(logits.shape[0], active, vocab, dtype, logits.device)
-        ids = token_ids if active is None else token_ids[active]
+    def values(rows: slice, buffers: _Buffers) -> tuple[Tensor, Tensor]:
+        part = chunks.load(logits, rows, buffers.loaded)
+        row_max = part.amax(1)
+        return row_max, label_rest(part, row_max, ids[rows], buffers.exponentials[: part.shape[0]])
 
-        def values(rows: slice, buffers: _Buffers) -> tuple[Tensor, Tensor]:
-            part = chunks.load(logits, rows, buffers.loaded)
-            row_max = part.amax(1)
-            return row_max, label_rest(part, row_max, ids[rows], buffers.exponentials[: part.shape[0]])
+    parts = map_chunks(
+        chunks, values, lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer()), chunks.device
+    )
+    row_max, rest = map(torch.cat, zip(*parts, strict=True))
+    rows = torch.arange(len(ids), device=ids.device) if active is None else active
+    statistics = label_statistics_from(logits[rows, ids].to(dtype), row_max, rest)
+    packed = torch.stack([chunks.scatter(field, num_rows) for field in statistics], 1)
+    return chunks.scatter(statistics.log_p, num_rows), packed
 
-        parts = map_chunks(
-            chunks, values, lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer()), chunks.device
-        )
-        row_max, rest = map(torch.cat, zip(*parts, strict=True))
-        rows = torch.arange(len(ids), device=ids.device) if active is None else active
-        statistics = label_statistics_from(logits[rows, ids].to(dtype), row_max, rest)
-        ctx.chunks = chunks
-        ctx.save_for_backward(logits, ids, *statistics)
-        return chunks.scatter(statistics.log_p, logits.shape[0])
 
-    @staticmethod
-    @first_order_only
-    def backward(ctx: Any, d_log_p: Float[Tensor, " N"]) -> tuple[Tensor | None, ...]:
-        logits, ids, *saved = ctx.saved_tensors
-        chunks: RowChunks = ctx.chunks
-        d_logits = chunks.gradient_like(logits)
-        every = slice(0, chunks.num_active)
-        coefficients = label_coefficients(LabelStatistics(*saved), ids, chunks.select(d_log_p, every))
+def token_logprob_chunked_backward(
+    logits: Float[Tensor, "N V"],
+    token_ids: Int[Tensor, " N"],
+    mask: Bool[Tensor, " N"] | None,
+    statistics: Float[Tensor, "N 4"],
+    d_log_p: Float[Tensor, " N"],
+    vocab: int,
+    out: Float[Tensor, "N V"] | None,
+) -> Float[Tensor, "N V"]:
+    """Gradient in the logits, in `out` where one is given: it may be the logits."""
+    chunks = RowChunks(logits.shape[0], active_rows(mask), vocab, statistics.dtype, logits.device)
+    d_logits = chunks.gradient_like(logits) if out is None else out
+    every = slice(0, chunks.num_active)
+    coefficients = label_coefficients(
+        LabelStatistics(*(chunks.select(field, every) for field in statistics.unbind(1))),
+        chunks.select(token_ids, every),
+        chunks.select(d_log_p, every),
+    )
 
-        def gradient(rows: slice, buffer: Float[Tensor, "n V"] | None) -> None:
-            part = chunks.load(logits, rows, buffer)
-            write_label_gradient(part, coefficients.at(rows), chunks.target(d_logits, rows, buffer))
-            chunks.store(d_logits, rows, buffer)
+    def gradient(rows: slice, buffer: Float[Tensor, "n V"] | None) -> None:
+        part = chunks.load(logits, rows, buffer)
+        write_label_gradient(part, coefficients.at(rows), chunks.target(d_logits, rows, buffer))
+        chunks.store(d_logits, rows, buffer)
 
-        map_chunks(chunks, gradient, lambda: chunks.buffer_for(logits), chunks.device)
-        return d_logits, None, None, None, None
+    map_chunks(chunks, gradient, lambda: chunks.buffer_for(logits), chunks.device)
+    if out is not None:
+        clear_unread(d_logits, mask, vocab)
+    return d_logits

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from tide_kernels._shared.backends import resolve_backend
-from tide_kernels._shared.checks import accumulation_dtype, check_ids, check_mask, check_matrix, check_vocab
+from tide_kernels._shared.checks import (
+    accumulation_dtype,
+    check_id_values,
+    check_ids,
+    check_inplace_gradient,
+    check_mask,
+    check_matrix,
+    check_vocab,
+)
 from tide_kernels._shared.chunking import RowChunks, active_rows
-from tide_kernels.token_logprob.chunked import TokenLogProbFunction
+from tide_kernels._shared.first_order import forbid_double_backward, spend_once
+from tide_kernels.token_logprob.chunked import token_logprob_chunked_backward, token_logprob_chunked_forward
 from tide_kernels.token_logprob.reference import token_logprob_reference
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
 
 
 def token_logprob(
@@ -22,6 +33,7 @@ def token_logprob(
     mask: Bool[Tensor, " N"] | None = None,
     vocab_size: int | None = None,
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Float[Tensor, " N"]:
     """log softmax(logits)[y] per row, at T = 1. The gradient is onehot(y) - softmax(logits).
 
@@ -33,7 +45,11 @@ def token_logprob(
         token_ids: [N] integers y.
         mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
         vocab_size: normalise over the first vocab_size columns; the others get gradient 0.
-        backend: "auto", "torch" (row chunks; beyond the gradient it holds a few MiB) or "reference".
+        backend: "triton" (one pass for the value, one for the gradient), "torch" (row chunks; beyond the
+            gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
+            torch.
+        inplace_gradient: write the gradient over the logits, which no other part of the graph may use. Saves
+            one [N, V]. A second backward raises.
 
     Returns:
         [N] fp32, nats, at most 0. Differentiable once.
@@ -45,17 +61,107 @@ def token_logprob(
     Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over chunks.
     """
     name = "token_logprob"
-    which = resolve_backend(name, backend)
     check_matrix(name, "logits", logits)
     vocab = check_vocab(name, vocab_size, logits.shape[1])
-    num_rows, device = logits.shape[0], logits.device
+    num_rows, device, dtype = logits.shape[0], logits.device, accumulation_dtype(logits)
+    which = resolve_backend(name, backend, device, dtype)
     check_mask(name, mask, num_rows, device)
-    active = active_rows(mask)
-    ids = check_ids(name, "token_ids", token_ids, num_rows, vocab, device, active)
-    dtype = accumulation_dtype(logits)
-    if which == "torch":
-        log_p: Float[Tensor, " N"] = TokenLogProbFunction.apply(logits, ids, active, vocab, dtype)  # type: ignore[no-untyped-call]
+    ids = check_ids(name, "token_ids", token_ids, num_rows, device)
+    if inplace_gradient:
+        check_inplace_gradient(name, logits, which)
+    if which != "reference":
+        log_p: Float[Tensor, " N"] = _forward(logits, ids, mask, vocab, which, inplace_gradient)[0]
         return log_p
-    chunks = RowChunks(num_rows, active, vocab, dtype, device)
+    if not torch.compiler.is_compiling():
+        check_id_values(name, "token_ids", ids, vocab, mask)
+    chunks = RowChunks(num_rows, active_rows(mask), vocab, dtype, device)
     every = slice(0, chunks.num_active)
     return chunks.scatter(token_logprob_reference(chunks.gather(logits), chunks.select(ids, every)), num_rows)
+
+
+_INPUTS = "Tensor{} logits, Tensor token_ids, Tensor? mask, SymInt vocab, str backend"
+_UPSTREAM = "Tensor statistics, Tensor d_log_p"
+
+
+@torch.library.custom_op(
+    "tide_kernels::token_logprob",
+    mutates_args=(),
+    schema=f"({_INPUTS.format('')}, bool inplace_gradient) -> (Tensor, Tensor)",
+)
+def _forward(
+    logits: Tensor, token_ids: Tensor, mask: Tensor | None, vocab: int, backend: str, inplace_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    check_id_values("token_logprob", "token_ids", token_ids, vocab, mask)
+    if backend == "triton":
+        from tide_kernels.token_logprob.launch import token_logprob_forward  # needs triton
+
+        return token_logprob_forward(logits, token_ids, mask, vocab)
+    return token_logprob_chunked_forward(logits, token_ids, mask, vocab)
+
+
+@_forward.register_fake
+def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    num_rows, dtype = logits.shape[0], accumulation_dtype(logits)
+    return logits.new_empty((num_rows,), dtype=dtype), logits.new_empty((num_rows, 4), dtype=dtype)
+
+
+def _write_gradient(
+    out: Tensor | None,
+    logits: Tensor,
+    token_ids: Tensor,
+    mask: Tensor | None,
+    vocab: int,
+    backend: str,
+    statistics: Tensor,
+    d_log_p: Tensor,
+) -> Tensor:
+    if backend == "triton":
+        from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
+
+        return token_logprob_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
+    return token_logprob_chunked_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
+
+
+@torch.library.custom_op(
+    "tide_kernels::token_logprob_backward",
+    mutates_args=(),
+    schema=f"({_INPUTS.format('')}, {_UPSTREAM}) -> Tensor",
+)
+def _backward(*arguments: Any) -> Tensor:
+    return _write_gradient(None, *arguments)
+
+
+@_backward.register_fake
+def _(logits: Tensor, *_: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+@torch.library.custom_op(
+    "tide_kernels::token_logprob_backward_",
+    mutates_args=("logits",),
+    schema=f"({_INPUTS.format('(a!)')}, {_UPSTREAM}) -> ()",
+)
+def _backward_(logits: Tensor, *arguments: Any) -> None:
+    _write_gradient(logits, logits, *arguments)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.vocab, ctx.backend, ctx.inplace_gradient = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _differentiate(ctx: Any, d_log_p: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    if ctx.inplace_gradient:
+        spend_once(ctx, "token_logprob")
+    logits, token_ids, mask, statistics = ctx.saved_tensors
+    arguments = (token_ids, mask, ctx.vocab, ctx.backend, statistics, d_log_p)
+    if not ctx.inplace_gradient:
+        return _backward(logits, *arguments), *(None,) * 5
+    d_logits = logits.detach()
+    _backward_(d_logits, *arguments)
+    return d_logits, *(None,) * 5
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+forbid_double_backward(_backward)

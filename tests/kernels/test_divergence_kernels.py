@@ -1,0 +1,204 @@
+"""What only the Triton kernels do: tiles, splits of a row, alignment, guards. In Triton's interpreter.
+
+Mutants that this file kills: a split whose tail is dropped, records joined without rescaling, tiles summed
+plainly however close the target, a mass that underflowed where the target's did not.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kernels.divergence_cases import (
+    DIVERGENCES,
+    EPS32,
+    call,
+    exact,
+    gradient,
+    make,
+    relative,
+    truth,
+    worst_row,
+)
+from tide_kernels._shared import divergence_launch, launch
+
+both_divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
+
+
+@pytest.fixture
+def tiles(monkeypatch):
+    """Sets the tile width and the number of programs that share a row."""
+
+    def choose(block_v, splits=1):
+        monkeypatch.setattr(divergence_launch, "blocks_for", lambda *_: launch.Blocks(block_v, 1))
+        monkeypatch.setattr(divergence_launch, "splits_for", lambda *_: splits)
+
+    return choose
+
+
+@both_divergences
+@pytest.mark.parametrize("splits", [1, 2, 3, 8])
+@pytest.mark.parametrize("vocab", [63, 64, 65, 331])
+def test_every_column_is_read_once_however_a_row_is_cut(vocab, splits, divergence, tiles):
+    tiles(64, splits)
+    inputs, upstream = make(3, vocab)
+    kl, ce, d_student = truth(divergence, inputs, upstream)
+    results = call(divergence, inputs, backend="triton")
+    assert relative(results[0], kl) < 16 * EPS32
+    assert relative(results[1], ce) < 16 * EPS32
+    assert relative(gradient(results, inputs["student_logits"], upstream), d_student) < 16 * EPS32
+
+
+@both_divergences
+@pytest.mark.parametrize("splits", [1, 3])
+def test_rows_that_begin_anywhere(divergence, splits, tiles):
+    # Rows of 151 entries in fp32 begin at every multiple of 4 bytes; tiles begin on 16 bytes of each.
+    tiles(32, splits)
+    inputs, upstream = make(9, 151)
+    wide_student = torch.full((9, 159), torch.nan)
+    wide_student[:, :151] = inputs["student_logits"].detach()
+    same = {"teacher_logits": inputs["teacher_logits"]}
+    other = {
+        "teacher_logits": torch.cat([inputs["teacher_logits"], torch.full((9, 3), torch.nan)], 1)[:, :151]
+    }
+    kl, ce, d_student = truth(divergence, inputs, upstream)
+    for student, teacher in (
+        (inputs["student_logits"], same),  # in lockstep
+        (wide_student[:, :151].requires_grad_(), same),  # 8 entries further apart: still in lockstep
+        (inputs["student_logits"], other),  # not
+    ):
+        results = call(divergence, inputs | teacher, student_logits=student, backend="triton")
+        assert relative(results[0], kl) < 16 * EPS32
+        assert relative(results[1], ce) < 16 * EPS32
+        assert relative(gradient(results, student, upstream), d_student) < 16 * EPS32
+
+
+@both_divergences
+@pytest.mark.parametrize("distance", [1e-5, 1e-3, 0.3, 3.0])
+@pytest.mark.parametrize("splits", [1, 4])
+def test_no_digits_are_lost_between_tiles(splits, distance, divergence, tiles):
+    # An entry that carries the row arrives in the fourth tile, with a difference of its own.
+    tiles(64, splits)
+    generator = torch.Generator().manual_seed(4)
+    student = 2 * torch.randn(6, 515, generator=generator)
+    student[:, 200] += torch.tensor([0.0, 5.0, 9.0, 14.0, 18.0, 22.0])
+    teacher = student + distance * torch.randn(6, 515, generator=generator)
+    if distance >= 0.3:
+        # It costs the difference of the logits its last digits before anything else happens.
+        teacher[::2] += 30
+    student.requires_grad_()
+    lambdas = torch.tensor([0.01, 0.3, 1.0, 0.01, 0.3, 1.0])
+    for temperature in (1.0, 2.0):
+        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
+        expected, d_expected = exact(divergence, student, teacher, lambdas, temperature)
+        kl, _ = call(divergence, inputs, temperature, backend="triton")
+        bound = 1e-5 / distance if distance >= 0.3 else 64 * EPS32
+        assert worst_row(kl, expected) < bound
+        d_student = gradient((kl,), student, (torch.ones(6),))
+        assert worst_row(d_student, d_expected) < 2 * bound
+
+
+@both_divergences
+@pytest.mark.parametrize("gap", [50.0, 120.0, 1000.0])
+def test_targets_beyond_the_range_of_exponentials(gap, divergence, tiles):
+    # The target sits where p underflows: within a tile, and in a tile of its own.
+    tiles(64)
+    generator = torch.Generator().manual_seed(5)
+    student = torch.randn(2, 200, generator=generator)
+    student[0, 70:], student[1, 10:20] = student[0, 70:] - gap, student[1, 10:20] - gap
+    teacher = torch.randn(2, 200, generator=generator)
+    teacher[0, 100:110] += 2 * gap
+    teacher[1, 12] += 2 * gap
+    student.requires_grad_()
+    for lambda_t in (0.7, 1.0):
+        lambdas = torch.full((2,), lambda_t)
+        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
+        expected, d_expected = exact(divergence, student, teacher, lambdas, 1.0)
+        kl, _ = call(divergence, inputs, 1.0, backend="triton")
+        assert worst_row(kl, expected) < 16 * EPS32
+        assert worst_row(gradient((kl,), student, (torch.ones(2),)), d_expected) < 64 * EPS32 * gap
+
+
+@st.composite
+def calls(draw):
+    """Shapes, layouts, dtypes and options of a call, and a seed for its values."""
+    return {
+        "rows": draw(st.integers(0, 5)),
+        "vocab": draw(st.integers(1, 200)),
+        "extra": draw(st.tuples(st.integers(0, 9), st.integers(0, 9))),
+        "strides": draw(st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2]))),
+        "transposed": draw(st.tuples(st.booleans(), st.booleans())),
+        "dtypes": draw(st.tuples(*[st.sampled_from([torch.float32, torch.bfloat16, torch.float16])] * 2)),
+        "temperature": draw(st.sampled_from([1.0, 2.0, 0.7, 5.0])),
+        "labels": draw(st.booleans()),
+        "mask": draw(st.one_of(st.none(), st.lists(st.booleans(), min_size=5, max_size=5))),
+        "splits": draw(st.sampled_from([1, 2, 5])),
+        "seed": draw(st.integers(0, 2**16)),
+    }
+
+
+def laid_out(values, stride, transposed):
+    """The values in memory with gaps between rows, or with rows adjacent instead of columns; gaps are NaN."""
+    rows, width = values.shape
+    if transposed:
+        return values.t().contiguous().t()
+    spread = values.new_full((rows, stride * width), torch.nan)
+    spread[:, :width] = values
+    return spread[:, :width]
+
+
+@both_divergences
+@settings(max_examples=25)
+@given(case=calls())
+def test_any_call_equals_the_definition(case, divergence):
+    generator = torch.Generator().manual_seed(case["seed"])
+    rows, vocab = case["rows"], case["vocab"]
+
+    def side(index):
+        values = 3 * torch.randn(rows, vocab + case["extra"][index], generator=generator)
+        values = laid_out(values.to(case["dtypes"][index]), case["strides"][index], case["transposed"][index])
+        return values
+
+    student, teacher = side(0).requires_grad_(), side(1)
+    inputs = {
+        "student_logits": student,
+        "teacher_logits": teacher,
+        "lambda_t": torch.rand(rows, generator=generator),
+        "vocab_size": vocab,
+    }
+    if case["labels"]:
+        inputs["labels"] = torch.randint(vocab, (rows,), generator=generator)
+    if case["mask"] is not None:
+        inputs["mask"] = torch.tensor(case["mask"][:rows], dtype=torch.bool)
+    upstream = (torch.randn(rows, generator=generator), torch.randn(rows, generator=generator))
+    kl, ce, d_student = truth(divergence, inputs, upstream, temperature=case["temperature"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(divergence_launch, "blocks_for", lambda *_: launch.Blocks(32, 1))
+        patch.setattr(divergence_launch, "splits_for", lambda *_: case["splits"])
+        results = call(divergence, inputs, case["temperature"], backend="triton")
+        actual = gradient(results, student, upstream)
+    if rows == 0:
+        assert results[0].shape == (0,) and actual.shape == student.shape
+        return
+    assert relative(results[0], kl) < 64 * EPS32
+    if ce is not None:
+        assert relative(results[1], ce) < 16 * EPS32
+    error = (actual.double() - d_student).abs()
+    step = 0.0 if student.dtype == torch.float32 else float(torch.finfo(student.dtype).eps)
+    smallest = 6e-8 if student.dtype == torch.float16 else 0.0
+    bound = step * d_student.abs() + 64 * EPS32 * d_student.abs().max() + smallest
+    assert bool((error <= bound).all())
+    assert not actual[:, vocab:].any()
+
+
+@both_divergences
+def test_two_runs_agree_bit_for_bit(divergence, tiles):
+    tiles(64, 3)
+    inputs, upstream = make(5, 400)
+    first, second = (
+        [*results, gradient(results, inputs["student_logits"], upstream)]
+        for results in (call(divergence, inputs, backend="triton") for _ in range(2))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

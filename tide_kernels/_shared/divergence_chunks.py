@@ -1,0 +1,277 @@
+"""The `torch` backend of both divergences: rows in chunks, per-row statistics kept, gradient written once.
+
+An op supplies two chunk formulas (a `RowDivergence`); the hidden-in ops call the same two on logits that they
+make themselves. Forward reads the logits once per chunk and keeps a handful of numbers per row; backward
+reads them again and writes the gradient. Beyond inputs and gradient, the peak is a few buffers of
+`chunking.rows_per_chunk` rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+
+from tide_kernels._shared.chunking import RowChunks, Scratch, active_rows, clear_unread
+from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.workers import map_chunks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+class RowStatistics(NamedTuple):
+    """Per-row result of a divergence and what its gradient needs; every field is [n]."""
+
+    kl: Float[Tensor, " n"]  # nats, not scaled by T^2
+    row_max: Float[Tensor, " n"]  # max s
+    total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
+    mean_difference: Float[Tensor, " n"]  # the gradient uses u centred by it
+    offset: Float[Tensor, " n"]  # and less this: log(r/p) for a target r
+    infinite: Bool[Tensor, " n"]  # the row holds entries that are not finite
+    careful: Bool[Tensor, " n"]  # value and gradient come from the definition in fp64
+
+
+class StatisticsFormula(Protocol):
+    """Divergence of one chunk of rows. Reads student and teacher, overwrites the scratch."""
+
+    def __call__(
+        self,
+        student: Float[Tensor, "n V"],
+        teacher: Float[Tensor, "n V"],
+        lambda_t: Float[Tensor, " n"],
+        temperature: float,
+        scratch: Scratch,
+    ) -> RowStatistics: ...
+
+
+class GradientFormula(Protocol):
+    """Row-weighted gradient of the divergence of one chunk, written to out.
+
+    out has the dtype of the scratch, is written after student and teacher were last read, and may be either
+    of them or scratch.p.
+    """
+
+    def __call__(
+        self,
+        student: Float[Tensor, "n V"],
+        teacher: Float[Tensor, "n V"],
+        lambda_t: Float[Tensor, " n"],
+        temperature: float,
+        scratch: Scratch,
+        statistics: RowStatistics,
+        weight: Float[Tensor, " n"],
+        out: Float[Tensor, "n V"],
+    ) -> None: ...
+
+
+class ReferenceFormula(Protocol):
+    """The definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
+
+    def __call__(
+        self,
+        student_logits: Float[Tensor, "N V"],
+        teacher_logits: Float[Tensor, "N V"],
+        lambda_t: Float[Tensor, " N"],
+        temperature: float,
+        labels: Int[Tensor, " N"] | None,
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]: ...
+
+
+class RowDivergence(NamedTuple):
+    """The formulas of one divergence. A divergence without an interpolation ignores lambda_t."""
+
+    statistics: StatisticsFormula
+    gradient: GradientFormula
+    reference: ReferenceFormula
+
+
+class ChunkStatistics(NamedTuple):
+    """Divergence and, with labels, cross-entropy of a chunk of rows."""
+
+    divergence: RowStatistics
+    label: LabelStatistics | None
+
+
+def chunk_values(
+    op: RowDivergence,
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    lambda_t: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+    labels: Int[Tensor, " n"] | None = None,
+) -> ChunkStatistics:
+    """Per-row divergence, `.divergence.kl`, and with labels their log-probability at T = 1, `.label.log_p`.
+
+    Args:
+        student, teacher: [n, V] in the dtype of the scratch, only read.
+        lambda_t: [n] in the same dtype.
+        scratch: three [n, V] buffers; contents before and after mean nothing.
+        labels: [n] int64.
+    """
+    divergence = op.statistics(student, teacher, lambda_t, temperature, scratch)
+    if labels is None:
+        return ChunkStatistics(divergence, None)
+    return ChunkStatistics(divergence, label_statistics(student, divergence.row_max, labels, scratch.x))
+
+
+def chunk_gradient(
+    op: RowDivergence,
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    lambda_t: Float[Tensor, " n"],
+    temperature: float,
+    scratch: Scratch,
+    statistics: ChunkStatistics,
+    d_student: Float[Tensor, "n V"],
+    *,
+    weight: Float[Tensor, " n"] | None,
+    labels: Int[Tensor, " n"] | None = None,
+    ce_weight: Float[Tensor, " n"] | None = None,
+) -> None:
+    """Write d_student, the gradient of sum(weight * kl) + sum(ce_weight * ce) with ce = -log_p.
+
+    Args:
+        student, teacher, lambda_t, temperature: as given to `chunk_values`.
+        scratch: three [n, V] buffers, none of them an argument.
+        statistics: of the same rows.
+        d_student: [n, V], any float dtype, every entry written, last; may be `student` or `teacher` itself.
+        weight, ce_weight: [n] in the dtype of the scratch; None leaves that term out.
+    """
+    p, _, x = scratch
+    label = statistics.label if labels is not None and ce_weight is not None else None
+    if weight is not None:
+        # Nothing else to add and no cast to make: straight into the gradient.
+        direct = label is None and d_student.dtype == p.dtype
+        out = d_student if direct else p
+        op.gradient(student, teacher, lambda_t, temperature, scratch, statistics.divergence, weight, out)
+        if direct:
+            return
+    if label is None or labels is None or ce_weight is None:
+        d_student.zero_() if weight is None else d_student.copy_(p)
+        return
+    label_gradient(student, label, labels, -ce_weight, x)
+    d_student.copy_(x if weight is None else x.add_(p))
+
+
+class _Buffers(NamedTuple):
+    """What one thread needs; a side whose rows can be read in place has no buffer of its own."""
+
+    scratch: Scratch
+    student: Float[Tensor, "n V"] | None
+    teacher: Float[Tensor, "n V"] | None
+
+    @classmethod
+    def allocate(
+        cls, chunks: RowChunks, student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V2"]
+    ) -> _Buffers:
+        return cls(
+            Scratch.allocate(chunks.size, chunks.vocab, chunks.dtype, chunks.device),
+            chunks.buffer_for(student_logits),
+            chunks.buffer_for(teacher_logits),
+        )
+
+
+# Fields of RowStatistics, then of LabelStatistics: what a row keeps.
+NUM_STATISTICS = len(RowStatistics._fields) + len(LabelStatistics._fields)
+
+
+def chunked_forward(
+    op: RowDivergence,
+    student_logits: Float[Tensor, "N V"],
+    teacher_logits: Float[Tensor, "N V2"],
+    lambda_t: Float[Tensor, " N"],
+    labels: Int[Tensor, " N"] | None,
+    mask: Bool[Tensor, " N"] | None,
+    temperature: float,
+    vocab: int,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
+    """(kl, ce, statistics) of all rows; ce is empty without labels."""
+    num_rows, active = student_logits.shape[0], active_rows(mask)
+    chunks = RowChunks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
+
+    def values(rows: slice, buffers: _Buffers) -> ChunkStatistics:
+        return chunk_values(
+            op,
+            chunks.load(student_logits, rows, buffers.student),
+            chunks.load(teacher_logits, rows, buffers.teacher),
+            chunks.select(lambda_t, rows),
+            temperature,
+            buffers.scratch.head(rows.stop - rows.start),
+            None if labels is None else chunks.select(labels, rows),
+        )
+
+    parts = map_chunks(
+        chunks, values, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+    )
+    statistics = lambda_t.new_zeros((num_rows, NUM_STATISTICS))
+    fields = list(map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
+    if labels is not None:
+        kept = [part.label for part in parts if part.label is not None]
+        fields += map(torch.cat, zip(*kept, strict=True))
+    for column, field in enumerate(fields):
+        statistics[:, column] = chunks.scatter(field.to(lambda_t.dtype), num_rows)
+    kl = statistics[:, RowStatistics._fields.index("kl")].clone()
+    if labels is None:
+        return kl, kl.new_empty(0), statistics
+    return kl, -statistics[:, len(RowStatistics._fields) + LabelStatistics._fields.index("log_p")], statistics
+
+
+def chunked_backward(
+    op: RowDivergence,
+    student_logits: Float[Tensor, "N V"],
+    teacher_logits: Float[Tensor, "N V2"],
+    lambda_t: Float[Tensor, " N"],
+    labels: Int[Tensor, " N"] | None,
+    mask: Bool[Tensor, " N"] | None,
+    statistics: Float[Tensor, "N F"],
+    d_kl: Float[Tensor, " N"] | None,
+    d_ce: Float[Tensor, " N"] | None,
+    temperature: float,
+    vocab: int,
+    out: Float[Tensor, "N V"] | None,
+) -> Float[Tensor, "N V"]:
+    """Gradient in the student's logits, in `out` where one is given: it may be those logits."""
+    active = active_rows(mask)
+    chunks = RowChunks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
+    d_student = chunks.gradient_like(student_logits) if out is None else out
+    divergence, label = unpack_statistics(statistics, labels is not None)
+
+    def gradient(rows: slice, buffers: _Buffers) -> None:
+        chunk_gradient(
+            op,
+            chunks.load(student_logits, rows, buffers.student),
+            chunks.load(teacher_logits, rows, buffers.teacher),
+            chunks.select(lambda_t, rows),
+            temperature,
+            buffers.scratch.head(rows.stop - rows.start),
+            ChunkStatistics(
+                RowStatistics(*(chunks.select(field, rows) for field in divergence)),
+                None if label is None else LabelStatistics(*(chunks.select(field, rows) for field in label)),
+            ),
+            chunks.target(d_student, rows, buffers.student),
+            weight=None if d_kl is None else chunks.select(d_kl, rows),
+            labels=None if labels is None else chunks.select(labels, rows),
+            ce_weight=None if d_ce is None else chunks.select(d_ce, rows),
+        )
+        chunks.store(d_student, rows, buffers.student)
+
+    map_chunks(
+        chunks, gradient, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+    )
+    if out is not None:
+        clear_unread(d_student, mask, vocab)
+    return d_student
+
+
+def unpack_statistics(
+    statistics: Float[Tensor, "N F"], with_label: bool
+) -> tuple[RowStatistics, LabelStatistics | None]:
+    """The columns of a statistics tensor by name."""
+    columns = statistics.unbind(1)
+    split = len(RowStatistics._fields)
+    divergence = RowStatistics(*columns[:split])
+    divergence = divergence._replace(infinite=divergence.infinite != 0, careful=divergence.careful != 0)
+    return divergence, LabelStatistics(*columns[split:]) if with_label else None

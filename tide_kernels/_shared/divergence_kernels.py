@@ -1,0 +1,193 @@
+"""Device functions around the tilt record: what a row keeps, its label, and the gradient.
+
+Statistics of a row, [N, 8] fp32: mk, 1 / sum of p, centre, offset, flags, 1 / sum of exp(s - max s) at T = 1,
+1 - p_label, and one unused, which makes a row 32 bytes. With them r / p = e^(scale (z - s) - centre -
+offset).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tide_kernels._shared.label_kernels import label_exponentials
+from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, series_excess
+from tide_kernels._shared.row_kernels import fill_zeros, rest_columns, row_start, tile_range, whole_tiles
+from tide_kernels._shared.tilt_kernels import log_target, merge
+
+STATISTICS = tl.constexpr(8)
+RECORD = tl.constexpr(9)
+
+
+@triton.jit
+def store_record(
+    parts_ptr, index, mk, mass, lost, centre, mean, excess, gain, rest, flags,
+):  # fmt: skip
+    """One program's share of a row, [N * SPLITS, 9] fp32."""
+    part_ptr = parts_ptr + index * RECORD
+    tl.store(part_ptr, mk)
+    tl.store(part_ptr + 1, mass)
+    tl.store(part_ptr + 2, lost)
+    tl.store(part_ptr + 3, centre)
+    tl.store(part_ptr + 4, mean)
+    tl.store(part_ptr + 5, excess)
+    tl.store(part_ptr + 6, gain)
+    tl.store(part_ptr + 7, rest)
+    tl.store(part_ptr + 8, flags.to(tl.float32))
+
+
+@triton.jit
+def load_record(parts_ptr, row, temperature, SPLITS: tl.constexpr):
+    """All shares of a row, joined from left to right: always in the same order."""
+    part_ptr = parts_ptr + row * SPLITS * RECORD
+    mk, mass, lost = tl.load(part_ptr), tl.load(part_ptr + 1), tl.load(part_ptr + 2)
+    centre, mean, excess = tl.load(part_ptr + 3), tl.load(part_ptr + 4), tl.load(part_ptr + 5)
+    gain, rest, flags = tl.load(part_ptr + 6), tl.load(part_ptr + 7), tl.load(part_ptr + 8).to(tl.int32)
+    for split in range(1, SPLITS):
+        next_ptr = part_ptr + split * RECORD
+        mk, mass, lost, centre, mean, excess, gain, rest, flags = merge(
+            mk, mass, lost, centre, mean, excess, gain, rest, flags,
+            tl.load(next_ptr), tl.load(next_ptr + 1), tl.load(next_ptr + 2),
+            tl.load(next_ptr + 3), tl.load(next_ptr + 4), tl.load(next_ptr + 5),
+            tl.load(next_ptr + 6), tl.load(next_ptr + 7), tl.load(next_ptr + 8).to(tl.int32),
+            temperature,
+        )  # fmt: skip
+    return mk, mass, lost, centre, mean, excess, gain, rest, flags
+
+
+@triton.jit
+def store_statistics(
+    statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest,
+):  # fmt: skip
+    """What the gradient of a row needs; 0 for a row that is not read."""
+    row_ptr = statistics_ptr + row * STATISTICS
+    tl.store(row_ptr, tl.where(active, mk, 0.0))
+    tl.store(row_ptr + 1, tl.where(active, 1.0 / (mass + lost), 0.0))
+    tl.store(row_ptr + 2, tl.where(active, centre, 0.0))
+    tl.store(row_ptr + 3, tl.where(active, offset, 0.0))
+    tl.store(row_ptr + 4, tl.where(active, flags, 0).to(tl.float32))
+    tl.store(row_ptr + 5, tl.where(active, label_inverse, 0.0))
+    tl.store(row_ptr + 6, tl.where(active, label_rest, 0.0))
+    tl.store(row_ptr + 7, 0.0)
+
+
+@triton.jit
+def gradient_tile(
+    student, teacher, cols, label, has_label_here,
+    mk, centre, offset, flags, scale, student_scale, temperature, teacher_alone,
+    weight, label_weight, label_at,
+    LINEAR: tl.constexpr, HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr,
+):  # fmt: skip
+    """weight p (e^w - 1), or weight p w if LINEAR, plus label_weight (p - onehot) at T = 1, in fp32."""
+    log_p = student * student_scale - mk
+    p = tl.exp2(log_p)
+    gradient = tl.zeros_like(p)
+    if HAS_KL:
+        # In two steps, as the centre was measured: a sum of centre and offset would round.
+        w = scale * (teacher - student) - centre - offset
+        x = w + log_p * LN2
+        if flags != 0:
+            p, w, x = log_target(
+                student, teacher, mk, centre, scale, student_scale, temperature, teacher_alone
+            )
+            w -= offset
+            x -= offset
+            if LINEAR:
+                # Here only where p underflowed: student mass outside the teacher's support makes KL infinite.
+                w = tl.where(p == 0.0, 0.0, w)
+        if LINEAR:
+            surplus = p * w
+        else:
+            near = p * (w + w * w * series_excess(w))
+            surplus = tl.where(tl.abs(w) < SERIES_W, near, tl.exp2(x * LOG2E) - p)
+        gradient = surplus * weight
+    if HAS_LABEL:
+        e = label_exponentials(student, p, mk, student_scale, temperature, TEMPERATURE)
+        cross = e * label_weight
+        if has_label_here:
+            cross = tl.where(cols == label, label_at, cross)
+        gradient += cross
+    return gradient
+
+
+@triton.jit
+def write_divergence_gradient(
+    student_ptr, teacher_ptr, out_ptr, statistics_ptr, d_kl_ptr, d_ce_ptr,
+    student_stride_n, teacher_stride_n, out_stride_n, V, width,
+    row, split, active, label, scale, student_scale, temperature, teacher_alone,
+    LINEAR: tl.constexpr, HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr,
+    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """One program's share of the gradient of d_kl * KL + d_ce * CE in s; 0 in columns from V to width.
+
+    A row that is not active gets 0 and is not read.
+    """
+    row_ptr = statistics_ptr + row * STATISTICS
+    mk = tl.load(row_ptr)
+    weight = tl.zeros((), tl.float32)
+    if HAS_KL:
+        weight = -tl.load(d_kl_ptr + row).to(tl.float32) * tl.load(row_ptr + 1) / temperature
+    centre, offset = tl.load(row_ptr + 2), tl.load(row_ptr + 3)
+    flags = tl.load(row_ptr + 4).to(tl.int32)
+    label_weight = tl.zeros((), tl.float32)
+    if HAS_LABEL:
+        label_weight = tl.load(d_ce_ptr + row).to(tl.float32)
+    label_at = -label_weight * tl.load(row_ptr + 6)
+    label_weight *= tl.load(row_ptr + 5)
+
+    student_start, skip = row_start(row, student_stride_n, LOCKSTEP)
+    teacher_start, _ = row_start(row, teacher_stride_n, LOCKSTEP)
+    out_start, _ = row_start(row, out_stride_n, LOCKSTEP)
+    num_tiles = whole_tiles(V, skip, BLOCK_V)
+    first, last = tile_range(split, num_tiles, SPLITS)
+    if active:
+        lanes = tl.arange(0, BLOCK_V)
+        teacher = tl.zeros((BLOCK_V,), tl.float32)
+        for tile in range(first, last):
+            start = tile * BLOCK_V
+            student = tl.load(student_ptr + student_start + start + lanes).to(tl.float32)
+            if HAS_KL:
+                teacher = tl.load(teacher_ptr + teacher_start + start + lanes).to(tl.float32)
+            here = (label >= skip + start) & (label < skip + start + BLOCK_V)
+            gradient = gradient_tile(
+                student, teacher, skip + start + lanes, label, here,
+                mk, centre, offset, flags, scale, student_scale, temperature, teacher_alone,
+                weight, label_weight, label_at,
+                LINEAR, HAS_KL, HAS_LABEL, TEMPERATURE,
+            )  # fmt: skip
+            tl.store(out_ptr + out_start + start + lanes, gradient.to(out_ptr.dtype.element_ty))
+        for start in range(0, tl.where(split == SPLITS - 1, V - num_tiles * BLOCK_V, 0), BLOCK_V):
+            cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
+            offsets = cols - skip
+            student = tl.load(student_ptr + student_start + offsets, mask=in_vocab, other=0.0).to(tl.float32)
+            if HAS_KL:
+                teacher = tl.load(teacher_ptr + teacher_start + offsets, mask=in_vocab, other=0.0).to(
+                    tl.float32
+                )
+            gradient = gradient_tile(
+                student, teacher, cols, label, True,
+                mk, centre, offset, flags, scale, student_scale, temperature, teacher_alone,
+                weight, label_weight, label_at,
+                LINEAR, HAS_KL, HAS_LABEL, TEMPERATURE,
+            )  # fmt: skip
+            tl.store(out_ptr + out_start + offsets, gradient.to(out_ptr.dtype.element_ty), mask=in_vocab)
+    if split == SPLITS - 1:
+        fill_zeros(out_ptr, out_start - skip, tl.where(active, V, 0), width, BLOCK_V)
+
+
+@triton.jit
+def row_options(
+    row, lambda_ptr, labels_ptr, mask_ptr,
+    HAS_LAMBDA: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr,
+):  # fmt: skip
+    """lambda (1 without one), label (0 without one) and whether the row is read."""
+    active = tl.full((), 1, tl.int1)
+    if HAS_MASK:
+        active = tl.load(mask_ptr + row) != 0
+    lambda_t = tl.full((), 1.0, tl.float32)
+    if HAS_LAMBDA:
+        lambda_t = tl.load(lambda_ptr + row).to(tl.float32)
+    label = tl.full((), 0, tl.int32)
+    if HAS_LABEL:
+        label = tl.load(labels_ptr + row).to(tl.int32)
+    return lambda_t, label, active

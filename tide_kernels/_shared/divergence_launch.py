@@ -1,0 +1,145 @@
+"""Launches the three kernels of a divergence: forward, join (where programs share a row), backward."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from tide_kernels._shared.divergence_kernels import RECORD, STATISTICS
+from tide_kernels._shared.launch import (
+    blocks_for,
+    in_lockstep,
+    kernel_temperature,
+    on_device,
+    splits_for,
+    with_unit_columns,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+class DivergenceKernels(NamedTuple):
+    """The kernels of one divergence. Those that take no lambda have no argument for it."""
+
+    name: str
+    fwd: Any
+    join: Any
+    bwd: Any
+    takes_lambda: bool
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "N V"],
+        teacher_logits: Float[Tensor, "N V2"],
+        lambda_t: Float[Tensor, " N"],
+        labels: Int[Tensor, " N"] | None,
+        mask: Bool[Tensor, " N"] | None,
+        temperature: float,
+        vocab: int,
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N 8"]]:
+        """(kl, ce, statistics); ce is empty without labels."""
+        student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
+        num_rows, device = student.shape[0], student.device
+        blocks = blocks_for(f"{self.name}_fwd", device)
+        splits = splits_for(num_rows, vocab, blocks.block_v, device)
+        kl = torch.empty(num_rows, dtype=torch.float32, device=device)
+        ce = torch.empty(0 if labels is None else num_rows, dtype=torch.float32, device=device)
+        statistics = torch.empty((num_rows, STATISTICS.value), dtype=torch.float32, device=device)
+        if num_rows == 0:
+            return kl, ce, statistics
+        parts = None
+        if splits > 1:
+            parts = torch.empty((num_rows, splits, RECORD.value), dtype=torch.float32, device=device)
+        arguments = (
+            *self._rows(student, teacher, lambda_t, labels, mask),
+            kl,
+            ce,
+            statistics,
+            parts,
+            student.stride(0),
+            teacher.stride(0),
+            vocab,
+            math.log2(math.e) / temperature,
+            temperature,
+        )
+        constants = {
+            "HAS_LABEL": labels is not None,
+            "HAS_MASK": mask is not None,
+            "SPLITS": splits,
+            "BLOCK_V": blocks.block_v,
+            "num_warps": blocks.num_warps,
+        }
+        with on_device(device):
+            self.fwd[(num_rows * splits,)](
+                *arguments,
+                TEMPERATURE=kernel_temperature(temperature),
+                LOCKSTEP=in_lockstep(student, teacher),
+                **constants,
+            )
+            if splits > 1:
+                self.join[(num_rows,)](*arguments, **constants)
+        return kl, ce, statistics
+
+    def backward(
+        self,
+        student_logits: Float[Tensor, "N V"],
+        teacher_logits: Float[Tensor, "N V2"],
+        lambda_t: Float[Tensor, " N"],
+        labels: Int[Tensor, " N"] | None,
+        mask: Bool[Tensor, " N"] | None,
+        statistics: Float[Tensor, "N 8"],
+        d_kl: Float[Tensor, " N"] | None,
+        d_ce: Float[Tensor, " N"] | None,
+        temperature: float,
+        vocab: int,
+        out: Float[Tensor, "N V"] | None,
+    ) -> Float[Tensor, "N V"]:
+        """Gradient in the student's logits, in `out` where one is given: it may be the student's logits."""
+        student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
+        num_rows, width = student.shape
+        device = student.device
+        d_student = torch.empty((num_rows, width), dtype=student.dtype, device=device) if out is None else out
+        target = with_unit_columns(d_student)
+        if num_rows > 0:
+            blocks = blocks_for(f"{self.name}_bwd", device)
+            splits = splits_for(num_rows, vocab, blocks.block_v, device)
+            has_label = labels is not None and d_ce is not None
+            with on_device(device):
+                self.bwd[(num_rows * splits,)](
+                    *self._rows(student, teacher, lambda_t, labels, mask),
+                    statistics,
+                    None if d_kl is None else d_kl.contiguous(),
+                    None if d_ce is None else d_ce.contiguous(),
+                    target,
+                    student.stride(0),
+                    teacher.stride(0),
+                    target.stride(0),
+                    vocab,
+                    width,
+                    math.log2(math.e) / temperature,
+                    temperature,
+                    num_rows,
+                    HAS_KL=d_kl is not None,
+                    HAS_LABEL=has_label,
+                    HAS_MASK=mask is not None,
+                    TEMPERATURE=kernel_temperature(temperature),
+                    LOCKSTEP=in_lockstep(student, teacher, target),
+                    SPLITS=splits,
+                    BLOCK_V=blocks.block_v,
+                    num_warps=blocks.num_warps,
+                )
+        if target is not d_student:
+            d_student.copy_(target)
+        return d_student
+
+    def _rows(
+        self, student: Tensor, teacher: Tensor, lambda_t: Tensor, labels: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        per_row = [labels, mask]
+        if self.takes_lambda:
+            per_row.insert(0, lambda_t)
+        return student, teacher, *(None if x is None else x.contiguous() for x in per_row)

@@ -1,0 +1,32 @@
+"""Device functions of log softmax at one entry, at T = 1 for every op that has labels."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tide_kernels._shared.math_kernels import LN2, log1p
+
+
+@triton.jit
+def label_exponentials(student, p, mk, student_scale, temperature, TEMPERATURE: tl.constexpr):
+    """exp(s - max s) at T = 1, in units of 2^(mk T). A power of p where T is 1 or 2."""
+    if TEMPERATURE == 1:
+        e = p
+    elif TEMPERATURE == 2:
+        e = p * p
+    else:
+        e = tl.exp2(student * (student_scale * temperature) - mk * temperature)
+    return e
+
+
+@triton.jit
+def label_value(label_logit, mk, rest, student_scale, temperature):
+    """log softmax(s) at the label, 1 / sum of exp(s - max s), and 1 - p_label, at T = 1."""
+    base = tl.where(mk == float("-inf"), 0.0, mk)
+    log2_e = label_logit * (student_scale * temperature) - base * temperature
+    e = tl.exp2(log2_e)
+    inverse = 1.0 / (rest + e)
+    # log1p keeps the digits of a probability near 1, which 1 - P of a chunk is made of.
+    log_p = tl.where(e > 1e-30, -log1p(rest / e), log2_e * LN2 - tl.log2(rest) * LN2)
+    return log_p, inverse, rest * inverse

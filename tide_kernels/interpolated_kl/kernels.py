@@ -1,0 +1,145 @@
+"""KL(r || softmax(s / T)), r = softmax(((1 - lambda) s + lambda z) / T), of N rows over V columns.
+
+Forward: SPLITS programs a row, each over its share of the tiles, read s and z once (4 bytes an entry in bf16)
+and keep eight numbers a row; with more than one split, one more program a row joins their records. Backward:
+read both again and write the gradient (6 bytes). Rows come in reverse order the second time: the last ones
+read are still in the L2 cache.
+
+    KL(r || p) = (H - G) / (1 + G) - (log(1 + G) - G / (1 + G)),   G and H about the mean
+    p - r      = -p (e^(w - M - log(1 + G)) - 1)
+
+with w, M, G and H as in `_shared/tilt_kernels.py`.
+Legend: N rows, V vocabulary entries in use.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tide_kernels._shared.divergence_kernels import (
+    load_record,
+    row_options,
+    store_record,
+    store_statistics,
+    write_divergence_gradient,
+)
+from tide_kernels._shared.label_kernels import label_value
+from tide_kernels._shared.math_kernels import LN2, finite, log1p
+from tide_kernels._shared.tilt_kernels import CAREFUL, log_sum_exp_columns, shift, tilt_columns
+
+
+@triton.jit
+def finish_interpolated_kl(
+    student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
+    mk, mass, lost, centre, mean, excess, gain, rest, flags,
+    scale, label, student_scale, temperature, teacher_alone, active,
+    HAS_LABEL: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """From the record of a whole row to its KL, its cross-entropy and its statistics."""
+    # About the mean itself A is G: as small as KL, so that the difference of its two functions costs nothing.
+    _, excess, gain = shift(mean, excess, gain, mean)
+    log_tilt = log1p(excess)
+    # Entries that the student alone allows are no part of r.
+    log_share = log1p(lost / mass)
+    kl = (gain - excess) / (1.0 + excess) - (log_tilt - excess / (1.0 + excess)) + log_share
+    offset = mean + log_tilt - log_share
+    if (((flags & CAREFUL) != 0) | (not finite(kl))) & active:
+        log_sum, target_mean, _ = log_sum_exp_columns(
+            student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V, row,
+            mk, centre, scale, student_scale, temperature, teacher_alone,
+            BLOCK_V,
+        )  # fmt: skip
+        offset = log_sum - tl.log2(mass + lost) * LN2
+        kl = target_mean - offset
+    tl.store(kl_ptr + row, tl.where(active, kl, 0.0))
+    label_inverse = tl.zeros_like(mass)
+    label_rest = tl.zeros_like(mass)
+    if HAS_LABEL:
+        label_logit = tl.load(student_ptr + row * student_stride_n + label, mask=active, other=0.0).to(
+            tl.float32
+        )
+        log_p, label_inverse, label_rest = label_value(label_logit, mk, rest, student_scale, temperature)
+        tl.store(ce_ptr + row, tl.where(active, -log_p, 0.0))
+    store_statistics(
+        statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest
+    )
+
+
+@triton.jit
+def interpolated_kl_fwd_kernel(
+    student_ptr,  # [N, width] any float
+    teacher_ptr,  # [N, width] any float
+    lambda_ptr,  # [N] fp32
+    labels_ptr,  # [N] int64
+    mask_ptr,  # [N] bool
+    kl_ptr,  # [N] fp32, nats
+    ce_ptr,  # [N] fp32, nats
+    statistics_ptr,  # [N, 8] fp32
+    parts_ptr,  # [N, SPLITS, 9] fp32
+    student_stride_n, teacher_stride_n, V,
+    student_scale,  # log2(e) / T
+    temperature,
+    HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr,
+    TEMPERATURE: tl.constexpr,  # 1, 2, or 0 for any other
+    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    # int64: row * stride passes 2**31 at row 14,135 of a 151,936-entry vocabulary.
+    row = (tl.program_id(0) // SPLITS).to(tl.int64)
+    split = tl.program_id(0) % SPLITS
+    lambda_t, label, active = row_options(row, lambda_ptr, labels_ptr, mask_ptr, True, HAS_LABEL, HAS_MASK)
+    scale = lambda_t / temperature
+    teacher_alone = (lambda_t == 1.0).to(tl.int32)
+    mk, mass, lost, centre, mean, excess, gain, rest, flags = tilt_columns(
+        student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V,
+        row, split, active, label, scale, student_scale, temperature, teacher_alone,
+        HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+    )  # fmt: skip
+    if SPLITS == 1:
+        finish_interpolated_kl(
+            student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V,
+            row, mk, mass, lost, centre, mean, excess, gain, rest, flags,
+            scale, label, student_scale, temperature, teacher_alone, active,
+            HAS_LABEL, BLOCK_V,
+        )  # fmt: skip
+    else:
+        store_record(parts_ptr, row * SPLITS + split, mk, mass, lost, centre, mean, excess, gain, rest, flags)
+
+
+@triton.jit
+def interpolated_kl_join_kernel(
+    student_ptr, teacher_ptr, lambda_ptr, labels_ptr, mask_ptr, kl_ptr, ce_ptr, statistics_ptr, parts_ptr,
+    student_stride_n, teacher_stride_n, V, student_scale, temperature,
+    HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    lambda_t, label, active = row_options(row, lambda_ptr, labels_ptr, mask_ptr, True, HAS_LABEL, HAS_MASK)
+    mk, mass, lost, centre, mean, excess, gain, rest, flags = load_record(parts_ptr, row, temperature, SPLITS)
+    finish_interpolated_kl(
+        student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
+        mk, mass, lost, centre, mean, excess, gain, rest, flags,
+        lambda_t / temperature, label, student_scale, temperature, (lambda_t == 1.0).to(tl.int32), active,
+        HAS_LABEL, BLOCK_V,
+    )  # fmt: skip
+
+
+@triton.jit
+def interpolated_kl_bwd_kernel(
+    student_ptr, teacher_ptr, lambda_ptr, labels_ptr, mask_ptr, statistics_ptr,
+    d_kl_ptr,  # [N] fp32
+    d_ce_ptr,  # [N] fp32
+    d_student_ptr,  # [N, width], the student's dtype; may be the student itself
+    student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature, N,
+    HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, TEMPERATURE: tl.constexpr,
+    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    row = (N - 1 - tl.program_id(0) // SPLITS).to(tl.int64)
+    split = tl.program_id(0) % SPLITS
+    lambda_t, label, active = row_options(row, lambda_ptr, labels_ptr, mask_ptr, True, HAS_LABEL, HAS_MASK)
+    write_divergence_gradient(
+        student_ptr, teacher_ptr, d_student_ptr, statistics_ptr, d_kl_ptr, d_ce_ptr,
+        student_stride_n, teacher_stride_n, d_student_stride_n, V, width,
+        row, split, active, label, lambda_t / temperature, student_scale, temperature,
+        (lambda_t == 1.0).to(tl.int32),
+        False, HAS_KL, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+    )  # fmt: skip
