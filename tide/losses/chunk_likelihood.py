@@ -51,7 +51,7 @@ def calm_loss(
         divergence: ``bce`` or ``kl``.
         chunk_weights: factor of every chunk, [B] or [B, C].
         reduction: ``mean`` (sum over active chunks / their number), ``sum``, or ``none`` ([B, C]).
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
     Returns:
         fp32 loss in nats, not scaled by T². No active chunk: 0 with a connected graph.
@@ -121,7 +121,7 @@ def reverse_calm_loss(
         divergence: ``bce`` or ``kl``.
         chunk_weights: factor of every chunk, [B] or [B, C].
         reduction: ``mean``, ``sum`` or ``none``.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
     Returns:
         fp32 loss in nats, not scaled by T². No active chunk: 0 with a connected graph.
@@ -173,7 +173,7 @@ def tidal_chunk_loss(
         eps: clamp of chunk probabilities, in (0, 1/2).
         chunk_weights: factor of every chunk, [B] or [B, C]; see ``timestep_weight``.
         reduction: ``mean``, ``sum`` or ``none``.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
     Returns:
         fp32 loss in nats, a cross-entropy (the target's entropy is not subtracted), not scaled by T².

@@ -22,6 +22,7 @@ def token_log_probs(
     *,
     vocab_size: int | None = None,
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Float[Tensor, " ..."]:
     """log softmax(logits)[token] at T = 1: what chunk likelihoods are summed from.
 
@@ -30,7 +31,8 @@ def token_log_probs(
         token_ids: [...] integers in [0, V).
         mask: [...], True on the rows to compute; the others give 0, are not read, and need no valid id.
         vocab_size: normalise over the first ``vocab_size`` entries only.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        inplace_gradient: write the gradient over the logits, which nothing else may use.
 
     Returns:
         [...] fp32, nats, at most 0.
@@ -47,6 +49,7 @@ def token_log_probs(
         mask=None if mask is None else mask.reshape(num_rows),
         vocab_size=vocab_size,
         backend=backend,
+        inplace_gradient=inplace_gradient,
     )
     return log_p.reshape(leading)
 
@@ -126,7 +129,7 @@ def cross_entropy_loss(
         count: denominator over a larger batch; see ``row_weights``.
         ignore_index: label of rows without a target.
         vocab_size: normalise over the first ``vocab_size`` entries only.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
     Returns:
         Scalar fp32, nats. No row that counts: 0 with a connected graph.

@@ -48,6 +48,7 @@ def divergence_from_logits(
     vocab_size: int | None,
     reduction: str,
     backend: str,
+    inplace_gradient: bool,
 ) -> Tensor | DivergenceLoss:
     """Flatten the leading dimensions, run ``op`` on the rows, weight, scale the divergence by T² and reduce.
 
@@ -77,6 +78,7 @@ def divergence_from_logits(
         mask=None if mask is None else mask.reshape(num_rows),
         vocab_size=vocab_size,
         backend=backend,
+        inplace_gradient=inplace_gradient,
     )
     kl, ce = values if isinstance(values, tuple) else (values, None)
     kl = kl.reshape(leading)

@@ -24,6 +24,7 @@ def forward_kl_loss(
     vocab_size: int | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Tensor | DivergenceLoss:
     """T² KL(softmax(z / T) || softmax(s / T)): mode-covering.
 
@@ -41,7 +42,8 @@ def forward_kl_loss(
         vocab_size: use only the first ``vocab_size`` entries of both sides; required where V and V2 differ.
         reduction: ``mean`` (sum over active rows / their number), ``sum``, or ``none`` ([...], 0 where
             inactive).
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        inplace_gradient: write the gradient over the student's logits, which nothing else may use.
 
     Returns:
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
@@ -66,6 +68,7 @@ def forward_kl_loss(
         vocab_size=vocab_size,
         reduction=reduction,
         backend=backend,
+        inplace_gradient=inplace_gradient,
     )
 
 
@@ -81,6 +84,7 @@ def reverse_kl_loss(
     vocab_size: int | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Tensor | DivergenceLoss:
     """T² KL(softmax(s / T) || softmax(z / T)): mode-seeking.
 
@@ -98,7 +102,8 @@ def reverse_kl_loss(
         vocab_size: use only the first ``vocab_size`` entries of both sides; required where V and V2 differ.
         reduction: ``mean`` (sum over active rows / their number), ``sum``, or ``none`` ([...], 0 where
             inactive).
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        inplace_gradient: write the gradient over the student's logits, which nothing else may use.
 
     Returns:
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
@@ -122,6 +127,7 @@ def reverse_kl_loss(
         vocab_size=vocab_size,
         reduction=reduction,
         backend=backend,
+        inplace_gradient=inplace_gradient,
     )
 
 

@@ -71,12 +71,15 @@ def broadcast_rows(
 def partial_mask(mask: Bool[Tensor, " ..."] | None) -> Bool[Tensor, " ..."] | None:
     """The mask, or None where a CPU mask holds every row: rows that need no gathering are read in place.
 
-    A mask on a GPU is returned as it is, since asking it would stall the step.
+    A mask on a GPU is returned as it is, since asking it would stall the step; so is one under torch.compile,
+    which would break its graph.
 
     Args:
         mask: [...] or None.
     """
-    return None if mask is None or (mask.device.type == "cpu" and bool(mask.all())) else mask
+    if mask is None or mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return mask
+    return None if bool(mask.all()) else mask
 
 
 def row_factors(

@@ -25,6 +25,7 @@ def tidal_loss(
     vocab_size: int | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    inplace_gradient: bool = False,
 ) -> Tensor | DivergenceLoss:
     """T² KL(r || softmax(s / T)) with the detached target r = softmax(((1 - lambda) s + lambda z) / T).
 
@@ -43,7 +44,8 @@ def tidal_loss(
         vocab_size: use only the first ``vocab_size`` entries of both sides; required where V and V2 differ.
         reduction: ``mean`` (sum over active rows / their number), ``sum``, or ``none`` ([...], 0 where
             inactive).
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        inplace_gradient: write the gradient over the student's logits, which nothing else may use.
 
     Returns:
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``. No active row: 0
@@ -69,6 +71,7 @@ def tidal_loss(
         vocab_size=vocab_size,
         reduction=reduction,
         backend=backend,
+        inplace_gradient=inplace_gradient,
     )
 
 
