@@ -1,0 +1,68 @@
+"""Block sizes are chosen by time among candidates that give the right result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import tune
+from tests.kernels.divergence_cases import EPS32, relative
+from tide_kernels import interpolated_kl
+from tide_kernels._shared import launch
+from tide_kernels._shared.launch import Blocks, block_table, blocks_for, using_blocks
+
+CPU = torch.device("cpu")
+KERNEL = "interpolated_kl_fwd"
+
+
+def test_the_fastest_right_candidate_comes_first(capsys):
+    def run():
+        width = blocks_for(KERNEL, CPU).block_v
+        if width == 64:
+            raise RuntimeError("out of resources")
+        return torch.ones(3) * (2.0 if width == 32 else 1.0)
+
+    cost = {128: 3.0, 256: 1.0, 512: 2.0}
+    medians = tune.best_blocks(
+        KERNEL,
+        run,
+        rounds=3,
+        clock=lambda _: cost[blocks_for(KERNEL, CPU).block_v],
+        candidates=tuple(Blocks(width, 1) for width in (32, 64, 128, 256, 512)),
+    )
+    assert list(medians.items()) == [(Blocks(256, 1), 1.0), (Blocks(512, 1), 2.0), (Blocks(128, 1), 3.0)]
+    printed = capsys.readouterr().out
+    assert "64/1: RuntimeError, left out" in printed and "32/1: off by 1.0e+00, left out" in printed
+
+
+def test_an_override_reaches_the_launch_and_ends(monkeypatch):
+    student, teacher = torch.randn(2, 2, 200)
+    expected = interpolated_kl(student, teacher, 0.5, backend="torch")
+    with using_blocks(KERNEL, Blocks(32, 1)), using_blocks(KERNEL, Blocks(16, 1)):
+        assert blocks_for(KERNEL, CPU) == Blocks(16, 1)
+        assert relative(interpolated_kl(student, teacher, 0.5, backend="triton"), expected) < 64 * EPS32
+    assert blocks_for(KERNEL, CPU) == block_table()["interpreter"][KERNEL]
+
+
+def test_every_kernel_of_the_table_has_work(monkeypatch):
+    work = tune.work_of(4, 50, torch.float32, CPU)
+    assert list(work) == list(block_table()["default"]) == list(block_table()["interpreter"])
+    assert all(run().isfinite().all() for run in work.values())
+
+
+def test_only_the_section_of_this_architecture_is_rewritten(tmp_path):
+    path = tmp_path / "blocks.json"
+    path.write_text(launch.TABLE.read_text())
+    tune.write_table(path, "sm_90", {KERNEL: Blocks(2048, 2)})
+    before, after = json.loads(launch.TABLE.read_text()), json.loads(path.read_text())
+    assert after.pop("sm_90") == {KERNEL: {"block_v": 2048, "num_warps": 2}}
+    before.pop("sm_90", None)
+    assert after == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(SystemExit, match="no GPU here"):
+        tune.main([])
