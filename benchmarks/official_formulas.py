@@ -127,16 +127,65 @@ def eager_calm(
     Returns:
         Scalar.
     """
+    return eager_chunk_bce(
+        eager_token_log_probs(student_logits, student_ids),
+        eager_token_log_probs(teacher_logits, teacher_ids),
+        student_matrix,
+        teacher_matrix,
+        chunk_mask,
+        temperature,
+        reverse=reverse,
+    )
+
+
+def eager_token_log_probs(
+    logits: Float[Tensor, "*B V"], token_ids: Int[Tensor, " *B"]
+) -> Float[Tensor, " *B"]:
+    """log softmax at one entry per position, through all of them.
+
+    Args:
+        logits: [..., V].
+        token_ids: [...].
+
+    Returns:
+        [...] in the logits' dtype.
+    """
+    return functional.log_softmax(logits, dim=-1).gather(-1, token_ids[..., None]).squeeze(-1)
+
+
+def eager_chunk_bce(
+    student_log_p: Float[Tensor, "B Ls"],
+    teacher_log_p: Float[Tensor, "B Lt"],
+    student_matrix: Bool[Tensor, "B Ls C"],
+    teacher_matrix: Bool[Tensor, "B Lt C"],
+    chunk_mask: Bool[Tensor, "B C"],
+    temperature: float,
+    *,
+    reverse: bool = False,
+) -> Float[Tensor, ""]:
+    """The part of `eager_calm` that has left the vocabulary: binary cross-entropy from token log-probabilities.
+
+    Args:
+        student_log_p: [B, Ls].
+        teacher_log_p: [B, Lt].
+        student_matrix: [B, Ls, C]; this and the rest as in `eager_calm`.
+        teacher_matrix: [B, Lt, C].
+        chunk_mask: [B, C].
+        temperature: T.
+        reverse: Reverse CALM.
+
+    Returns:
+        Scalar.
+    """
     sides = (
-        _chunk_probability(student_logits, student_ids, student_matrix, temperature),
-        _chunk_probability(teacher_logits, teacher_ids, teacher_matrix, temperature),
+        _chunk_probability(student_log_p, student_matrix, temperature),
+        _chunk_probability(teacher_log_p, teacher_matrix, temperature),
     )
     weight, other = sides if reverse else sides[::-1]
     bce = -(weight * other.log() + (1.0 - weight) * torch.log1p(-other))
     return (bce * chunk_mask).sum() / chunk_mask.sum().clamp_min(1)
 
 
-def _chunk_probability(logits: Tensor, ids: Tensor, matrix: Tensor, temperature: float) -> Tensor:
-    log_p = functional.log_softmax(logits, dim=-1).gather(-1, ids[..., None]).squeeze(-1)
+def _chunk_probability(log_p: Tensor, matrix: Tensor, temperature: float) -> Tensor:
     log_likelihood = torch.einsum("bl,blc->bc", log_p, matrix.to(log_p.dtype))
     return (log_likelihood / temperature).exp().clamp(CHUNK_EPS, 1.0 - CHUNK_EPS)

@@ -2,7 +2,8 @@
 
 One row is one token position. Ops take logits [N, V], or hidden rows and the head that makes logits of them
 (`linear_*`), and return per-row fp32 values in nats. Every op has a definition in plain torch
-(`backend="reference"`) that its tests measure it against. The package imports torch and nothing of `tide`.
+(`backend="reference"`) that its tests measure it against; those over logits have Triton kernels. The package
+imports torch, triton where kernels run, and nothing of `tide`.
 """
 
 from tide_kernels.chunk_likelihood import chunk_likelihood

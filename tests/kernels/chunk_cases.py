@@ -7,8 +7,8 @@ import math
 import torch
 
 EPS32 = torch.finfo(torch.float32).eps
-# Above the definition's fp32 sums; the torch backend works in fp64 and rounds once.
-BOUND = {"torch": EPS32, "reference": 64 * EPS32}
+# Above the definition's fp32 sums; the others work in fp64 and round once.
+BOUND = {"triton": EPS32, "torch": EPS32, "reference": 64 * EPS32}
 
 
 def make(num_chunks=7, batch=3, dtype=torch.float32, seed=0):

@@ -19,7 +19,7 @@ from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-BACKENDS = ["torch", "reference"]
+BACKENDS = ["triton", "torch", "reference"]
 HALF = [torch.bfloat16, torch.float16]
 
 

@@ -15,7 +15,7 @@ from tests.kernels.chunk_cases import BOUND, EPS32, by_hand, gradient, make, opt
 from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 
-BACKENDS = ["torch", "reference"]
+BACKENDS = ["triton", "torch", "reference"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -271,7 +271,7 @@ NEEDS = "lambda_t belongs to 'interpolated' alone"
         ({}, {"temperature": math.inf}, "temperature must be positive and finite; got inf"),
         ({}, {"eps": 0.0}, r"eps must lie in \(0, 0.5\); got 0.0"),
         ({}, {"eps": 0.5}, r"eps must lie in \(0, 0.5\); got 0.5"),
-        ({}, {"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch"),
+        ({}, {"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
     ],
 )
 def test_errors_name_function_rule_values_and_remedy(change, options, message):

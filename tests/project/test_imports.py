@@ -19,7 +19,8 @@ else:
 
 LAYERS = "Imports in tide go down the layers"
 ALONE = "tide_kernels stands alone"
-REACH = "Only losses, sampling and evaluation reach the vocabulary axis"
+REACH = "Only losses, sampling, evaluation and integrations reach the vocabulary axis"
+DROP_INS = "Drop-ins are for other code bases, and imported by none of ours"
 OPS = "Hidden-in ops stand on logits-in ops"
 
 
@@ -44,6 +45,7 @@ def test_the_contracts_are_kept(root: Path) -> None:
         ("tide/batch.py", "import tide.config", LAYERS),
         ("tide/stray.py", "", LAYERS),  # a module that no layer places
         ("tide/training/__init__.py", "import tide_kernels", REACH),
+        ("tide/pipeline.py", "import tide.integrations.dllm", DROP_INS),
         ("tide_kernels/_shared/__init__.py", "import tide.batch", ALONE),
         ("tide_kernels/interpolated_kl/__init__.py", "import tide_kernels.linear_interpolated_kl", OPS),
     ],

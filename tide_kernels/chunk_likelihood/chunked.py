@@ -1,58 +1,81 @@
 """The `torch` backend of chunk_likelihood: span sums, one slope per chunk kept, no graph.
 
 Chunks are few (hundreds, not hundreds of thousands), so the arithmetic runs in fp64, where 1 - P has digits
-to spare, and the slope comes from differentiating the definition.
+to spare.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.first_order import first_order_only
-from tide_kernels.chunk_likelihood.reference import chunk_objective, span_sums, tokens_read
+from tide_kernels._shared.checks import accumulation_dtype
+from tide_kernels.chunk_likelihood.reference import chunk_objective, log1mexp, span_sums
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 
-class ChunkLikelihoodFunction(torch.autograd.Function):
-    """Loss per chunk [B, C], differentiable once in the student's token log-probabilities."""
+def chunk_slope(
+    student_log_p: Float[Tensor, "B C"],
+    teacher_log_p: Float[Tensor, "B C"],
+    objective: str,
+    lambda_t: Float[Tensor, " B"] | None,
+    eps: float,
+) -> Float[Tensor, "B C"]:
+    """Derivative of `chunk_objective` in the student's log P; 0 where that is clamped."""
+    low, high = math.log(eps), math.log1p(-eps)
+    inside = (student_log_p >= low) & (student_log_p <= high)
+    log_s, log_t = student_log_p.clamp(low, high), teacher_log_p.clamp(low, high)
+    log_not_s, log_not_t = log1mexp(log_s), log1mexp(log_t)
+    if objective == "reverse":
+        slope = log_s.exp() * (log_not_t - log_t)
+    elif objective == "kl":
+        slope = log_s.exp() * ((log_s - log_t) - (log_not_s - log_not_t))
+    else:
+        # s (1 - t) / (1 - s) - t
+        slope = log_s.exp() * (log_not_t - log_not_s).exp() - log_t.exp()
+        if lambda_t is not None:
+            # The target's share of the student is constant and equal to it: nothing of it is left.
+            slope = lambda_t[:, None] * slope
+    return torch.where(inside, slope, 0.0)
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student_token_log_probs: Float[Tensor, "B Ls"],
-        teacher_token_log_probs: Float[Tensor, "B Lt"],
-        student_chunks: Int[Tensor, "B Ls"],
-        teacher_chunks: Int[Tensor, "B Lt"],
-        chunk_mask: Bool[Tensor, "B C"],
-        objective: str,
-        lambda_t: Float[Tensor, " B"] | None,
-        temperature: float,
-        eps: float,
-        dtype: torch.dtype,
-    ) -> Float[Tensor, "B C"]:
-        student_log_p = span_sums(student_token_log_probs.double(), student_chunks, chunk_mask) / temperature
-        teacher_log_p = span_sums(teacher_token_log_probs.double(), teacher_chunks, chunk_mask) / temperature
-        with torch.enable_grad():
-            student_log_p.requires_grad_()
-            loss = chunk_objective(student_log_p, teacher_log_p, objective, lambda_t, eps)
-            (slope,) = torch.autograd.grad(loss.sum(), student_log_p)
-        inactive = ~chunk_mask
-        slope = slope.div_(temperature).masked_fill_(inactive, 0.0)
-        ctx.save_for_backward(
-            student_token_log_probs, student_chunks, tokens_read(student_chunks, chunk_mask), slope
-        )
-        return loss.detach().masked_fill(inactive, 0.0).to(dtype)
 
-    @staticmethod
-    @first_order_only
-    def backward(ctx: Any, d_loss: Float[Tensor, "B C"]) -> tuple[Tensor | None, ...]:
-        student_token_log_probs, chunks, read, slope = ctx.saved_tensors
-        # An upstream NaN of an inactive chunk stops here too.
-        per_chunk = torch.where(slope != 0, slope * d_loss, 0.0)
-        d_student = per_chunk.gather(1, chunks.clamp(min=0)).masked_fill_(~read, 0.0)
-        return d_student.to(student_token_log_probs.dtype), *([None] * 9)
+def chunk_likelihood_chunked_forward(
+    student_token_log_probs: Float[Tensor, "B Ls"],
+    teacher_token_log_probs: Float[Tensor, "B Lt"],
+    student_chunks: Int[Tensor, "B Ls"],
+    teacher_chunks: Int[Tensor, "B Lt"],
+    chunk_mask: Bool[Tensor, "B C"],
+    lambda_t: Float[Tensor, " B"] | None,
+    objective: str,
+    temperature: float,
+    eps: float,
+) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+    """(loss, slope) per chunk: the slope in fp64, in the sum of the student's log-probabilities."""
+    dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
+    student_log_p = span_sums(student_token_log_probs.double(), student_chunks, chunk_mask) / temperature
+    teacher_log_p = span_sums(teacher_token_log_probs.double(), teacher_chunks, chunk_mask) / temperature
+    loss = chunk_objective(student_log_p, teacher_log_p, objective, lambda_t, eps)
+    slope = chunk_slope(student_log_p, teacher_log_p, objective, lambda_t, eps)
+    inactive = ~chunk_mask
+    return (
+        loss.masked_fill(inactive, 0.0).to(dtype),
+        slope.div(temperature).masked_fill(inactive, 0.0),
+    )
+
+
+def chunk_likelihood_chunked_backward(
+    student_token_log_probs: Float[Tensor, "B L"],
+    student_chunks: Int[Tensor, "B L"],
+    slope: Float[Tensor, "B C"],
+    d_loss: Float[Tensor, "B C"],
+) -> Float[Tensor, "B L"]:
+    """Gradient in the student's token log-probabilities, in their dtype."""
+    # An upstream NaN of an inactive chunk stops here.
+    per_chunk = torch.where(slope != 0, slope * d_loss, 0.0)
+    d_student = per_chunk.gather(1, student_chunks.clamp(min=0)).masked_fill_(student_chunks < 0, 0.0)
+    return d_student.to(student_token_log_probs.dtype)

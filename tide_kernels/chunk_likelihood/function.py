@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import (
@@ -12,16 +13,20 @@ from tide_kernels._shared.checks import (
     INTEGER_DTYPES,
     accumulation_dtype,
     check_frozen,
+    check_lambda_values,
     check_same_length,
     check_temperature,
     row_lambda,
 )
-from tide_kernels.chunk_likelihood.chunked import ChunkLikelihoodFunction
+from tide_kernels._shared.first_order import forbid_double_backward
+from tide_kernels.chunk_likelihood.chunked import (
+    chunk_likelihood_chunked_backward,
+    chunk_likelihood_chunked_forward,
+)
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES, chunk_likelihood_reference, tokens_read
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
 
 NAME = "chunk_likelihood"
 
@@ -61,7 +66,8 @@ def chunk_likelihood(
         lambda_t: number or [B] in [0, 1], for "interpolated" only. No gradient.
         temperature: T > 0, divides the summed log-probability.
         eps: clamp, in (0, 0.5).
-        backend: "auto", "torch" or "reference".
+        backend: "triton" (one launch each way), "torch" (span sums, no graph), "reference" (the definition),
+            or "auto": triton on a GPU, else torch.
 
     Returns:
         [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.
@@ -73,7 +79,6 @@ def chunk_likelihood(
 
     Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM.
     """
-    which = resolve_backend(NAME, backend)
     student_chunks, teacher_chunks = _check_tensors(
         student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask
     )
@@ -87,27 +92,30 @@ def chunk_likelihood(
         raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t belongs to 'interpolated' alone.")
 
     dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
+    which = resolve_backend(NAME, backend, chunk_mask.device, dtype)
     batch, num_chunks = chunk_mask.shape
     if num_chunks == 0:
         return student_token_log_probs[:, :0].to(dtype)
     shares = None
     if lambda_t is not None:
-        arithmetic = torch.float64 if which == "torch" else dtype
+        arithmetic = dtype if which == "reference" else torch.float64
         shares = row_lambda(NAME, lambda_t, batch, arithmetic, chunk_mask.device)
-    if which == "torch":
-        loss: Float[Tensor, "B C"] = ChunkLikelihoodFunction.apply(  # type: ignore[no-untyped-call]
+    if which != "reference":
+        loss: Float[Tensor, "B C"] = _forward(
             student_token_log_probs,
             teacher_token_log_probs,
             student_chunks,
             teacher_chunks,
             chunk_mask,
-            objective,
             shares,
+            objective,
             temperature,
             eps,
-            dtype,
-        )
+            which,
+        )[0]
         return loss
+    if not torch.compiler.is_compiling():
+        _check_values(student_chunks, teacher_chunks, chunk_mask, shares)
     return chunk_likelihood_reference(
         student_token_log_probs.to(dtype),
         teacher_token_log_probs.to(dtype),
@@ -144,7 +152,7 @@ def _check_side(
     chunks: Int[Tensor, "B L"],
     chunk_mask: Bool[Tensor, "B C"],
 ) -> Int[Tensor, "B L"]:
-    batch, num_chunks = chunk_mask.shape
+    batch = chunk_mask.shape[0]
     if token_log_probs.dtype not in FLOAT_DTYPES or token_log_probs.dim() != 2:
         raise ValueError(
             f"{NAME}: {side}_token_log_probs must be floating [B, L]; "
@@ -157,23 +165,113 @@ def _check_side(
         )
     for name, x in ((f"{side}_token_log_probs", token_log_probs), (f"{side}_chunks", chunks)):
         check_same_length(NAME, name, x, batch, chunk_mask.device)
-    chunks = chunks.long()
-    if chunks.device.type != "cpu" or num_chunks == 0:
-        return chunks
-    outside = (chunks < -1) | (chunks >= num_chunks)
-    if bool(outside.any()):
-        raise ValueError(
-            f"{NAME}: {side}_chunks must lie in [-1, {num_chunks}), -1 for none; "
-            f"got {int(chunks[outside][0])}."
+    return chunks.long()
+
+
+def _check_values(
+    student_chunks: Int[Tensor, "B Ls"],
+    teacher_chunks: Int[Tensor, "B Lt"],
+    chunk_mask: Bool[Tensor, "B C"],
+    lambda_t: Float[Tensor, " B"] | None,
+) -> None:
+    """Chunk ids lie in [-1, C), active chunks have tokens on both sides, lambda is a share. CPU only."""
+    if chunk_mask.device.type != "cpu":
+        return
+    for side, chunks in (("student", student_chunks), ("teacher", teacher_chunks)):
+        num_chunks = chunk_mask.shape[1]
+        outside = (chunks < -1) | (chunks >= num_chunks)
+        if bool(outside.any()):
+            raise ValueError(
+                f"{NAME}: {side}_chunks must lie in [-1, {num_chunks}), -1 for none; "
+                f"got {int(chunks[outside][0])}."
+            )
+        count = torch.zeros_like(chunk_mask, dtype=torch.long).scatter_add_(
+            1, chunks.clamp(min=0), tokens_read(chunks, chunk_mask).long()
         )
-    count = torch.zeros_like(chunk_mask, dtype=torch.long).scatter_add_(
-        1, chunks.clamp(min=0), tokens_read(chunks, chunk_mask).long()
+        empty = (chunk_mask & (count == 0)).nonzero()
+        if len(empty):
+            sequence, chunk = empty[0].tolist()
+            raise ValueError(
+                f"{NAME}: active chunk {chunk} of sequence {sequence} has no {side} token, so its likelihood "
+                "would be 1; clear it in chunk_mask."
+            )
+    if lambda_t is not None:
+        check_lambda_values(NAME, lambda_t, None)
+
+
+@torch.library.custom_op(
+    f"tide_kernels::{NAME}",
+    mutates_args=(),
+    schema="(Tensor student_token_log_probs, Tensor teacher_token_log_probs, Tensor student_chunks, "
+    "Tensor teacher_chunks, Tensor chunk_mask, Tensor? lambda_t, str objective, float temperature, "
+    "float eps, str backend) -> (Tensor, Tensor)",
+)
+def _forward(
+    student_token_log_probs: Tensor,
+    teacher_token_log_probs: Tensor,
+    student_chunks: Tensor,
+    teacher_chunks: Tensor,
+    chunk_mask: Tensor,
+    lambda_t: Tensor | None,
+    objective: str,
+    temperature: float,
+    eps: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    _check_values(student_chunks, teacher_chunks, chunk_mask, lambda_t)
+    run = chunk_likelihood_chunked_forward
+    if backend == "triton":
+        from tide_kernels.chunk_likelihood.launch import chunk_likelihood_forward as run  # needs triton
+    return run(
+        student_token_log_probs,
+        teacher_token_log_probs,
+        student_chunks,
+        teacher_chunks,
+        chunk_mask,
+        lambda_t,
+        objective,
+        temperature,
+        eps,
     )
-    empty = (chunk_mask & (count == 0)).nonzero()
-    if len(empty):
-        sequence, chunk = empty[0].tolist()
-        raise ValueError(
-            f"{NAME}: active chunk {chunk} of sequence {sequence} has no {side} token, so its likelihood "
-            "would be 1; clear it in chunk_mask."
-        )
-    return chunks
+
+
+@_forward.register_fake
+def _(
+    student: Tensor, teacher: Tensor, _s: Tensor, _t: Tensor, mask: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(student, teacher)
+    return student.new_empty(mask.shape, dtype=dtype), student.new_empty(mask.shape, dtype=torch.float64)
+
+
+@torch.library.custom_op(
+    f"tide_kernels::{NAME}_backward",
+    mutates_args=(),
+    schema="(Tensor student_token_log_probs, Tensor student_chunks, Tensor slope, Tensor d_loss, str backend)"
+    " -> Tensor",
+)
+def _backward(
+    student_token_log_probs: Tensor, student_chunks: Tensor, slope: Tensor, d_loss: Tensor, backend: str
+) -> Tensor:
+    run = chunk_likelihood_chunked_backward
+    if backend == "triton":
+        from tide_kernels.chunk_likelihood.launch import chunk_likelihood_backward as run  # needs triton
+    return run(student_token_log_probs, student_chunks, slope, d_loss)
+
+
+@_backward.register_fake
+def _(student_token_log_probs: Tensor, *_: Any) -> Tensor:
+    return student_token_log_probs.new_empty(student_token_log_probs.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.backend = inputs[-1]
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[0], inputs[2], output[1])
+
+
+def _differentiate(ctx: Any, d_loss: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    return _backward(*ctx.saved_tensors, d_loss, ctx.backend), *(None,) * 9
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+forbid_double_backward(_backward)

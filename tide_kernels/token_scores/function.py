@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.backends import resolve_plain_backend
 from tide_kernels._shared.checks import accumulation_dtype, check_matrix, check_vocab
 from tide_kernels.token_scores.chunked import token_scores_chunked
 from tide_kernels.token_scores.reference import TokenScores, token_scores_reference
@@ -38,7 +38,7 @@ def token_scores(
         ValueError: the logits are no floating [N, V], or vocab_size does not fit.
     """
     name = "token_scores"
-    which = resolve_backend(name, backend)
+    which = resolve_plain_backend(name, backend)
     check_matrix(name, "logits", logits)
     vocab = check_vocab(name, vocab_size, logits.shape[1])
     dtype = accumulation_dtype(logits)
