@@ -123,7 +123,8 @@ def interpolated_kl_join_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
+@triton.jit(do_not_specialize=["N"])
 def interpolated_kl_bwd_kernel(
     student_ptr, teacher_ptr, lambda_ptr, labels_ptr, mask_ptr, statistics_ptr,
     d_kl_ptr,  # [N] fp32

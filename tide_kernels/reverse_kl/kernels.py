@@ -117,7 +117,8 @@ def reverse_kl_join_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
+@triton.jit(do_not_specialize=["N"])
 def reverse_kl_bwd_kernel(
     student_ptr, teacher_ptr, labels_ptr, mask_ptr, statistics_ptr,
     d_kl_ptr,  # [N] fp32

@@ -128,7 +128,8 @@ def token_gradient(x, cols, label, mk, scale, at_label):
     return tl.where(cols == label, at_label, tl.exp2(x * LOG2E - mk) * scale)
 
 
-@triton.jit
+# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
+@triton.jit(do_not_specialize=["N"])
 def token_logprob_bwd_kernel(
     logits_ptr, token_ids_ptr, mask_ptr, statistics_ptr,
     d_log_p_ptr,  # [N] fp32
