@@ -1,0 +1,194 @@
+"""Every loss as a module: the function with its options fixed, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+
+import pytest
+import torch
+
+import tide.losses
+from tide.losses import modules
+
+FUNCTIONS = {
+    "CALMLoss": "calm_loss",
+    "CrossEntropyLoss": "cross_entropy_loss",
+    "ForwardKLLoss": "forward_kl_loss",
+    "LinearForwardKLLoss": "linear_forward_kl_loss",
+    "LinearReverseKLLoss": "linear_reverse_kl_loss",
+    "LinearTIDALLoss": "linear_tidal_loss",
+    "ReverseCALMLoss": "reverse_calm_loss",
+    "ReverseKLLoss": "reverse_kl_loss",
+    "TIDALChunkLoss": "tidal_chunk_loss",
+    "TIDALLoss": "tidal_loss",
+}
+# Of every option a value that is not the default, and that changes the result where it can.
+OPTIONS = {
+    "backend": "torch",
+    "divergence": "kl",
+    "eps": 0.3,
+    "ignore_index": 3,
+    "inplace_gradient": True,
+    "normalizer": "sequence",
+    "reduction": "sum",
+    "temperature": 1.3,
+    "vocab_size": 11,
+    "workspace_bytes": 4096,
+}
+SILENT = {"backend", "inplace_gradient", "workspace_bytes"}
+
+
+def parts(name):
+    """The class and the function, and which of the function's parameters are options, which per step."""
+    module, function = getattr(tide.losses, name), getattr(tide.losses, FUNCTIONS[name])
+    options = inspect.signature(module).parameters
+    per_step = list(inspect.signature(module.forward).parameters)[1:]
+    return module, function, options, per_step
+
+
+def arguments(name):
+    """A value for each parameter of ``forward``."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=generator) + 0.1
+
+    mask = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    values = {
+        "student_logits": randn(2, 4, 13),
+        "teacher_logits": randn(2, 4, 13),
+        "logits": randn(2, 4, 13),
+        "student_hidden": randn(2, 4, 5),
+        "student_weight": randn(13, 5),
+        "teacher_hidden": randn(2, 4, 6),
+        "teacher_weight": randn(13, 6),
+        "student_bias": randn(13),
+        "teacher_bias": randn(13),
+        "mask": mask,
+        "maskable": mask | torch.eye(2, 4, dtype=torch.bool),
+        "labels": torch.tensor([[1, 2, 3, 4], [5, 6, 7, 10]]),
+        "lambda_t": torch.tensor([0.2, 0.6]),
+        "weight": rand(2, 4),
+        "ce_weight": rand(2, 4),
+        "count": torch.tensor(9.0),
+        "student_token_log_probs": -rand(2, 4),
+        "teacher_token_log_probs": -rand(2, 4),
+        "student_chunks": torch.tensor([[0, 0, 1, -1], [2, 1, 1, 0]]),
+        "teacher_chunks": torch.tensor([[0, 1, 1, -1], [2, 2, 1, 0]]),
+        "chunk_mask": torch.tensor([[True, True, False], [True, True, True]]),
+        "chunk_weights": rand(2, 3),
+    }
+    return {key: values[key].clone() for key in parts(name)[3]}
+
+
+def differentiated(loss, given):
+    """All numbers of a result, and the gradient of its first tensor in the student's."""
+    key = next(key for key in given if "student" in key or key == "logits")
+    student = given[key].requires_grad_()
+    # A gradient in place may go over what an operation made, not over a leaf.
+    result = loss(given | {key: student * 1.0})
+    tensors = result if isinstance(result, tuple) else (result,)
+    (gradient,) = torch.autograd.grad(tensors[0].sum(), [student])
+    return [tensor.detach() for tensor in tensors] + [gradient]
+
+
+def same(results, others):
+    return len(results) == len(others) and all(
+        torch.equal(one, other) for one, other in zip(results, others, strict=True)
+    )
+
+
+def test_every_loss_has_a_module():
+    losses = {name for name in tide.losses.__all__ if name.endswith("_loss")}
+    exported = {name for name in tide.losses.__all__ if inspect.isclass(getattr(tide.losses, name))}
+    assert losses == set(FUNCTIONS.values())
+    assert exported - {"DivergenceLoss"} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_and_arguments_are_the_functions_with_its_defaults(name):
+    _, function, options, per_step = parts(name)
+    parameters = inspect.signature(function).parameters
+    assert {*options, *per_step} == set(parameters) and not set(options) & set(per_step)
+    assert {key: option.default for key, option in options.items()} == {
+        key: parameters[key].default for key in options
+    }
+    forward = inspect.signature(getattr(modules, name).forward).parameters
+    for key in per_step:
+        assert (forward[key].default, forward[key].kind) == (parameters[key].default, parameters[key].kind)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_it_is_the_function(name):
+    module, function, options, _ = parts(name)
+    changed = {key: OPTIONS[key] for key in options}
+    if "normalizer" in options:
+        changed["ignore_index"] = 1
+    for fixed in ({}, changed, *({key: value} for key, value in changed.items())):
+        loss = module(**fixed)
+        ours = differentiated(lambda given, loss=loss: loss(**given), arguments(name))
+        wanted = differentiated(lambda given, fixed=fixed: function(**given, **fixed), arguments(name))
+        assert same(ours, wanted)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_option_reaches_the_function(name):
+    """An option that were dropped on the way would leave the result as it is without it."""
+    module, _, options, _ = parts(name)
+    given = arguments(name)
+    if name == "CrossEntropyLoss":
+        given["count"] = None  # or no normaliser counts
+    plain = differentiated(lambda given: module()(**given), {k: copy.copy(v) for k, v in given.items()})
+    for key in set(options) - SILENT:
+        other = differentiated(
+            lambda given, key=key: module(**{key: OPTIONS[key]})(**given),
+            {k: v.detach().clone() if torch.is_tensor(v) else v for k, v in given.items()},
+        )
+        assert not same(plain, other), key
+    if "backend" in options:
+        with pytest.raises(ValueError, match="backend"):
+            module(backend="none such")(**arguments(name))
+    if "workspace_bytes" in options:
+        with pytest.raises(ValueError, match="workspace"):
+            module(workspace_bytes=-1)(**arguments(name))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_it_has_no_state_and_shows_its_options(name):
+    module, _, options, _ = parts(name)
+    loss = module(**{key: OPTIONS[key] for key in options})
+    assert not loss.state_dict() and not list(loss.parameters()) and not list(loss.buffers())
+    shown = re.fullmatch(rf"{name}\((.*)\)", repr(loss))
+    assert shown and shown[1] == ", ".join(f"{key}={OPTIONS[key]!r}" for key in options)
+
+
+@pytest.mark.parametrize("name", ["TIDALLoss", "ForwardKLLoss", "ReverseKLLoss"])
+def test_a_gradient_in_place_goes_over_the_logits(name):
+    given = arguments(name)
+    logits = torch.nn.Parameter(given.pop("student_logits"))
+    passed = logits * 1.0
+    getattr(tide.losses, name)(inplace_gradient=True)(passed, **given).loss.backward()
+    assert not torch.equal(passed.detach(), logits.detach())
+
+
+def test_it_lives_in_a_module_and_survives_a_copy():
+    class Student(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(5, 13)
+            self.distillation = tide.losses.ReverseKLLoss(temperature=1.5)
+
+        def forward(self, hidden, teacher_logits):
+            return self.distillation(self.head(hidden), teacher_logits)
+
+    student = Student()
+    hidden, teacher_logits = torch.randn(3, 5), torch.randn(3, 13)
+    wanted = tide.losses.reverse_kl_loss(student.head(hidden), teacher_logits, temperature=1.5)
+    assert torch.equal(student(hidden, teacher_logits), wanted)
+    assert torch.equal(copy.deepcopy(student)(hidden, teacher_logits), wanted)
+    assert set(student.state_dict()) == {"head.weight", "head.bias"}

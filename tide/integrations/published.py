@@ -1,0 +1,116 @@
+"""The published losses in the published arithmetic, for runs that have to continue as they began.
+
+Eager, every [N, V] intermediate allocated, rounded where the official code rounds: logits are divided by T
+in their own dtype and token log-probabilities summed in it; only then comes fp32. This is the one place
+outside ``tide_kernels`` that reduces the vocabulary: as a record of what was published, not as an operation.
+
+Source: TIDE (arXiv 2604.26951) and its official code.
+
+Legend: B sequences, L positions (Ls, Lt: student's, teacher's), V, V2 vocabulary entries, C chunks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+# Floor under the target's probabilities before their logarithm.
+TARGET_FLOOR = 1e-8
+CHUNK_EPS = 1e-7
+# -log 2 to four digits.
+BRANCH = -0.6931
+
+
+def published_taid(
+    student_logits: Float[Tensor, "B L V"],
+    teacher_logits: Float[Tensor, "B L V"],
+    mask: Bool[Tensor, "B L"],
+    lambda_t: Float[Tensor, " B"],
+    weight: Float[Tensor, "B L"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """T² times the weighted mean over masked rows of KL(r || p_s), r detached.
+
+    Args:
+        student_logits: [B, L, V].
+        teacher_logits: [B, L, V].
+        mask: [B, L], True on the rows that count.
+        lambda_t: [B] share of the teacher in r.
+        weight: [B, L] factor of every row.
+        temperature: T.
+
+    Returns:
+        Scalar fp32, nats.
+    """
+    student = (student_logits[mask] / temperature).float()
+    teacher = (teacher_logits[mask] / temperature).float()
+    share = lambda_t[:, None].expand_as(mask)[mask][:, None]
+    target = ((1.0 - share) * student + share * teacher).softmax(dim=-1).detach()
+    log_p = student.log_softmax(dim=-1)
+    kl = (target * (target.clamp_min(TARGET_FLOOR).log() - log_p)).sum(dim=-1)
+    return (kl * weight[mask]).sum() / mask.sum().clamp_min(1) * temperature**2
+
+
+def published_alm(
+    student_logits: Float[Tensor, "B Ls V"],
+    teacher_logits: Float[Tensor, "B Lt V2"],
+    student_input_ids: Int[Tensor, "B Ls"],
+    teacher_input_ids: Int[Tensor, "B Lt"],
+    alignment_matrix_student: Bool[Tensor, "B Ls C"],
+    alignment_matrix_teacher: Bool[Tensor, "B Lt C"],
+    chunk_mask: Bool[Tensor, "B C"],
+    temperature: float,
+    chunk_weights: Float[Tensor, "B C"] | None,
+    reverse: bool,
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of chunk likelihoods, mean over active chunks.
+
+    Args:
+        student_logits: [B, Ls, V]; the arguments are those of ``compute_alm_loss``.
+        teacher_logits: [B, Lt, V2].
+        student_input_ids: [B, Ls].
+        teacher_input_ids: [B, Lt].
+        alignment_matrix_student: [B, Ls, C].
+        alignment_matrix_teacher: [B, Lt, C].
+        chunk_mask: [B, C].
+        temperature: T.
+        chunk_weights: [B, C] or None.
+        reverse: Reverse CALM rather than CALM.
+
+    Returns:
+        Scalar fp32, nats.
+    """
+    student = _chunk_probability(student_logits, student_input_ids, alignment_matrix_student, temperature)
+    teacher = _chunk_probability(teacher_logits, teacher_input_ids, alignment_matrix_teacher, temperature)
+    target, predicted = (student, teacher) if reverse else (teacher, student)
+    bce = -(target * predicted.log() + (1.0 - target) * (1.0 - predicted).log())
+    if chunk_weights is not None:
+        bce = bce * chunk_weights.to(bce.dtype)
+    active = chunk_mask.float()
+    return (bce * active).sum() / active.sum().clamp_min(1.0)
+
+
+def published_log1mexp(x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
+    """log(1 - e^x) for x <= 0 with each form on the side where it loses digits, as published.
+
+    Args:
+        x: any shape, at most 0.
+
+    Returns:
+        Shape and dtype of x.
+    """
+    near = x > BRANCH
+    # A harmless argument where the other form is used: an infinity there is a NaN in the gradient.
+    close, far = x.masked_fill(~near, -1.0), x.masked_fill(near, -1.0)
+    return torch.where(near, torch.log1p(-close.exp()), (-torch.expm1(far)).log())
+
+
+def _chunk_probability(logits: Tensor, ids: Tensor, matrix: Tensor, temperature: float) -> Tensor:
+    token_log_p = logits.gather(-1, ids[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    chunk_log_p = torch.bmm(token_log_p[:, None], matrix.to(token_log_p.dtype)).squeeze(1)
+    return (chunk_log_p / temperature).float().exp().clamp(CHUNK_EPS, 1.0 - CHUNK_EPS)
