@@ -1,5 +1,6 @@
 # Every target makes the environment it needs on its first run. `make help` lists them.
-# Variables: PYTHON (>= 3.10), VENV (where the environment goes), ARGS (passed on), JOBS (pytest processes).
+# Variables: PYTHON (>= 3.10), VENV (where the environment goes), ARGS (passed on), JOBS (pytest processes),
+# GPU_TESTS (what `make gpu` tests), BENCH_SECONDS and GPU_SECONDS (time budgets).
 # torch comes from the package index pip is set up for. The default build for Linux brings gigabytes of CUDA
 # packages; on a machine without a GPU, set PIP_EXTRA_INDEX_URL to torch's CPU index for the first run.
 
@@ -7,6 +8,10 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 ARGS ?=
+GPU_TESTS ?= $(if $(wildcard tests/gpu),tests/gpu,tests/kernels)
+# Of `make bench`, and of all of `make gpu`: no case starts that would end later.
+BENCH_SECONDS ?= 1200
+GPU_SECONDS ?= 450
 
 BIN := $(VENV)/bin
 # constraints.txt holds for every install; without it pip may take a torch that is not tested here.
@@ -15,7 +20,7 @@ DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test lint bench gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +37,12 @@ lint: $(VENV)/.test ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.core ## time and peak memory of the losses on this CPU, into benchmarks/results
-	$(BIN)/python -m benchmarks.cpu_losses --out benchmarks/results/cpu_losses.json $(ARGS)
+bench: $(VENV)/.test ## time, memory and error of the operations, into benchmarks/results (ARGS="-k tidal")
+	$(BIN)/python -m pytest -c benchmarks/pytest.ini benchmarks --budget-seconds $(BENCH_SECONDS) $(ARGS)
+	$(BIN)/python -m benchmarks.report benchmarks/results
+
+gpu: ## GPU tests and benchmarks in under 8 minutes, by $(PYTHON) as it is: installs nothing
+	$(PYTHON) -m benchmarks.gpu --tests $(GPU_TESTS) --seconds $(GPU_SECONDS) $(ARGS)
 
 clean: ## remove the environment, caches and build products; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

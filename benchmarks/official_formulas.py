@@ -163,7 +163,7 @@ def eager_chunk_bce(
     *,
     reverse: bool = False,
 ) -> Float[Tensor, ""]:
-    """The part of `eager_calm` that has left the vocabulary: binary cross-entropy from token log-probabilities.
+    """The part of `eager_calm` that has left the vocabulary: its loss from token log-probabilities.
 
     Args:
         student_log_p: [B, Ls].

@@ -20,6 +20,7 @@ from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BACKENDS = ["triton", "torch", "reference"]
+FAST = ["triton", "torch"]
 HALF = [torch.bfloat16, torch.float16]
 
 
@@ -38,7 +39,7 @@ def test_fp32_equals_arithmetic_on_plain_numbers(objective, num_chunks, temperat
     d_student = gradient(loss, inputs[0], upstream)
     assert d_student.dtype == torch.float32
     assert relative(d_student, d_expected) < BOUND[backend]
-    if backend == "torch":  # entry by entry, where the largest does not speak for the rest
+    if backend != "reference":  # entry by entry, where the largest does not speak for the rest
         for actual, wanted in ((loss, expected), (d_student, d_expected)):
             error = (actual.detach().double() - wanted).abs()
             assert bool((error <= EPS32 * wanted.abs() + 1e-9 * wanted.abs().max()).all())
@@ -50,27 +51,30 @@ def test_the_definition_in_fp64_is_the_arithmetic(objective):
     options = options_of(objective) | {"temperature": 2.5}
     options |= {"lambda_t": options["lambda_t"].double()} if "lambda_t" in options else {}
     expected, d_expected = by_hand(inputs, upstream, **options)
-    for backend in BACKENDS:
+    for backend in ("torch", "reference"):
         loss = chunk_likelihood(*inputs, backend=backend, **options)
         assert loss.dtype == torch.float64
         assert relative(loss, expected) < 1e-9
         assert relative(gradient(loss, inputs[0], upstream), d_expected) < 1e-9
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("dtype", HALF, ids=["bf16", "fp16"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_half_types_round_the_gradient_once(objective, dtype):
+def test_half_types_round_the_gradient_once(objective, dtype, backend):
     inputs, upstream = make(dtype=dtype)
     options = options_of(objective) | {"temperature": 2.5}
     expected, d_expected = by_hand(inputs, upstream, **options)
-    loss = chunk_likelihood(*inputs, **options)
+    loss = chunk_likelihood(*inputs, backend=backend, **options)
     assert loss.dtype == torch.float32
     assert relative(loss, expected) < EPS32
     d_student = gradient(loss, inputs[0], upstream)
     assert d_student.dtype == dtype
+    # The interpreter cuts off what a store in bf16 rounds.
+    roundings = 1.0 if backend == "triton" and dtype == torch.bfloat16 else 0.5
     subnormal = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     error = (d_student.double() - d_expected).abs()
-    bound = (0.5 * torch.finfo(dtype).eps + EPS32) * d_expected.abs() + 0.5 * subnormal
+    bound = (roundings * torch.finfo(dtype).eps + EPS32) * d_expected.abs() + roundings * subnormal
     assert bool((error <= bound + 1e-9 * d_expected.abs().max()).all())
 
 
@@ -99,12 +103,17 @@ def test_lambda_takes_the_target_from_the_student_to_the_teacher(backend):
     assert float(gradient(none, inputs[0], upstream).abs().max()) < 8 * EPS32
 
 
-def test_kl_is_zero_at_equality_and_positive_elsewhere():
+@pytest.mark.parametrize("backend", FAST)
+def test_kl_is_zero_at_equality_and_positive_elsewhere(backend):
     (student, teacher, student_chunks, teacher_chunks, mask), upstream = make()
-    loss = chunk_likelihood(student, teacher, student_chunks, teacher_chunks, mask, objective="kl")
+    loss = chunk_likelihood(
+        student, teacher, student_chunks, teacher_chunks, mask, objective="kl", backend=backend
+    )
     assert bool((loss[mask] >= 0).all()) and bool((loss > 0.1).any())
     same = student.detach().clone()
-    loss = chunk_likelihood(student, same, student_chunks, student_chunks, mask, objective="kl")
+    loss = chunk_likelihood(
+        student, same, student_chunks, student_chunks, mask, objective="kl", backend=backend
+    )
     assert not loss.any() and float(gradient(loss, student, upstream).abs().max()) < 1e-12
 
 
@@ -129,8 +138,11 @@ def schedule(case):
     return share, torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2)) if midrange else torch.ones_like(t)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [(backend, torch.float32) for backend in BACKENDS]
+    + [("torch", torch.float64), ("reference", torch.float64)],
+)
 @pytest.mark.parametrize("name", ["alm_0", "alm_1", "alm_2", "alm_taid_0", "alm_taid_1"])
 def test_stored_losses_and_gradients(name, dtype, backend):
     """Only the chunks are under test: the token log-probabilities come from torch in fp64."""
@@ -155,6 +167,6 @@ def test_stored_losses_and_gradients(name, dtype, backend):
     assert values.dtype == dtype
     loss = (values.double() * weight).sum() / mask.sum()
     (d_logits,) = torch.autograd.grad(loss, [logits["student"]])
-    bound = {torch.float32: 16 * EPS32 if backend == "torch" else 2e-5, torch.float64: 1e-9}[dtype]
+    bound = {torch.float32: 2e-5 if backend == "reference" else 16 * EPS32, torch.float64: 1e-9}[dtype]
     assert abs(float(loss.detach()) / case["exact_loss"] - 1) < bound
     assert relative(d_logits, case["exact_grad"]) < bound

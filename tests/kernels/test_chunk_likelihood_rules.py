@@ -16,6 +16,7 @@ from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 
 BACKENDS = ["triton", "torch", "reference"]
+FAST = ["triton", "torch"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -46,7 +47,13 @@ def test_clamps_at_both_ends(eps, objective, backend):
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype"), [("torch", torch.float32), ("torch", torch.float64), ("reference", torch.float64)]
+    ("backend", "dtype"),
+    [
+        ("triton", torch.float32),
+        ("torch", torch.float32),
+        ("torch", torch.float64),
+        ("reference", torch.float64),
+    ],
 )
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_small_eps_leaves_a_finite_gradient(objective, backend, dtype):
@@ -120,7 +127,8 @@ def test_nothing_to_compare_gives_zeros_with_a_graph(shape, backend):
     assert d_student.shape == (batch, length) and not d_student.any()
 
 
-def test_tokens_of_a_chunk_need_not_be_neighbours():
+@pytest.mark.parametrize("backend", FAST)
+def test_tokens_of_a_chunk_need_not_be_neighbours(backend):
     inputs, upstream = make()
     order = [torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(2)) for x in inputs[:2]]
     mixed = (
@@ -131,22 +139,26 @@ def test_tokens_of_a_chunk_need_not_be_neighbours():
         inputs[4],
     )
     expected, d_expected = by_hand(mixed, upstream, "reverse", temperature=2.0)
-    loss = chunk_likelihood(*mixed, objective="reverse", temperature=2.0)
+    loss = chunk_likelihood(*mixed, backend=backend, objective="reverse", temperature=2.0)
     assert relative(loss, expected) < EPS32
     assert relative(gradient(loss, mixed[0], upstream), d_expected) < EPS32
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int8])
-def test_chunk_ids_of_any_integer_type(dtype):
+@pytest.mark.parametrize("backend", FAST)
+def test_chunk_ids_of_any_integer_type(dtype, backend):
     (*log_p, student_chunks, teacher_chunks, mask), _ = make()
-    other = chunk_likelihood(*log_p, student_chunks.to(dtype), teacher_chunks.to(dtype), mask)
-    assert torch.equal(other, chunk_likelihood(*log_p, student_chunks, teacher_chunks, mask))
+    other = chunk_likelihood(
+        *log_p, student_chunks.to(dtype), teacher_chunks.to(dtype), mask, backend=backend
+    )
+    assert torch.equal(other, chunk_likelihood(*log_p, student_chunks, teacher_chunks, mask, backend=backend))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_backward_again_gives_the_same(objective):
+@pytest.mark.parametrize("backend", FAST)
+def test_backward_again_gives_the_same(objective, backend):
     inputs, upstream = make(dtype=torch.bfloat16)
-    loss = chunk_likelihood(*inputs, **options_of(objective))
+    loss = chunk_likelihood(*inputs, backend=backend, **options_of(objective))
     first = gradient(loss, inputs[0], upstream, retain_graph=True)
     second = gradient(loss, inputs[0], 2 * upstream)
     _, d_expected = by_hand(inputs, upstream, **options_of(objective))
@@ -155,9 +167,10 @@ def test_backward_again_gives_the_same(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_double_backward_raises(objective):
+@pytest.mark.parametrize("backend", FAST)
+def test_double_backward_raises(objective, backend):
     inputs, upstream = make()
-    loss = chunk_likelihood(*inputs, **options_of(objective))
+    loss = chunk_likelihood(*inputs, backend=backend, **options_of(objective))
     d_student = gradient(loss, inputs[0], upstream, create_graph=True)
     penalty = d_student.square().sum() + inputs[0].square().sum()
     with pytest.raises(RuntimeError, match="double backward is not implemented"):
@@ -165,14 +178,15 @@ def test_double_backward_raises(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_inputs_are_read_only_and_need_not_be_contiguous(objective):
+@pytest.mark.parametrize("backend", FAST)
+def test_inputs_are_read_only_and_need_not_be_contiguous(objective, backend):
     inputs, upstream = make()
     options = options_of(objective)
     expected, d_expected = by_hand(inputs, upstream, **options)
     spread = [x.detach().T.contiguous().T for x in inputs]
     assert not any(x.is_contiguous() for x in spread)
     spread[0].requires_grad_()
-    loss = chunk_likelihood(*spread, **options)
+    loss = chunk_likelihood(*spread, backend=backend, **options)
     d_student = gradient(loss, spread[0], upstream.T.contiguous().T)
     assert relative(loss, expected) < EPS32
     assert relative(d_student, d_expected) < EPS32
@@ -183,13 +197,14 @@ def test_inputs_are_read_only_and_need_not_be_contiguous(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(objective):
+@pytest.mark.parametrize("backend", FAST)
+def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(objective, backend):
     inputs, upstream = make(101)
-    first = chunk_likelihood(*inputs, **options_of(objective))
+    first = chunk_likelihood(*inputs, backend=backend, **options_of(objective))
     d_first = gradient(first, inputs[0], upstream)
     torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
     try:
-        second = chunk_likelihood(*inputs, **options_of(objective))
+        second = chunk_likelihood(*inputs, backend=backend, **options_of(objective))
         d_second = gradient(second, inputs[0], upstream)
     finally:
         torch.use_deterministic_algorithms(False)
@@ -211,11 +226,37 @@ def test_reference_passes_gradcheck(objective):
     assert torch.autograd.gradcheck(function, [student])
 
 
-def test_lambda_of_any_form():
+@pytest.mark.parametrize("backend", FAST)
+def test_lambda_of_any_form(backend):
     inputs, _ = make()
-    number = chunk_likelihood(*inputs, objective="interpolated", lambda_t=0.375)
+    number = chunk_likelihood(*inputs, objective="interpolated", backend=backend, lambda_t=0.375)
     for other in (torch.tensor(0.375), torch.full((3,), 0.375, dtype=torch.bfloat16)):
-        assert torch.equal(chunk_likelihood(*inputs, objective="interpolated", lambda_t=other), number)
+        assert torch.equal(
+            chunk_likelihood(*inputs, objective="interpolated", backend=backend, lambda_t=other), number
+        )
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_one_graph_and_no_change_under_autocast(objective, backend):
+    inputs, upstream = make()
+    options = options_of(objective) | {"backend": backend}
+    expected = chunk_likelihood(*inputs, **options)
+    d_expected = gradient(expected, inputs[0], upstream)
+    compiled = torch.compile(lambda *x: chunk_likelihood(*x, **options), fullgraph=True, backend="aot_eager")
+    loss = compiled(*inputs)
+    assert torch.equal(loss, expected) and torch.equal(gradient(loss, inputs[0], upstream), d_expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = chunk_likelihood(*inputs, **options)
+        d_student = gradient(loss, inputs[0], upstream)
+    assert torch.equal(loss, expected) and torch.equal(d_student, d_expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_the_registered_op_keeps_the_rules_of_torch(backend):
+    inputs, _ = make()
+    arguments = (*inputs, torch.full((3,), 0.3, dtype=torch.float64), "interpolated", 2.0, 1e-7, backend)
+    torch.library.opcheck(torch.ops.tide_kernels.chunk_likelihood.default, arguments)
 
 
 IDS = torch.tensor([[0, 1, 2], [0, 1, -1]])

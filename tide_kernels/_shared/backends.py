@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from typing import TYPE_CHECKING
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+# Looked up here: a cached function would make torch.compile warn of its cache.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "reference", "torch", "triton")
 # Devices for which Triton generates code.
 TRITON_DEVICES = ("cuda", "xpu")
@@ -62,10 +63,9 @@ def check_backend(function: str, backend: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{function}: unknown backend {backend!r}; choose one of {', '.join(known)}.")
 
 
-@functools.cache
 def has_triton() -> bool:
     """The package triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
+    return _HAS_TRITON
 
 
 def interpreted() -> bool:

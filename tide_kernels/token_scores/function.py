@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from tide_kernels._shared.backends import resolve_plain_backend
+from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import accumulation_dtype, check_matrix, check_vocab
 from tide_kernels.token_scores.chunked import token_scores_chunked
 from tide_kernels.token_scores.reference import TokenScores, token_scores_reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from torch import Tensor
 
 
 @torch.no_grad()
@@ -28,7 +28,8 @@ def token_scores(
     Args:
         logits: [N, V], fp32, bf16 or fp16 (fp64 works and sums in fp64).
         vocab_size: use the first vocab_size columns.
-        backend: "auto", "torch" (row chunks) or "reference".
+        backend: "triton" (one pass), "torch" (row chunks), "reference" (the definition), or "auto": triton on
+            a GPU, else torch.
 
     Returns:
         TokenScores of [N] each: token_ids int64 (the lowest id among equals), log_p, entropy (nats) and
@@ -38,10 +39,31 @@ def token_scores(
         ValueError: the logits are no floating [N, V], or vocab_size does not fit.
     """
     name = "token_scores"
-    which = resolve_plain_backend(name, backend)
     check_matrix(name, "logits", logits)
     vocab = check_vocab(name, vocab_size, logits.shape[1])
     dtype = accumulation_dtype(logits)
-    if which == "torch":
-        return token_scores_chunked(logits, vocab, dtype)
+    which = resolve_backend(name, backend, logits.device, dtype)
+    if which != "reference":
+        return TokenScores(*_forward(logits, vocab, which))
     return token_scores_reference(logits[:, :vocab].to(dtype))
+
+
+@torch.library.custom_op(
+    "tide_kernels::token_scores",
+    mutates_args=(),
+    schema="(Tensor logits, SymInt vocab, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward(logits: Tensor, vocab: int, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if backend == "triton":
+        from tide_kernels.token_scores.launch import token_scores_forward  # needs triton
+
+        return token_scores_forward(logits, vocab)
+    return token_scores_chunked(logits, vocab, accumulation_dtype(logits))
+
+
+@_forward.register_fake
+def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_rows, dtype = logits.shape[0], accumulation_dtype(logits)
+    ids = logits.new_empty((num_rows,), dtype=torch.int64)
+    log_p, entropy, margin = (logits.new_empty((num_rows,), dtype=dtype) for _ in range(3))
+    return ids, log_p, entropy, margin
