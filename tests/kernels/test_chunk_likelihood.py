@@ -26,7 +26,7 @@ HALF = [torch.bfloat16, torch.float16]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("num_chunks", [1, 7, 101])
+@pytest.mark.parametrize("num_chunks", [1, 7, 32, 101])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_fp32_equals_arithmetic_on_plain_numbers(objective, num_chunks, temperature, backend):
     inputs, upstream = make(num_chunks)

@@ -1,0 +1,159 @@
+"""Argmax, its log-probability, the entropy and the top-two margin of N rows over V columns.
+
+SPLITS programs a row, each over its share of the tiles, read x once (2 bytes an entry in bf16) and keep five
+numbers; with more than one split, one more program a row joins them. With m the largest x:
+
+    token    its column, the lowest among equals
+    rest     sum of e^(x - m) over all columns but the token: near p = 1 it is what log p is made of
+    spread   sum of (m - x) e^(x - m), so that the entropy is log(1 + rest) + spread / (1 + rest)
+    second   the largest x but the token's
+
+A tile whose largest x lies below `second` can change neither token nor margin, and takes two sums. In a long
+row that is all tiles but a few.
+Legend: N rows, V vocabulary entries in use.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tide_kernels._shared.math_kernels import LOG2E, SERIES_W, log1p, series_excess
+from tide_kernels._shared.row_kernels import rest_columns, row_start, tile_range, whole_tiles
+
+RECORD = tl.constexpr(4)
+# e^-1000 is 0, and 0 * 1000 is 0 where 0 * inf would be NaN.
+FARTHEST = tl.constexpr(1000.0)
+# Above every column: the token of a record without entries.
+NOWHERE = tl.constexpr(2147483647)
+
+
+@triton.jit
+def distance(high, low):
+    """high - low >= 0, at most FARTHEST, as from -inf to -inf. A NaN stays in the sums of e^x."""
+    difference = high - low
+    return tl.where(difference < FARTHEST, difference, FARTHEST)
+
+
+@triton.jit
+def join_scores(
+    m_a, token_a, rest_a, spread_a, second_a, m_b, token_b, rest_b, spread_b, second_b,
+):  # fmt: skip
+    """The record of two sets of entries together: the loser's best becomes one of the winner's others."""
+    a_wins = (m_a > m_b) | ((m_a == m_b) & (token_a < token_b))
+    m, loser = tl.where(a_wins, m_a, m_b), tl.where(a_wins, m_b, m_a)
+    token = tl.where(a_wins, token_a, token_b)
+    apart = distance(m, loser)
+    factor = tl.exp2(-apart * LOG2E)
+    loser_sum = 1.0 + tl.where(a_wins, rest_b, rest_a)
+    loser_spread = tl.where(a_wins, spread_b, spread_a) + apart * loser_sum
+    rest = tl.where(a_wins, rest_a, rest_b) + factor * loser_sum
+    spread = tl.where(a_wins, spread_a, spread_b) + factor * loser_spread
+    second = tl.where(a_wins, second_a, second_b)
+    return m, token, rest, spread, tl.where(second > loser, second, loser)
+
+
+@triton.jit
+def add_tile(x, cols, m, token, rest, spread, second):
+    """The record with one tile more: x [BLOCK_V] fp32, -inf outside the vocabulary."""
+    m_tile = tl.max(x, 0)
+    if m_tile >= second:
+        token_tile = tl.min(tl.where(x == m_tile, cols, NOWHERE), 0)
+        others = cols != token_tile
+        second_tile = tl.max(tl.where(others, x, float("-inf")), 0)
+        base = tl.where(m_tile == float("-inf"), 0.0, m_tile)
+        e = tl.where(others, tl.exp2((x - base) * LOG2E), 0.0)
+        rest_tile = tl.sum(e, 0)
+        spread_tile = tl.sum(e * distance(base, x), 0)
+        m, token, rest, spread, second = join_scores(
+            m, token, rest, spread, second, m_tile, token_tile, rest_tile, spread_tile, second_tile
+        )
+    else:
+        e = tl.exp2((x - m) * LOG2E)
+        rest += tl.sum(e, 0)
+        spread += tl.sum(e * distance(m, x), 0)
+    return m, token, rest, spread, second
+
+
+@triton.jit
+def store_scores(
+    token_ids_ptr, log_p_ptr, entropy_ptr, margin_ptr, row, m, token, rest, spread, second, V,
+):  # fmt: skip
+    """From the record of a whole row to its scores."""
+    # NaN for a row without a finite maximum, which a single column would not show otherwise.
+    rest += 0.0 * m
+    log_total = log1p(rest)
+    # 1 - e^(second - m) without cancellation for near ties; a tie is exactly 0.
+    w = second - m
+    gap = tl.where(tl.abs(w) < SERIES_W, -(w + w * w * series_excess(w)), 1.0 - tl.exp2(w * LOG2E))
+    # A row of NaN has no largest entry.
+    tl.store(token_ids_ptr + row, tl.where(token < V, token, 0).to(tl.int64))
+    tl.store(log_p_ptr + row, -log_total)
+    tl.store(entropy_ptr + row, log_total + spread / (1.0 + rest))
+    tl.store(margin_ptr + row, gap / (1.0 + rest))
+
+
+@triton.jit
+def token_scores_fwd_kernel(
+    logits_ptr,  # [N, width] any float
+    token_ids_ptr,  # [N] int64
+    log_p_ptr,  # [N] fp32, nats
+    entropy_ptr,  # [N] fp32, nats
+    margin_ptr,  # [N] fp32
+    parts_ptr,  # [N, SPLITS, 4] fp32
+    part_ids_ptr,  # [N, SPLITS] int32: fp32 counts to 2**24 only
+    logits_stride_n, V,
+    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    # int64: row * stride passes 2**31 at row 14,135 of a 151,936-entry vocabulary.
+    row = (tl.program_id(0) // SPLITS).to(tl.int64)
+    split = tl.program_id(0) % SPLITS
+    start_of_row, skip = row_start(row, logits_stride_n, LOCKSTEP)
+    num_tiles = whole_tiles(V, skip, BLOCK_V)
+    first, last = tile_range(split, num_tiles, SPLITS)
+    lanes = tl.arange(0, BLOCK_V)
+    # A split may hold no entry at all: joined to another, such a record weighs 0.
+    m = tl.full((), float("-inf"), tl.float32)
+    token = tl.full((), NOWHERE, tl.int32)
+    rest = tl.zeros((), tl.float32)
+    spread = tl.zeros((), tl.float32)
+    second = tl.full((), float("-inf"), tl.float32)
+    for tile in range(first, last):
+        start = tile * BLOCK_V
+        x = tl.load(logits_ptr + start_of_row + start + lanes).to(tl.float32)
+        m, token, rest, spread, second = add_tile(x, skip + start + lanes, m, token, rest, spread, second)
+    num_rest = tl.where(split == SPLITS - 1, V - num_tiles * BLOCK_V, 0)
+    for start in range(0, num_rest, BLOCK_V):
+        cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
+        x = tl.load(logits_ptr + start_of_row + (cols - skip), mask=in_vocab, other=float("-inf"))
+        m, token, rest, spread, second = add_tile(x.to(tl.float32), cols, m, token, rest, spread, second)
+    if SPLITS == 1:
+        store_scores(
+            token_ids_ptr, log_p_ptr, entropy_ptr, margin_ptr, row, m, token, rest, spread, second, V
+        )
+    else:
+        part_ptr = parts_ptr + (row * SPLITS + split) * RECORD
+        tl.store(part_ptr, m)
+        tl.store(part_ptr + 1, rest)
+        tl.store(part_ptr + 2, spread)
+        tl.store(part_ptr + 3, second)
+        tl.store(part_ids_ptr + row * SPLITS + split, token)
+
+
+@triton.jit
+def token_scores_join_kernel(
+    token_ids_ptr, log_p_ptr, entropy_ptr, margin_ptr, parts_ptr, part_ids_ptr, V, SPLITS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    part_ptr = parts_ptr + row * SPLITS * RECORD
+    ids_ptr = part_ids_ptr + row * SPLITS
+    m, rest, spread = tl.load(part_ptr), tl.load(part_ptr + 1), tl.load(part_ptr + 2)
+    second, token = tl.load(part_ptr + 3), tl.load(ids_ptr)
+    for split in range(1, SPLITS):
+        next_ptr = part_ptr + split * RECORD
+        m, token, rest, spread, second = join_scores(
+            m, token, rest, spread, second,
+            tl.load(next_ptr), tl.load(ids_ptr + split), tl.load(next_ptr + 1), tl.load(next_ptr + 2),
+            tl.load(next_ptr + 3),
+        )  # fmt: skip
+    store_scores(token_ids_ptr, log_p_ptr, entropy_ptr, margin_ptr, row, m, token, rest, spread, second, V)
