@@ -187,6 +187,11 @@ def check_inplace_gradient(function: str, logits: Float[Tensor, "N V"], backend:
             f"{function}: inplace_gradient would overwrite a leaf, whose .grad would be its own "
             "storage; pass logits that a head made, or leave inplace_gradient off."
         )
+    if any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True)):
+        raise ValueError(
+            f"{function}: inplace_gradient needs a place for every entry; these logits are an expanded view of "
+            f"shape {tuple(logits.shape)} and strides {logits.stride()}. Pass logits.contiguous()."
+        )
     if torch.compiler.is_compiling():
         raise ValueError(
             f"{function}: inplace_gradient does not work under torch.compile, which decides itself "
