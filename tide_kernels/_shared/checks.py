@@ -189,8 +189,8 @@ def check_inplace_gradient(function: str, logits: Float[Tensor, "N V"], backend:
         )
     if any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True)):
         raise ValueError(
-            f"{function}: inplace_gradient needs a place for every entry; these logits are an expanded view of "
-            f"shape {tuple(logits.shape)} and strides {logits.stride()}. Pass logits.contiguous()."
+            f"{function}: inplace_gradient needs a place for every entry; these logits are expanded: "
+            f"shape {tuple(logits.shape)}, strides {logits.stride()}. Pass logits.contiguous()."
         )
     if torch.compiler.is_compiling():
         raise ValueError(

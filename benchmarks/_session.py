@@ -1,0 +1,240 @@
+"""One run of the benchmarks: a case is measured when its first contestant is asked for, for all of them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from benchmarks._cases import BOTH, Case
+from benchmarks._gate import Errors, errors_of, truth_of, verdict
+from benchmarks._op import Contestant, Loss, Op, Tensors, step
+from benchmarks._peak import cpu_peak, fresh, gpu_peak
+from benchmarks._results import ABSENT, MEASURED, NOT_REACHED, RED, Row, Store
+from benchmarks._timing import COPY, Copy, Rounds, Timed, alternate, quantiles
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+MEMORY_FAILED = "out of memory"
+
+
+@dataclass
+class Measurements:
+    """State of a run.
+
+    Attributes:
+        device: what is measured.
+        store: where rows go.
+        rounds: of every case.
+        budget_seconds: no case starts that would end later than this, by the longest so far.
+        clock: of the last case's rounds, for pytest-benchmark.
+        started: when the run began, on the monotonic clock.
+    """
+
+    device: torch.device
+    store: Store
+    rounds: Rounds
+    budget_seconds: float | None = None
+    clock: Clock = field(default_factory=lambda: Clock())
+    started: float = field(default_factory=time.monotonic)
+    _copy: Copy | None = None
+    _longest: float = 0.0
+    _done: dict[Case, dict[str, tuple[Row, list[float]]]] = field(default_factory=dict)
+
+    def of(self, op: Op, case: Case, contestant: str) -> tuple[Row, list[float]]:
+        """Row and seconds per round of one contestant; the seconds are empty unless it was measured.
+
+        Args:
+            op: the operation.
+            case: what is measured.
+            contestant: by name.
+        """
+        if case not in self._done:
+            self._done[case] = self._measure(op, case)
+            for row, _ in self._done[case].values():
+                self.store.add(row)
+        return self._done[case][contestant]
+
+    def _measure(self, op: Op, case: Case) -> dict[str, tuple[Row, list[float]]]:
+        start = time.monotonic()
+        if self.budget_seconds is not None:
+            left = self.budget_seconds - (start - self.started)
+            if left < self._longest or left <= 0:
+                reason = "the time budget was used"
+                return {c.name: (_row(case, c, NOT_REACHED, reason), []) for c in _entered(op, case)}
+        if self._copy is None:
+            self._copy = Copy(self.device)
+        measured = measure_case(op, case, self.device, self._copy, self.rounds)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._longest = max(self._longest, time.monotonic() - start)
+        return measured
+
+
+class Clock:
+    """Replays measured seconds: pytest-benchmark reads it before and after every round."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let that time pass.
+
+        Args:
+            seconds: as measured.
+        """
+        self.now += seconds
+
+
+def report(measurements: Measurements, op: Op, case: Case, name: str, benchmark: BenchmarkFixture) -> None:
+    """Hand one contestant's rounds to pytest-benchmark; skip what is absent, fail what is red.
+
+    Args:
+        measurements: of the run.
+        op: the operation.
+        case: what is measured.
+        name: of the contestant.
+        benchmark: pytest-benchmark's fixture, on the run's clock.
+    """
+    row, seconds = measurements.of(op, case, name)
+    if row["status"] in (ABSENT, NOT_REACHED):
+        benchmark.skipped = True
+        pytest.skip(row["reason"])
+    if row["status"] == RED:
+        pytest.fail(f"no time is reported: {row['reason']}", pytrace=False)
+    benchmark.group = case.label
+    benchmark.extra_info.update(row)
+    rounds = iter(seconds)
+    run: Callable[..., Any] = benchmark.pedantic
+    run(lambda: measurements.clock.advance(next(rounds)), rounds=len(seconds), iterations=1)
+
+
+def measure_case(
+    op: Op, case: Case, device: torch.device, copy: Copy, rounds: Rounds
+) -> dict[str, tuple[Row, list[float]]]:
+    """Gate, time and peak memory of every contestant of a case.
+
+    Args:
+        op: the operation.
+        case: what is measured.
+        device: where.
+        copy: of that device.
+        rounds: how many.
+
+    Returns:
+        By contestant: its row, and seconds per round, empty unless it is green.
+    """
+    results: dict[str, tuple[Row, list[float]]] = {}
+    runners: dict[str, tuple[Contestant, Loss]] = {}
+    for contestant in _entered(op, case):
+        reason = contestant.absent(device)
+        if reason is not None:
+            results[contestant.name] = (_row(case, contestant, ABSENT, reason), [])
+        else:
+            runners[contestant.name] = (contestant, contestant.build(case))
+
+    errors: dict[str, dict[str, Errors]] = {name: {} for name in runners}
+    for kind in ("near", "ordinary"):
+        tensors = op.inputs(case, device, kind == "near")
+        truth = truth_of(op, case, tensors)
+        for name in [n for n in runners if n not in results]:
+            contestant, loss = runners[name]
+            own = fresh(contestant, tensors)
+            found = _attempt(contestant, functools.partial(errors_of, loss, case, own, truth))
+            if isinstance(found, Errors):
+                errors[name][kind] = found
+            else:
+                results[name] = (_row(case, contestant, ABSENT, found), [])
+    for name in [n for n in runners if n not in results]:
+        red = verdict(runners[name][0], case.dtype, errors[name])
+        if red is not None:
+            results[name] = (_row(case, runners[name][0], RED, red) | _error_columns(errors[name]), [])
+
+    green = {name: pair for name, pair in runners.items() if name not in results}
+    steps = {name: _timed(contestant, loss, case, tensors) for name, (contestant, loss) in green.items()}
+    seconds = alternate({**steps, COPY: copy.timed()}, device, rounds)
+    copy_bandwidth = copy.bytes_moved / quantiles(seconds[COPY])["median"]
+    for name, (contestant, loss) in green.items():
+        peak: int | None = None
+        if device.type == "cuda":
+            peak = gpu_peak(contestant, loss, case, tensors)
+        elif case.mode == BOTH:
+            peak = cpu_peak(case, name)
+        row = _row(case, contestant, MEASURED, None) | _error_columns(errors[name])
+        row |= _figures(op, case, tensors, seconds[name], copy_bandwidth, peak)
+        results[name] = (row, seconds[name])
+    return {contestant.name: results[contestant.name] for contestant in _entered(op, case)}
+
+
+def _entered(op: Op, case: Case) -> list[Contestant]:
+    return [c for c in op.contestants if case.stage == 0 or not c.headline_only]
+
+
+def _attempt(contestant: Contestant, run: Callable[[], Errors]) -> Errors | str:
+    """The result, or why a contestant of others cannot run here. Ours have no excuse but memory."""
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return MEMORY_FAILED
+    except Exception as error:
+        no_backend = isinstance(error, ValueError) and "unknown backend" in str(error)
+        if not no_backend and (contestant.strict or contestant.name == "reference"):
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(error).__name__}: {first}"[:200]
+
+
+def _timed(contestant: Contestant, loss: Loss, case: Case, tensors: Tensors) -> Timed:
+    return Timed(lambda: fresh(contestant, tensors), lambda given: step(loss, given, case.mode))
+
+
+def _row(case: Case, contestant: Contestant, status: str, reason: str | None) -> Row:
+    return {
+        **case.as_dict(),
+        "contestant": contestant.name,
+        "ours": contestant.strict or contestant.name == "reference",
+        "status": status,
+        "reason": reason,
+    }
+
+
+def _error_columns(errors: dict[str, Errors]) -> dict[str, float | None]:
+    columns: dict[str, float | None] = {}
+    for kind, error in errors.items():
+        start = "near_" if kind == "near" else ""
+        columns |= {
+            f"{start}loss_error": error.loss,
+            f"{start}gradient_error": error.gradient,
+            f"{start}gradient_floor": error.floor,
+        }
+    return columns
+
+
+def _figures(
+    op: Op, case: Case, tensors: Tensors, seconds: list[float], copy_bandwidth: float, peak: int | None
+) -> dict[str, Any]:
+    times = quantiles(seconds)
+    num_bytes = op.least_bytes(case)
+    bandwidth = num_bytes / times["median"]
+    student = tensors["student"]
+    gradient = student.numel() * student.element_size() if case.mode == BOTH else None
+    return {
+        "rounds": len(seconds),
+        **{f"{name}_ms": value * 1e3 for name, value in times.items()},
+        "least_bytes": num_bytes,
+        "gb_s": bandwidth / 1e9,
+        "copy_gb_s": copy_bandwidth / 1e9,
+        "copy_percent": 100 * bandwidth / copy_bandwidth,
+        "peak_mib": None if peak is None else peak / 2**20,
+        "gradient_mib": None if gradient is None else gradient / 2**20,
+    }

@@ -1,0 +1,125 @@
+"""Times of several steps in one run, alternating: a change in the machine's load meets all of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+# Larger than the L2 cache of any GPU so far (H200: 60 MB), and written before every timed step.
+FLUSH_BYTES = 256 << 20
+# One side of the copy that the bandwidth is measured by; far beyond any cache.
+COPY_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
+COPY = "copy"
+
+
+class Rounds(NamedTuple):
+    """Rounds after warm-up: at least `least`, at most `most`, and about `seconds` in all."""
+
+    seconds: float
+    least: int
+    most: int
+    warm_up: int
+
+
+ROUNDS = {"cuda": Rounds(1.5, 20, 100, 3), "cpu": Rounds(4.0, 5, 21, 1)}
+
+
+class Timed(NamedTuple):
+    """prepare, untimed, makes the argument of step."""
+
+    prepare: Callable[[], Any]
+    step: Callable[[Any], object]
+
+
+class Copy:
+    """Device-to-device copy between two buffers that nothing else uses: what the bandwidth is measured by."""
+
+    def __init__(self, device: torch.device) -> None:
+        count = COPY_BYTES[device.type] // 4
+        # Random values: memory systems may compress zeros.
+        self.source = torch.rand(count, device=device)
+        self.target = torch.empty_like(self.source)
+        self.bytes_moved = 2 * COPY_BYTES[device.type]
+
+    def timed(self) -> Timed:
+        """As a contestant."""
+        return Timed(lambda: None, lambda _: self.target.copy_(self.source))
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """Median, 20th and 80th percentile, of at least one value.
+
+    Args:
+        seconds: measured.
+    """
+    ordered = sorted(seconds)
+    last = len(ordered) - 1
+    return {
+        "median": statistics.median(ordered),
+        "p20": ordered[round(0.2 * last)],
+        "p80": ordered[round(0.8 * last)],
+    }
+
+
+def alternate(steps: dict[str, Timed], device: torch.device, rounds: Rounds) -> dict[str, list[float]]:
+    """Seconds of every step in every round. The order turns by one from round to round.
+
+    On a GPU by CUDA events around the step, after the L2 cache was overwritten; the write also gives the host
+    a head start, so that launches are hidden where the step is long enough to hide them. On a CPU by the
+    wall clock.
+
+    Args:
+        steps: by name.
+        device: where they run.
+        rounds: how many.
+    """
+    names = list(steps)
+    one = _gpu_timer(device) if device.type == "cuda" else _wall_clock
+    for _ in range(rounds.warm_up):
+        for name in names:
+            one(steps[name])
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for done in range(rounds.most):
+            if done >= rounds.least and time.perf_counter() - start > rounds.seconds:
+                break
+            turn = done % len(names)
+            for name in names[turn:] + names[:turn]:
+                seconds[name].append(one(steps[name]))
+    finally:
+        if collecting:
+            gc.enable()
+    return seconds
+
+
+def _wall_clock(timed: Timed) -> float:
+    argument = timed.prepare()
+    start = time.perf_counter()
+    timed.step(argument)
+    return time.perf_counter() - start
+
+
+def _gpu_timer(device: torch.device) -> Callable[[Timed], float]:
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def one(timed: Timed) -> float:
+        argument = timed.prepare()
+        torch.cuda.synchronize(device)
+        flush.zero_()
+        begin.record()
+        timed.step(argument)
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e-3
+
+    return one
