@@ -1,6 +1,6 @@
 # Every target makes the environment it needs on its first run. `make help` lists them.
 # Variables: PYTHON (>= 3.10), VENV (where the environment goes), ARGS (passed on), JOBS (pytest processes),
-# GPU_TESTS (what `make gpu` tests), BENCH_SECONDS and GPU_SECONDS (time budgets).
+# GPU_TESTS (what `make gpu` tests), BENCH_SECONDS and GPU_SECONDS (time budgets), TRITON (of `make builds`).
 # torch comes from the package index pip is set up for. The default build for Linux brings gigabytes of CUDA
 # packages; on a machine without a GPU, set PIP_EXTRA_INDEX_URL to torch's CPU index for the first run.
 
@@ -8,10 +8,12 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 ARGS ?=
-GPU_TESTS ?= $(if $(wildcard tests/gpu),tests/gpu,tests/kernels)
+GPU_TESTS ?= tests/gpu
 # Of `make bench`, and of all of `make gpu`: no case starts that would end later.
 BENCH_SECONDS ?= 1200
 GPU_SECONDS ?= 450
+# A version of Triton to compile with in place of the environment's.
+TRITON ?=
 
 BIN := $(VENV)/bin
 # constraints.txt holds for every install; without it pip may take a torch that is not tested here.
@@ -20,7 +22,7 @@ DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint bench gpu clean
+.PHONY: help quickstart test lint bench gpu builds mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,8 +46,16 @@ bench: $(VENV)/.test ## time, memory and error of the operations, into benchmark
 gpu: ## GPU tests and benchmarks in under 8 minutes, by $(PYTHON) as it is: installs nothing
 	$(PYTHON) -m benchmarks.gpu --tests $(GPU_TESTS) --seconds $(GPU_SECONDS) $(ARGS)
 
+BUILDS_VENV := $(if $(TRITON),.venv-triton-$(TRITON),$(VENV))
+
+builds: $(BUILDS_VENV)/.core ## compile every kernel for four architectures, into docs/kernels (TRITON=3.6.0)
+	env -u TRITON_INTERPRET $(BUILDS_VENV)/bin/python -m benchmarks.kernel_builds --out docs/kernels/builds.md $(ARGS)
+
+mutants: $(VENV)/.test ## plant faults in the operations; every one has to fail a test
+	$(BIN)/python -m tests.mutants --out docs/kernels/mutants.md $(ARGS)
+
 clean: ## remove the environment, caches and build products; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-triton-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
@@ -60,6 +70,13 @@ $(BIN)/pip:
 $(VENV)/.core: $(DECLARED) | $(BIN)/pip
 	$(PIP_INSTALL) torch
 	$(PIP_INSTALL) --quiet --editable .
+	@touch $@
+
+# Compiling needs nothing else. `--no-deps`: a build of torch for CUDA asks for one version of Triton.
+.venv-triton-%/.core: constraints.txt
+	$(PYTHON) -m venv .venv-triton-$*
+	.venv-triton-$*/bin/python -m pip install --disable-pip-version-check $$(sed -n '/^torch==/p' constraints.txt) numpy
+	.venv-triton-$*/bin/python -m pip install --disable-pip-version-check --no-deps triton==$*
 	@touch $@
 
 $(VENV)/.plots: $(VENV)/.core

@@ -1,0 +1,101 @@
+"""docs/kernels/builds.md: a section per version of Triton, each replaced when that version runs."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks._kernel_variants import PLAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.kernel_builds import Build
+
+METHOD = """# What the kernels compile to
+
+Written by `make builds` (`make builds TRITON=3.6.0` for another version of Triton); no GPU was involved.
+Every kernel is compiled ahead of time in every variant of `benchmarks/_kernel_variants.py`: labels and mask
+on and off, T = 1, 2 and any, one program a row and several, bf16, fp16 and fp32, and four layouts. The
+command fails on a spill, on a row times its stride in 32 bits (past 2**31 at row 14,135 of a 151,936-entry
+vocabulary) and, where 16 are promised, on a load or store of less than 16 bytes a thread in the main loop:
+bf16 and fp32 rows whose strides are multiples of 16 (V = 151,936, and 151,646 of 151,936 entries), and rows
+that are not (V = 151,646, contiguous) as long as all tensors share their alignment.
+
+A row shows the worst case over a kernel's variants.
+
+- **registers**: per thread; NVIDIA's from `cuobjdump`, AMD's from the assembly's metadata.
+- **spills**: bytes of stack (scratch) a thread / instructions that move data there (`LDL` and `STL` in
+  `nvdisasm`'s listing; AMD's `.vgpr_spill_count`). Scalar registers that AMD's compiler parks in lanes of
+  vector registers are no spill: they touch no memory. They stand in brackets.
+- **shared**: bytes a program.
+- **warps**: how many of a multiprocessor's 64 (compute unit's 32) warps fit, from registers and shared
+  memory. A bound, not a measurement.
+- **load, store**: bytes a thread at a time in the main loop, narrowest over the variants in which 16 are
+  promised.
+- **per entry**: instructions a thread executes in the main loop for one vocabulary entry, on {counted}, in
+  the plain variant (bf16, T = 2, no labels, no mask): the shortest way through the loop, and the longest
+  without its rare blocks. A rare block is an `if` without `else`: entries at -inf, the tile that holds the
+  label. What is counted is the listing, so an instruction that issues at a quarter of the rate counts as one.
+
+`-` stands where a kernel has no loop over the vocabulary.
+"""
+HEADING = "## Triton "
+
+
+def section(builds: Sequence[Build], triton: str, torch: str, counted: str) -> str:
+    """Table of the worst case over variants, a row per kernel and target.
+
+    Args:
+        builds: of all kernels.
+        triton: its version.
+        torch: its version.
+        counted: the target whose instructions were counted.
+    """
+    columns = ["kernel", "target", "columns / warps", "registers", "spills", "shared", "warps"]
+    columns += ["load", "store", "per entry"]
+    lines = [f"{HEADING}{triton}", "", f"{len(builds)} builds; torch {torch}.", ""]
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for _, group in groupby(builds, key=lambda b: (b.kernel, b.target, b.blocks)):
+        lines.append(_row(list(group)))
+    return METHOD.format(counted=counted) + "\n" + "\n".join(lines) + "\n"
+
+
+def replace_section(page: Path, triton: str, text: str) -> None:
+    """Writes a page: the new text, and the sections of other versions as they were.
+
+    Args:
+        page: may not exist.
+        triton: the version whose section is replaced.
+        text: method and section.
+    """
+    method, new = text.split(f"\n{HEADING}", 1)
+    sections = {triton: new.rstrip()}
+    if page.exists():
+        for old in page.read_text().split(f"\n{HEADING}")[1:]:
+            sections.setdefault(old.split("\n", 1)[0].strip(), old.rstrip())
+    ordered = sorted(sections, key=lambda v: [int(n) for n in re.findall(r"\d+", v)], reverse=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(method + "".join(f"\n{HEADING}{sections[version]}\n" for version in ordered))
+
+
+def _row(builds: list[Build]) -> str:
+    first = builds[0]
+    worst = [max(column) for column in zip(*(b.resources for b in builds), strict=True)]
+    wide = [b for b in builds if b.wide]
+    plain = next((b.per_entry for b in builds if b.variant == PLAIN), None)
+    per_entry = f"{plain[0]:.0f} to {plain[1]:.0f}" if plain else "-"
+    return (
+        f"| {first.kernel} | {first.target} "
+        f"| {f'{first.blocks.block_v} / {first.blocks.num_warps}' if first.blocks else '- / 1'} "
+        f"| {worst[0]} | {worst[1]} / {worst[2]}{f' ({worst[3]})' if worst[3] else ''} "
+        f"| {max(b.shared for b in builds)} | {min(b.warps for b in builds)} "
+        f"| {_narrowest([bits for b in wide for bits in b.loads])} "
+        f"| {_narrowest([bits for b in wide for bits in b.stores])} | {per_entry} |"
+    )
+
+
+def _narrowest(bits: list[int]) -> str:
+    return str(min(bits) // 8) if bits else "-"

@@ -1,0 +1,225 @@
+"""Every kernel of tide_kernels and the ways it is launched: what `kernel_builds` compiles.
+
+A new kernel is one more entry of KERNELS. Its options are read off its signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from tide_kernels.chunk_likelihood import kernels as chunk_likelihood
+from tide_kernels.chunk_likelihood.launch import BLOCK_C
+from tide_kernels.interpolated_kl import kernels as interpolated_kl
+from tide_kernels.reverse_kl import kernels as reverse_kl
+from tide_kernels.token_logprob import kernels as token_logprob
+from tide_kernels.token_scores import kernels as token_scores
+
+# Types of arguments by name; other pointers are to fp32, other numbers i32.
+TYPES = {
+    "labels_ptr": "*i64",
+    "token_ids_ptr": "*i64",
+    "part_ids_ptr": "*i32",
+    "mask_ptr": "*i1",
+    "student_scale": "fp32",
+    "temperature": "fp32",
+}
+# Pointers to logits and to their gradient take the variant's dtype.
+STUDENT_SIDE = {"student_ptr", "logits_ptr", "d_student_ptr", "d_logits_ptr"}
+TEACHER_SIDE = {"teacher_ptr"}
+# Arguments that are None unless an option is on, in kernels that have the option.
+OPTIONAL = {
+    "labels_ptr": "HAS_LABEL",
+    "d_ce_ptr": "HAS_LABEL",
+    "mask_ptr": "HAS_MASK",
+    "d_kl_ptr": "HAS_KL",
+    "parts_ptr": "SPLITS",
+    "part_ids_ptr": "SPLITS",
+}
+
+
+class Kernel(NamedTuple):
+    """A kernel, whose launch parameters it takes, and what is not read off its signature."""
+
+    function: Any
+    blocks: str | None  # its row of blocks.json; None is one warp
+    rows: int = 0  # tensors that its main loop reads along the vocabulary
+    types: Mapping[str, str] = MappingProxyType({})
+    constants: Mapping[str, Any] = MappingProxyType({})
+    block_name: str = "BLOCK_V"
+
+    @property
+    def op(self) -> str:
+        """The folder of tide_kernels that it lies in."""
+        return str(self.function.__module__).split(".")[1]
+
+    @property
+    def name(self) -> str:
+        """As in the source, without `_kernel`."""
+        return str(self.function.__name__).removesuffix("_kernel")
+
+
+class Variant(NamedTuple):
+    """One way to launch: options, dtypes, and which integers are multiples of 16.
+
+    Layouts: `aligned`, V and strides are multiples of 16 (V = 151,936); `narrow`, strides are and V is not
+    (151,646 of 151,936 entries); `odd`, neither (151,646 contiguous); `single`, one row of one entry, where
+    Triton makes constants of the ones.
+    """
+
+    name: str
+    layout: str
+    options: dict[str, Any]
+    student: str = "bf16"
+    teacher: str = "bf16"
+
+
+def _options(**changes: Any) -> dict[str, Any]:
+    """Options of a launch; a kernel takes those it has."""
+    usual = {
+        "HAS_KL": True,
+        "HAS_LABEL": False,
+        "HAS_MASK": False,
+        "TEMPERATURE": 2,
+        "LOCKSTEP": True,
+        "SPLITS": 1,
+        "OBJECTIVE": "interpolated",
+    }
+    return usual | changes
+
+
+# Each option in both states, each pair of those that meet in one expression, and every layout and dtype.
+VARIANTS = (
+    Variant("plain", "aligned", _options()),
+    Variant("narrow", "narrow", _options()),
+    Variant("odd", "odd", _options()),
+    Variant("label", "aligned", _options(HAS_LABEL=True, HAS_MASK=True, OBJECTIVE="forward")),
+    Variant(
+        "label, T=1, split",
+        "narrow",
+        _options(HAS_LABEL=True, TEMPERATURE=1, SPLITS=4, OBJECTIVE="reverse"),
+    ),
+    Variant(
+        "label, any T, split, odd",
+        "odd",
+        _options(HAS_LABEL=True, HAS_MASK=True, TEMPERATURE=0, SPLITS=32, OBJECTIVE="kl"),
+    ),
+    Variant(
+        "label, any T, fp32, apart",
+        "odd",
+        _options(HAS_LABEL=True, TEMPERATURE=0, LOCKSTEP=False),
+        "fp32",
+        "fp32",
+    ),
+    Variant("label alone", "aligned", _options(HAS_KL=False, HAS_LABEL=True, TEMPERATURE=1)),
+    Variant("fp16, fp32", "aligned", _options(HAS_MASK=True, TEMPERATURE=1), "fp16", "fp32"),
+    Variant("single", "single", _options(HAS_LABEL=True, HAS_MASK=True)),
+)
+PLAIN = VARIANTS[0].name
+# One variant of everything, and the layouts in which 16-byte loads are promised.
+REPRESENTATIVE = "label"
+WIDE = ("plain", "narrow", "odd")
+
+KERNELS = (
+    Kernel(interpolated_kl.interpolated_kl_fwd_kernel, "interpolated_kl_fwd", 2),
+    Kernel(interpolated_kl.interpolated_kl_join_kernel, "interpolated_kl_fwd"),
+    Kernel(interpolated_kl.interpolated_kl_bwd_kernel, "interpolated_kl_bwd", 2),
+    Kernel(reverse_kl.reverse_kl_fwd_kernel, "reverse_kl_fwd", 2),
+    Kernel(reverse_kl.reverse_kl_join_kernel, "reverse_kl_fwd"),
+    Kernel(reverse_kl.reverse_kl_bwd_kernel, "reverse_kl_bwd", 2),
+    Kernel(token_logprob.token_logprob_fwd_kernel, "token_logprob_fwd", 1),
+    Kernel(token_logprob.token_logprob_join_kernel, None),
+    Kernel(token_logprob.token_logprob_bwd_kernel, "token_logprob_bwd", 1),
+    Kernel(token_scores.token_scores_fwd_kernel, "token_scores", 1),
+    Kernel(token_scores.token_scores_join_kernel, None),
+    Kernel(
+        chunk_likelihood.chunk_likelihood_fwd_kernel,
+        "chunk_likelihood_fwd",
+        types={
+            "student_chunks_ptr": "*i64",
+            "teacher_chunks_ptr": "*i64",
+            "lambda_ptr": "*fp64",
+            "slope_ptr": "*fp64",
+        },
+        constants={"BLOCK_C": BLOCK_C},
+        block_name="BLOCK_L",
+    ),
+    Kernel(
+        chunk_likelihood.chunk_likelihood_bwd_kernel,
+        "chunk_likelihood_bwd",
+        types={"chunks_ptr": "*i64", "slope_ptr": "*fp64"},
+        block_name="BLOCK_L",
+    ),
+)
+
+
+def signature(
+    kernel: Kernel, variant: Variant, block: int | None
+) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """(type, constant, multiple of 16) by argument name, as Triton's launcher would find them.
+
+    Args:
+        kernel: which.
+        variant: how it is launched.
+        block: columns a tile, for a kernel that has tiles.
+    """
+    options = variant.options | dict(kernel.constants) | {kernel.block_name: block}
+    parameters = kernel.function.params
+    has = {p.name for p in parameters if p.is_constexpr}
+    # One program a row has no parts to leave.
+    off = {name for name, value in options.items() if value is False or (name, value) == ("SPLITS", 1)}
+    absent = {pointer for pointer, option in OPTIONAL.items() if option in has & off}
+    types: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    divisible: list[str] = []
+    for parameter in parameters:
+        name = parameter.name
+        if parameter.is_constexpr:
+            constants[name] = options[name]
+        elif name in absent:
+            constants[name] = None
+        elif name.endswith("_ptr"):
+            types[name] = kernel.types.get(name) or _pointer(name, variant)
+            divisible.append(name)
+        elif parameter.do_not_specialize:
+            types[name] = TYPES.get(name, "i32")
+        elif variant.layout == "single" and (name in ("V", "width") or name.endswith("_stride_n")):
+            constants[name] = 1
+        else:
+            types[name] = parameter.annotation_type or TYPES.get(name, "i32")
+            strides = name.endswith("_stride_n") or name == "width"
+            if (variant.layout == "aligned" and types[name] == "i32") or (
+                variant.layout == "narrow" and strides
+            ):
+                divisible.append(name)
+    # Triton counts arguments by their place among all of them.
+    return {p.name: types.get(p.name, "constexpr") for p in parameters}, constants, divisible
+
+
+def applicable(kernel: Kernel) -> list[Variant]:
+    """Variants of which each compiles something else, the joining kernels' single program a row included.
+
+    Args:
+        kernel: which.
+    """
+    names = {p.name for p in kernel.function.params}
+    kept: list[Variant] = []
+    seen: list[Any] = []
+    for variant in VARIANTS:
+        joins = "SPLITS" in names and kernel.function.__name__.endswith("_join_kernel")
+        if joins and variant.options["SPLITS"] == 1:
+            variant = variant._replace(options=variant.options | {"SPLITS": 2})
+        what = signature(kernel, variant, 0)
+        if what not in seen:
+            seen.append(what)
+            kept.append(variant)
+    return kept
+
+
+def _pointer(name: str, variant: Variant) -> str:
+    if name in STUDENT_SIDE:
+        return f"*{variant.student}"
+    if name in TEACHER_SIDE:
+        return f"*{variant.teacher}"
+    return TYPES.get(name, "*fp32")

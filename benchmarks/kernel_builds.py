@@ -1,0 +1,231 @@
+"""Compiles every kernel ahead of time; fails on spills, narrow loads, int32 offsets; writes what each takes.
+
+    python -m benchmarks.kernel_builds [--out docs/kernels/builds.md]
+
+No GPU is needed. TRITON_INTERPRET must be unset: the interpreter compiles nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    sys.exit(
+        "kernel_builds: TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it: "
+        "env -u TRITON_INTERPRET python -m benchmarks.kernel_builds"
+    )
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmarks import _sass
+from benchmarks._builds_page import replace_section, section
+from benchmarks._kernel_variants import KERNELS, REPRESENTATIVE, WIDE, Kernel, Variant, applicable, signature
+from tide_kernels._shared.launch import Blocks, block_table
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+OPS = list(dict.fromkeys(kernel.op for kernel in KERNELS))
+# The target whose instructions are counted, and on which --quick looks at the layouts of rows.
+COUNTED = "sm_90"
+SIXTEEN_BYTES = 128
+SHARED_BYTES = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024, "gfx942": 64 * 1024}
+
+
+class Build(NamedTuple):
+    """What one compilation gave."""
+
+    kernel: str
+    variant: str
+    target: str
+    blocks: Blocks | None
+    resources: _sass.Resources
+    shared: int  # bytes a program
+    warps: int  # a multiprocessor can hold
+    loads: tuple[int, ...]  # bits per thread, in the main loop
+    stores: tuple[int, ...]
+    per_entry: tuple[float, float] | None  # instructions a vocabulary entry: fewest, most
+    wide: bool  # 16-byte loads and stores are promised
+    short_offsets: bool  # a row times its stride is an int32 somewhere
+
+    def __str__(self) -> str:
+        blocks = f", {self.blocks.block_v} columns / {self.blocks.num_warps} warps" if self.blocks else ""
+        return f"{self.kernel} ({self.variant}) for {self.target}{blocks}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compiles, reports, and returns 1 if a build breaks a rule."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_builds", description=__doc__)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=", ".join(OPS))
+    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {COUNTED} alone")
+    parser.add_argument("--block", type=int, help="columns a tile, instead of the table's")
+    parser.add_argument("--warps", type=int, help="warps a program, instead of the table's")
+    parser.add_argument("--out", type=Path, help="the page whose section for this Triton is replaced")
+    options = parser.parse_args(arguments)
+    # Which of two fused-multiply-add defaults holds is part of the version that the page names.
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+    # A page without a kernel or a target would pass for one that covers them.
+    some = len(options.ops) < len(OPS) or len(options.targets) < len(TARGETS)
+    if options.out and (some or options.quick or options.block or options.warps):
+        parser.error("--out takes every kernel, variant and target; drop the other options")
+
+    builds, faults = [], []
+    for kernel, variant, target, blocks in wanted(options):
+        build = compiled(kernel, variant, target, blocks)
+        builds.append(build)
+        faults += [f"{build}: {fault}" for fault in broken_rules(build)]
+    print(f"{len(builds)} builds with triton {triton.__version__}")
+    if options.out:
+        text = section(builds, triton.__version__, torch.__version__, COUNTED)
+        replace_section(options.out, triton.__version__, text)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def wanted(options: argparse.Namespace) -> Iterator[tuple[Kernel, Variant, str, Blocks | None]]:
+    """What the options ask to compile.
+
+    Args:
+        options: of the command line.
+    """
+    for kernel in KERNELS:
+        if kernel.op not in options.ops:
+            continue
+        for target in options.targets:
+            for blocks in blocks_of(kernel, target):
+                if blocks is not None:
+                    blocks = Blocks(options.block or blocks.block_v, options.warps or blocks.num_warps)
+                for variant in applicable(kernel):
+                    quick = variant.name == REPRESENTATIVE
+                    quick |= target == COUNTED and kernel.rows > 0 and variant.name in WIDE
+                    if quick or not options.quick:
+                        yield kernel, variant, target, blocks
+
+
+def blocks_of(kernel: Kernel, target: str) -> list[Blocks | None]:
+    """The launch parameters with which a kernel may meet an architecture: its own, else the default's.
+
+    Args:
+        kernel: which.
+        target: a key of TARGETS.
+    """
+    if kernel.blocks is None:
+        return [None]
+    table = block_table()
+    return [table.get(target, {}).get(kernel.blocks) or table["default"][kernel.blocks]]
+
+
+def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | None) -> Build:
+    """One build and what it takes.
+
+    Args:
+        kernel: which.
+        variant: how it is launched.
+        target: a key of TARGETS.
+        blocks: launch parameters; None is one warp.
+    """
+    types, constants, divisible = signature(kernel, variant, blocks.block_v if blocks else None)
+    names = list(types)
+    source = ASTSource(
+        kernel.function,
+        types,
+        {(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
+    )
+    warps = blocks.num_warps if blocks else 1
+    binary = triton.compile(source, target=TARGETS[target], options={"num_warps": warps})
+    resources, listing = (_sass.nvidia if TARGETS[target].backend == "cuda" else _sass.amd)(binary)
+    loop = _sass.main_loop(listing) if kernel.rows else None
+    access = _sass.accesses(listing, loop) if loop else _sass.Access([], [])
+    per_entry = None
+    if loop and target == COUNTED:
+        entry_bits = sum(int(d[-2:]) for d in (variant.student, variant.teacher)[: kernel.rows])
+        if variant.options["HAS_KL"] is False:
+            entry_bits = int(variant.student[-2:])
+        entries = sum(access.loads) / entry_bits
+        fewest, most = _sass.path_lengths(listing, loop)
+        per_entry = fewest / entries, most / entries
+    shared = int(binary.metadata.shared)
+    return Build(
+        kernel.name,
+        variant.name,
+        target,
+        blocks,
+        resources,
+        shared,
+        resident_warps(target, resources.registers, shared, warps),
+        tuple(sorted(access.loads)),
+        tuple(sorted(access.stores)),
+        per_entry,
+        kernel.rows > 0
+        and (variant.layout in ("aligned", "narrow") or variant.options["LOCKSTEP"])
+        and variant.layout != "single",
+        # Widened to 64 bits, a stride meets no multiplication as an argument.
+        re.search(r"arith\.muli [^:\n]*%\w*stride_n\b", binary.asm["ttir"]) is not None,
+    )
+
+
+def broken_rules(build: Build) -> list[str]:
+    """What is wrong with a build, in words; empty if nothing is.
+
+    Args:
+        build: from `compiled`.
+    """
+    faults = []
+    spill = build.resources
+    if spill.spill_bytes or spill.spill_moves:
+        faults.append(
+            f"spills ({spill.spill_bytes} bytes a thread, {spill.spill_moves} moves, {spill.registers} "
+            "registers); give the architecture a smaller tile or more warps in blocks.json"
+        )
+    if build.short_offsets:
+        faults.append("multiplies a row by its stride in 32 bits; widen the row with .to(tl.int64)")
+    if build.wide and not build.loads:
+        faults.append("no loop that loads from global memory")
+    narrow = [bits for bits in build.loads + build.stores if bits < SIXTEEN_BYTES]
+    if build.wide and narrow:
+        faults.append(f"moves {min(narrow) // 8} bytes at a time in its main loop, and 16 are expected")
+    return faults
+
+
+def resident_warps(target: str, registers: int, shared: int, warps: int) -> int:
+    """Warps (waves) a multiprocessor (compute unit) can hold of a build.
+
+    Args:
+        target: a key of TARGETS.
+        registers: per thread.
+        shared: bytes a program.
+        warps: a program has.
+    """
+    if target.startswith("gfx"):
+        # Four SIMDs with 512 registers a lane each, in units of 8; 8 waves at most.
+        room = 4 * min(8, 512 // (8 * math.ceil(max(registers, 1) / 8)))
+    else:
+        # 65,536 registers, in units of 256 a warp; four schedulers hold equally many warps; 64 at most.
+        room = min(64, 65536 // (256 * math.ceil(max(registers, 1) / 8)) // 4 * 4)
+    # 32 programs (16 on AMD), and on NVIDIA 1 KiB of shared memory that each takes beyond its own.
+    programs = min(16 if target.startswith("gfx") and warps > 1 else 32, room // warps)
+    reserved = shared + (0 if target.startswith("gfx") else 1024)
+    if reserved:
+        programs = min(programs, SHARED_BYTES[target] // reserved)
+    return programs * warps
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Kernels compile for every architecture without spilling, and load 16 bytes at a time. No GPU is needed.
+
+Each test runs the command in a process of its own: this one has imported kernels as interpreted functions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def builds(*arguments):
+    """(exit status, output) of `python -m benchmarks.kernel_builds`."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.kernel_builds", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "op", ["interpolated_kl", "reverse_kl", "token_logprob", "token_scores", "chunk_likelihood"]
+)
+def test_kernels_compile_for_every_architecture(op):
+    status, output = builds("--quick", "--ops", op)
+    assert status == 0, output
+    assert "builds with triton" in output
+
+
+def test_every_kernel_is_compiled():
+    """A file of kernels that the list forgets would pass every test above."""
+    defined = {
+        name
+        for path in (ROOT / "tide_kernels").glob("*/kernels.py")
+        for name in re.findall(r"^def (\w+)_kernel\(", path.read_text(), re.MULTILINE)
+    }
+    listed = (ROOT / "benchmarks" / "_kernel_variants.py").read_text()
+    assert defined
+    assert not {name for name in defined if f".{name}_kernel," not in listed}
+
+
+def test_a_build_that_spills_is_recognised():
+    # 64 entries a thread of either side cannot stay in 255 registers.
+    tile = ("--block", "2048", "--warps", "1")
+    status, output = builds("--quick", "--targets", "sm_80", "--ops", "reverse_kl", *tile)
+    assert status == 1
+    assert "reverse_kl_fwd (label) for sm_80, 2048 columns / 1 warps: spills" in output
+
+
+def test_narrow_loads_are_recognised():
+    # 32 threads share 128 entries: 8 bytes of bf16 each.
+    tile = ("--block", "128", "--warps", "1")
+    status, output = builds("--quick", "--targets", "sm_90", "--ops", "token_scores", *tile)
+    assert status == 1
+    for variant in ("plain", "narrow", "odd"):
+        assert f"token_scores_fwd ({variant}) for sm_90, 128 columns / 1 warps: moves 8 bytes" in output
+
+
+def test_interpreted_kernels_are_refused(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    command = [sys.executable, "-m", "benchmarks.kernel_builds"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "TRITON_INTERPRET is set" in done.stderr and "unset it" in done.stderr

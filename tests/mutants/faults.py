@@ -1,0 +1,318 @@
+"""Faults that the tests have to find: one line changed in one file, by name.
+
+Each is a mistake that is easy to make in these kernels. A fault is right if the file holds its old text
+exactly once, which `test_faults.py` checks, and if no test of its selection needs a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+KERNELS = "tide_kernels"
+DIVERGENCE_RULES = "tests/kernels/test_divergence_rules.py"
+DIVERGENCE_KERNELS = "tests/kernels/test_divergence_kernels.py"
+BUILDS = "tests/kernels/test_builds.py"
+ROW = "row = (tl.program_id(0) // SPLITS).to(tl.int64)"
+SHORT_ROW = "row = tl.program_id(0) // SPLITS"
+
+
+class Fault(NamedTuple):
+    """One planted fault and the tests that have to fail for it."""
+
+    op: str
+    backend: str
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # arguments of pytest
+
+
+def _selection(path: str, *words: str) -> tuple[str, ...]:
+    return (path, "-k", " and ".join(words)) if words else (path,)
+
+
+def _int32_rows(op: str, *, backward: bool = False) -> Fault:
+    old, new = ROW, SHORT_ROW
+    if backward:
+        old, new = old.replace("(tl.program", "(N - 1 - tl.program"), new.replace("tl.", "N - 1 - tl.")
+    name = f"row offsets in 32 bits, {'backward' if backward else 'forward'}"
+    tests = _selection(BUILDS, "architecture", op)
+    return Fault(op, "triton", name, f"{KERNELS}/{op}/kernels.py", old, new, tests)
+
+
+def _divergence(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
+    path = DIVERGENCE_KERNELS if "cut" in words or "digits" in words else DIVERGENCE_RULES
+    marks = (op,) if path == DIVERGENCE_KERNELS else (op, backend)
+    return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, _selection(path, *words, *marks))
+
+
+def _single(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
+    path = f"tests/kernels/test_{op}.py"
+    return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, _selection(path, *words, backend))
+
+
+INTERPOLATED_KL = (
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "the last column is left out",
+        "_shared/row_kernels.py",
+        "return cols, cols < V",
+        "return cols, cols < V - 1",
+        "fp32",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "the gradient has the other sign",
+        "_shared/divergence_kernels.py",
+        "gradient = surplus * weight",
+        "gradient = -surplus * weight",
+        "fp32",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "the target is not divided by T",
+        "interpolated_kl/kernels.py",
+        "    scale = lambda_t / temperature\n",
+        "    scale = lambda_t\n",
+        "fp32",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "tiles are merged without rescaling",
+        "_shared/tilt_kernels.py",
+        "mass_a *= unit_a",
+        "mass_a *= 1.0",
+        "cut",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "the label's exponential stays in the sum",
+        "_shared/tilt_kernels.py",
+        "e = tl.where(cols == label, 0.0, e)",
+        "e = tl.where(cols == label, e, e)",
+        "fp32",
+    ),
+    _int32_rows("interpolated_kl"),
+    _int32_rows("interpolated_kl", backward=True),
+    _divergence(
+        "interpolated_kl",
+        "torch",
+        "the gradient has the other sign",
+        "interpolated_kl/chunked.py",
+        "w.mul_((weight / (total * -temperature))[:, None])",
+        "w.mul_((weight / (total * temperature))[:, None])",
+        "fp32",
+    ),
+    Fault(
+        "interpolated_kl",
+        "reference",
+        "the target is not detached",
+        f"{KERNELS}/interpolated_kl/reference.py",
+        "return torch.log_softmax(mixed / temperature, dim=-1).detach()",
+        "return torch.log_softmax(mixed / temperature, dim=-1)",
+        _selection("tests/kernels/test_interpolated_kl.py", "reference"),
+    ),
+)
+
+REVERSE_KL = (
+    _divergence(
+        "reverse_kl",
+        "triton",
+        "the last tiles of a row that is split are left out",
+        "_shared/row_kernels.py",
+        "per_split = tl.cdiv(num_tiles, SPLITS)",
+        "per_split = num_tiles // SPLITS",
+        "cut",
+    ),
+    _divergence(
+        "reverse_kl",
+        "triton",
+        "the gradient takes another row's statistics",
+        "_shared/divergence_kernels.py",
+        "    row_ptr = statistics_ptr + row * STATISTICS\n    mk = tl.load(row_ptr)",
+        "    row_ptr = statistics_ptr + (row // 2) * STATISTICS\n    mk = tl.load(row_ptr)",
+        "fp32",
+    ),
+    _divergence(
+        "reverse_kl",
+        "triton",
+        "the mask is ignored",
+        "_shared/divergence_kernels.py",
+        "active = tl.load(mask_ptr + row) != 0",
+        "active = tl.load(mask_ptr + row) >= 0",
+        "mask",
+    ),
+    _divergence(
+        "reverse_kl",
+        "triton",
+        "the excess is not moved to the mean",
+        "reverse_kl/kernels.py",
+        "_, excess_at_mean, _ = shift(mean, excess, gain, mean)",
+        "excess_at_mean = excess",
+        "digits",
+    ),
+    _int32_rows("reverse_kl"),
+    _divergence(
+        "reverse_kl",
+        "torch",
+        "the gradient is not divided by T",
+        "reverse_kl/chunked.py",
+        "scale = lambda_t.new_full(lambda_t.shape, 1 / temperature)",
+        "scale = lambda_t.new_full(lambda_t.shape, 1.0)",
+        "fp32",
+    ),
+)
+
+TOKEN_LOGPROB = (
+    _single(
+        "token_logprob",
+        "triton",
+        "the token's exponential stays in the sum",
+        "token_logprob/kernels.py",
+        "e = tl.where(cols == label, 0.0, e)",
+        "e = tl.where(cols == label, e, e)",
+        "fp32",
+    ),
+    _single(
+        "token_logprob",
+        "triton",
+        "records are joined without rescaling",
+        "token_logprob/kernels.py",
+        "return mk, rest_a * tl.exp2(mk_a - base) + rest_b * tl.exp2(mk_b - base)",
+        "return mk, rest_a + rest_b * tl.exp2(mk_b - base)",
+        "fp32",
+    ),
+    _single(
+        "token_logprob",
+        "triton",
+        "the gradient has the other sign",
+        "token_logprob/kernels.py",
+        "scale = -d_log_p * tl.load(",
+        "scale = d_log_p * tl.load(",
+        "fp32",
+    ),
+    _single(
+        "token_logprob",
+        "triton",
+        "the gradient takes another row's statistics",
+        "token_logprob/kernels.py",
+        "mk = tl.load(statistics_ptr + row * STATISTICS)",
+        "mk = tl.load(statistics_ptr + (row // 2) * STATISTICS)",
+        "fp32",
+    ),
+    _int32_rows("token_logprob"),
+    _int32_rows("token_logprob", backward=True),
+    _single(
+        "token_logprob",
+        "torch",
+        "the token's exponential stays in the sum",
+        "_shared/label.py",
+        "return buffer.exp_().scatter_(1, labels[:, None], 0.0).sum(1)",
+        "return buffer.exp_().sum(1)",
+        "fp32",
+    ),
+)
+
+TOKEN_SCORES = (
+    _single(
+        "token_scores",
+        "triton",
+        "the highest id wins among equals",
+        "token_scores/kernels.py",
+        "a_wins = (m_a > m_b) | ((m_a == m_b) & (token_a < token_b))",
+        "a_wins = (m_a > m_b) | ((m_a == m_b) & (token_a > token_b))",
+        "equals",
+    ),
+    _single(
+        "token_scores",
+        "triton",
+        "the spread is not moved to the new maximum",
+        "token_scores/kernels.py",
+        "loser_spread = tl.where(a_wins, spread_b, spread_a) + apart * loser_sum",
+        "loser_spread = tl.where(a_wins, spread_b, spread_a)",
+        "fp64",
+    ),
+    _single(
+        "token_scores",
+        "triton",
+        "tiles between the best two are taken for small",
+        "token_scores/kernels.py",
+        "if m_tile >= second:",
+        "if m_tile >= m:",
+    ),
+    _int32_rows("token_scores"),
+    _single(
+        "token_scores",
+        "torch",
+        "the winner stays in the sum",
+        "token_scores/chunked.py",
+        "torch.exp(shifted, out=exponentials).scatter_(1, column, 0.0)",
+        "torch.exp(shifted, out=exponentials)",
+        "fp64",
+    ),
+)
+
+CHUNK_LIKELIHOOD = (
+    _single(
+        "chunk_likelihood",
+        "triton",
+        "the last token is left out",
+        "chunk_likelihood/kernels.py",
+        "        in_row = start + lanes < length\n",
+        "        in_row = start + lanes < length - 1\n",
+        "fp32",
+    ),
+    _single(
+        "chunk_likelihood",
+        "triton",
+        "the slope is not divided by T",
+        "chunk_likelihood/kernels.py",
+        "slope = tl.where(inside != 0, slope / temperature, 0.0)",
+        "slope = tl.where(inside != 0, slope, 0.0)",
+        "fp32",
+    ),
+    _single(
+        "chunk_likelihood",
+        "triton",
+        "the slope has the other sign",
+        "chunk_likelihood/kernels.py",
+        "slope = s * (log_not_t - log_t)",
+        "slope = s * (log_t - log_not_t)",
+        "fp32",
+    ),
+    _single(
+        "chunk_likelihood",
+        "triton",
+        "the target's share of the student has a slope",
+        "chunk_likelihood/kernels.py",
+        "            slope = share * slope\n",
+        "            slope = share * slope - (1.0 - share) * s * (log_s - log_not_s)\n",
+        "fp32",
+    ),
+    _single(
+        "chunk_likelihood",
+        "torch",
+        "the slope is not divided by T",
+        "chunk_likelihood/chunked.py",
+        "slope.div(temperature).masked_fill(inactive, 0.0)",
+        "slope.masked_fill(inactive, 0.0)",
+        "fp32",
+    ),
+    Fault(
+        "chunk_likelihood",
+        "reference",
+        "the target is not detached",
+        f"{KERNELS}/chunk_likelihood/reference.py",
+        "target = (share * target + (1 - share) * log_s.exp()).detach()",
+        "target = share * target + (1 - share) * log_s.exp()",
+        _selection("tests/kernels/test_chunk_likelihood.py", "definition"),
+    ),
+)
+
+FAULTS = INTERPOLATED_KL + REVERSE_KL + TOKEN_LOGPROB + TOKEN_SCORES + CHUNK_LIKELIHOOD

@@ -1,0 +1,28 @@
+"""The list of planted faults fits the sources: each old text occurs once, and every op has its share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.faults import FAULTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.op}, {f.backend}: {f.name}")
+def test_the_text_to_change_occurs_once(fault):
+    assert (ROOT / fault.file).read_text().count(fault.old) == 1
+    assert fault.old != fault.new
+    assert (ROOT / fault.tests[0]).exists()
+
+
+def test_every_op_has_faults_of_both_fast_backends():
+    counts = Counter((fault.op, fault.backend) for fault in FAULTS)
+    ops = {path.parent.name for path in (ROOT / "tide_kernels").glob("*/kernels.py")}
+    assert ops
+    for op in ops:
+        assert counts[op, "triton"] >= 2 and counts[op, "torch"] >= 1, op
+    assert len(set(FAULTS)) == len(FAULTS)
