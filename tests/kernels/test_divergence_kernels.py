@@ -121,6 +121,71 @@ def test_targets_beyond_the_range_of_exponentials(gap, divergence, tiles):
         assert worst_row(gradient((kl,), student, (torch.ones(2),)), d_expected) < 64 * EPS32 * gap
 
 
+@both_divergences
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("value", [-30.0, -100.0, -1e4, -1e9, -3e38])
+@pytest.mark.parametrize("side", ["teacher", "both", "student"])
+def test_finite_stand_ins_for_minus_infinity_carry_nothing_away(side, value, splits, divergence, tiles):
+    # A column at -1e4 or at the dtype's least number is how many programs exclude a token.
+    tiles(64, splits)
+    generator = torch.Generator().manual_seed(6)
+    student = 2 * torch.randn(4, 300, generator=generator)
+    teacher = student + 0.3 * torch.randn(4, 300, generator=generator)
+    if side != "student":
+        teacher[:, 150] = value
+    if side != "teacher":
+        student[:, 150] = value
+    student.requires_grad_()
+    for lambda_t in (0.05, 0.5, 1.0):
+        lambdas = torch.full((4,), lambda_t)
+        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
+        expected, d_expected = exact(divergence, student, teacher, lambdas, 2.0)
+        kl, _ = call(divergence, inputs, 2.0, backend="triton")
+        # Where the teacher has mass on what the student excludes, rows go by log-sum-exps: an absolute error.
+        alone = side == "student" and (lambda_t == 1.0 or divergence == "reverse_kl")
+        assert float(((kl - expected).abs() - 64 * EPS32 * expected).max()) < (16 * EPS32 if alone else 1e-12)
+        error = worst_row(gradient((kl,), student, (torch.ones(4),)), d_expected)
+        assert error < (1e-4 if alone else 64 * EPS32)
+
+
+@both_divergences
+def test_target_mass_where_the_student_vanishes_is_not_lost_between_tiles(divergence, tiles):
+    tiles(64)
+    for gap, temperature in ((110.0, 1.0), (55.0, 0.5), (85.0, 1.0)):
+        student, teacher = torch.zeros(2, 1, 128)
+        student[:, 64:], student[:, 80] = -gap, -gap - 30 * temperature
+        teacher[:, 64:], teacher[:, 80] = -gap + 40 * temperature, 60 * temperature
+        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": torch.ones(1)}
+        expected, _ = exact(divergence, student, teacher, torch.ones(1), temperature)
+        assert worst_row(call(divergence, inputs, temperature, backend="triton")[0], expected) < 8 * EPS32
+
+
+def test_at_lambda_0_the_teacher_is_not_consulted():
+    student = torch.randn(3, 100, requires_grad=True)
+    for value in (torch.nan, torch.inf, -torch.inf, 3e38):
+        teacher = torch.full((3, 100), value)
+        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": 0.0}
+        kl, _ = call("interpolated_kl", inputs, backend="triton")
+        assert not kl.any() and not gradient((kl,), student, (torch.ones(3),)).any()
+
+
+def test_rows_without_any_entry_are_nan():
+    empty = torch.full((2, 100), -torch.inf)
+    inputs = {"student_logits": empty, "teacher_logits": empty, "lambda_t": 0.5}
+    for divergence in DIVERGENCES:
+        assert call(divergence, inputs, backend="triton")[0].isnan().all()
+
+
+@both_divergences
+def test_a_label_outside_the_vocabulary_is_nan_where_nobody_checks(divergence, monkeypatch):
+    # On a GPU ids are not read back; what lies before and after the row must not look like a logit.
+    monkeypatch.setattr("tide_kernels._shared.divergence.check_id_values", lambda *_: None)
+    inputs, _ = make(3, 50)
+    inputs["labels"] = torch.tensor([-100, 3, 50])
+    ce = call(divergence, inputs, backend="triton")[1]
+    assert ce.isnan().tolist() == [True, False, True]
+
+
 @st.composite
 def calls(draw):
     """Shapes, layouts, dtypes and options of a call, and a seed for its values."""

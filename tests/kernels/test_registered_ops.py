@@ -119,6 +119,8 @@ def test_a_gradient_in_place_spoils_nothing_silently(op, backend):
         run(2 * leaf, backend="reference", inplace_gradient=True)
     with pytest.raises(ValueError, match=f"{op}: inplace_gradient needs a place for every entry"):
         run((2 * leaf)[:1].expand(4, 70), backend=backend, inplace_gradient=True)
+    with pytest.raises(ValueError, match=f"{op}: inplace_gradient needs a place for every entry"):
+        run((2 * leaf).flatten().as_strided((4, 70), (1, 1)), backend=backend, inplace_gradient=True)
     # Another user of the logits saved them: autograd notices that they changed.
     logits = 2 * leaf
     other = logits.exp().sum() + (logits * logits).sum()

@@ -187,9 +187,10 @@ def check_inplace_gradient(function: str, logits: Float[Tensor, "N V"], backend:
             f"{function}: inplace_gradient would overwrite a leaf, whose .grad would be its own "
             "storage; pass logits that a head made, or leave inplace_gradient off."
         )
-    if any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True)):
+    (inner, num_inner), (outer, num_outer) = sorted(zip(logits.stride(), logits.shape, strict=True))
+    if (num_inner > 1 and inner == 0) or (num_outer > 1 and outer <= inner * (num_inner - 1)):
         raise ValueError(
-            f"{function}: inplace_gradient needs a place for every entry; these logits are expanded: "
+            f"{function}: inplace_gradient needs a place for every entry; these logits overlap: "
             f"shape {tuple(logits.shape)}, strides {logits.stride()}. Pass logits.contiguous()."
         )
     if torch.compiler.is_compiling():

@@ -1,8 +1,9 @@
 """Device functions around the tilt record: what a row keeps, its label, and the gradient.
 
 Statistics of a row, [N, 8] fp32: mk, 1 / sum of p, centre, offset, flags, 1 / sum of exp(s - max s) at T = 1,
-1 - p_label, and one unused, which makes a row 32 bytes. With them r / p = e^(scale (z - s) - centre -
-offset).
+1 - p_label, log_sum. With them log(r / p) = scale (z - s) - centre - offset; where CAREFUL, the centre is the
+target's largest logit over T, log_sum the log of its sum of exponentials above that, and log(r / p) - offset
+comes from both distributions.
 """
 
 from __future__ import annotations
@@ -13,51 +14,55 @@ import triton.language as tl
 from tide_kernels._shared.label_kernels import label_exponentials
 from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, series_excess
 from tide_kernels._shared.row_kernels import fill_zeros, rest_columns, row_start, tile_range, whole_tiles
-from tide_kernels._shared.tilt_kernels import log_target, merge
+from tide_kernels._shared.tilt_kernels import CAREFUL, VANISHED, log_ratio, merge
 
 STATISTICS = tl.constexpr(8)
-RECORD = tl.constexpr(9)
+RECORD = tl.constexpr(8)
 
 
 @triton.jit
 def store_record(
-    parts_ptr, index, mk, mass, lost, centre, mean, excess, gain, rest, flags,
+    parts_ptr, index, mk, mass, lost, centre, first, second, rest, flags,
 ):  # fmt: skip
-    """One program's share of a row, [N * SPLITS, 9] fp32."""
+    """One program's share of a row, [N * SPLITS, 8] fp32."""
     part_ptr = parts_ptr + index * RECORD
     tl.store(part_ptr, mk)
     tl.store(part_ptr + 1, mass)
     tl.store(part_ptr + 2, lost)
     tl.store(part_ptr + 3, centre)
-    tl.store(part_ptr + 4, mean)
-    tl.store(part_ptr + 5, excess)
-    tl.store(part_ptr + 6, gain)
-    tl.store(part_ptr + 7, rest)
-    tl.store(part_ptr + 8, flags.to(tl.float32))
+    tl.store(part_ptr + 4, first)
+    tl.store(part_ptr + 5, second)
+    tl.store(part_ptr + 6, rest)
+    tl.store(part_ptr + 7, flags.to(tl.float32))
 
 
 @triton.jit
-def load_record(parts_ptr, row, temperature, SPLITS: tl.constexpr):
+def load_record(parts_ptr, row, temperature, LINEAR: tl.constexpr, SPLITS: tl.constexpr):
     """All shares of a row, joined from left to right: always in the same order."""
     part_ptr = parts_ptr + row * SPLITS * RECORD
-    mk, mass, lost = tl.load(part_ptr), tl.load(part_ptr + 1), tl.load(part_ptr + 2)
-    centre, mean, excess = tl.load(part_ptr + 3), tl.load(part_ptr + 4), tl.load(part_ptr + 5)
-    gain, rest, flags = tl.load(part_ptr + 6), tl.load(part_ptr + 7), tl.load(part_ptr + 8).to(tl.int32)
+    mk, mass, lost, centre = (
+        tl.load(part_ptr),
+        tl.load(part_ptr + 1),
+        tl.load(part_ptr + 2),
+        tl.load(part_ptr + 3),
+    )
+    first, second, rest = tl.load(part_ptr + 4), tl.load(part_ptr + 5), tl.load(part_ptr + 6)
+    flags = tl.load(part_ptr + 7).to(tl.int32)
     for split in range(1, SPLITS):
         next_ptr = part_ptr + split * RECORD
-        mk, mass, lost, centre, mean, excess, gain, rest, flags = merge(
-            mk, mass, lost, centre, mean, excess, gain, rest, flags,
-            tl.load(next_ptr), tl.load(next_ptr + 1), tl.load(next_ptr + 2),
-            tl.load(next_ptr + 3), tl.load(next_ptr + 4), tl.load(next_ptr + 5),
-            tl.load(next_ptr + 6), tl.load(next_ptr + 7), tl.load(next_ptr + 8).to(tl.int32),
-            temperature,
+        mk, mass, lost, centre, first, second, rest, flags = merge(
+            mk, mass, lost, centre, first, second, rest, flags,
+            tl.load(next_ptr), tl.load(next_ptr + 1), tl.load(next_ptr + 2), tl.load(next_ptr + 3),
+            tl.load(next_ptr + 4), tl.load(next_ptr + 5), tl.load(next_ptr + 6),
+            tl.load(next_ptr + 7).to(tl.int32),
+            temperature, LINEAR,
         )  # fmt: skip
-    return mk, mass, lost, centre, mean, excess, gain, rest, flags
+    return mk, mass, lost, centre, first, second, rest, flags
 
 
 @triton.jit
 def store_statistics(
-    statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest,
+    statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest, log_sum,
 ):  # fmt: skip
     """What the gradient of a row needs; 0 for a row that is not read."""
     row_ptr = statistics_ptr + row * STATISTICS
@@ -68,13 +73,13 @@ def store_statistics(
     tl.store(row_ptr + 4, tl.where(active, flags, 0).to(tl.float32))
     tl.store(row_ptr + 5, tl.where(active, label_inverse, 0.0))
     tl.store(row_ptr + 6, tl.where(active, label_rest, 0.0))
-    tl.store(row_ptr + 7, 0.0)
+    tl.store(row_ptr + 7, tl.where(active, log_sum, 0.0))
 
 
 @triton.jit
 def gradient_tile(
     student, teacher, cols, label, has_label_here,
-    mk, centre, offset, flags, scale, student_scale, temperature, teacher_alone,
+    mk, inverse, centre, offset, flags, log_sum, scale, student_scale, temperature, teacher_alone,
     weight, label_weight, label_at,
     LINEAR: tl.constexpr, HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr,
 ):  # fmt: skip
@@ -83,23 +88,38 @@ def gradient_tile(
     p = tl.exp2(log_p)
     gradient = tl.zeros_like(p)
     if HAS_KL:
+        if scale == 0.0:
+            teacher = student
         # In two steps, as the centre was measured: a sum of centre and offset would round.
         w = scale * (teacher - student) - centre - offset
-        x = w + log_p * LN2
-        if flags != 0:
-            p, w, x = log_target(
-                student, teacher, mk, centre, scale, student_scale, temperature, teacher_alone
+        log_r = w + log_p * LN2
+        if flags >= CAREFUL:
+            log_mass = -tl.log2(inverse) * LN2
+            w, log_r = log_ratio(
+                student,
+                teacher,
+                scale,
+                student_scale,
+                temperature,
+                teacher_alone,
+                mk,
+                log_mass,
+                centre,
+                log_sum,
             )
             w -= offset
-            x -= offset
-            if LINEAR:
-                # Here only where p underflowed: student mass outside the teacher's support makes KL infinite.
-                w = tl.where(p == 0.0, 0.0, w)
+            log_r += log_mass
+            w = tl.where(p == 0.0, float("inf"), w)
+        elif flags != 0:
+            gone = log_p < VANISHED
+            w = tl.where(gone, float("inf"), w)
+            log_r = tl.where(gone | (teacher == float("-inf")), float("-inf"), log_r)
         if LINEAR:
-            surplus = p * w
+            # Where p underflowed, and only there, w is not finite.
+            surplus = tl.where(p == 0.0, 0.0, p * w)
         else:
             near = p * (w + w * w * series_excess(w))
-            surplus = tl.where(tl.abs(w) < SERIES_W, near, tl.exp2(x * LOG2E) - p)
+            surplus = tl.where(tl.abs(w) < SERIES_W, near, tl.exp2(log_r * LOG2E) - p)
         gradient = surplus * weight
     if HAS_LABEL:
         e = label_exponentials(student, p, mk, student_scale, temperature, TEMPERATURE)
@@ -124,11 +144,13 @@ def write_divergence_gradient(
     """
     row_ptr = statistics_ptr + row * STATISTICS
     mk = tl.load(row_ptr)
+    inverse = tl.load(row_ptr + 1)
     weight = tl.zeros((), tl.float32)
     if HAS_KL:
-        weight = -tl.load(d_kl_ptr + row).to(tl.float32) * tl.load(row_ptr + 1) / temperature
+        weight = -tl.load(d_kl_ptr + row).to(tl.float32) * inverse / temperature
     centre, offset = tl.load(row_ptr + 2), tl.load(row_ptr + 3)
     flags = tl.load(row_ptr + 4).to(tl.int32)
+    log_sum = tl.load(row_ptr + 7)
     label_weight = tl.zeros((), tl.float32)
     if HAS_LABEL:
         label_weight = tl.load(d_ce_ptr + row).to(tl.float32)
@@ -151,7 +173,7 @@ def write_divergence_gradient(
             here = (label >= skip + start) & (label < skip + start + BLOCK_V)
             gradient = gradient_tile(
                 student, teacher, skip + start + lanes, label, here,
-                mk, centre, offset, flags, scale, student_scale, temperature, teacher_alone,
+                mk, inverse, centre, offset, flags, log_sum, scale, student_scale, temperature, teacher_alone,
                 weight, label_weight, label_at,
                 LINEAR, HAS_KL, HAS_LABEL, TEMPERATURE,
             )  # fmt: skip
@@ -166,7 +188,7 @@ def write_divergence_gradient(
                 )
             gradient = gradient_tile(
                 student, teacher, cols, label, True,
-                mk, centre, offset, flags, scale, student_scale, temperature, teacher_alone,
+                mk, inverse, centre, offset, flags, log_sum, scale, student_scale, temperature, teacher_alone,
                 weight, label_weight, label_at,
                 LINEAR, HAS_KL, HAS_LABEL, TEMPERATURE,
             )  # fmt: skip

@@ -21,8 +21,13 @@ def label_exponentials(student, p, mk, student_scale, temperature, TEMPERATURE: 
 
 
 @triton.jit
-def label_value(label_logit, mk, rest, student_scale, temperature):
-    """log softmax(s) at the label, 1 / sum of exp(s - max s), and 1 - p_label, at T = 1."""
+def label_value(row_ptr, label, V, active, mk, rest, student_scale, temperature):
+    """log softmax(s) at the label, 1 / sum of exp(s - max s), and 1 - p_label, at T = 1.
+
+    NaN for a label outside the vocabulary: on a GPU nobody has checked it.
+    """
+    known = (label >= 0) & (label < V)
+    label_logit = tl.load(row_ptr + label, mask=active & known, other=float("nan")).to(tl.float32)
     base = tl.where(mk == float("-inf"), 0.0, mk)
     log2_e = label_logit * (student_scale * temperature) - base * temperature
     e = tl.exp2(log2_e)

@@ -5,24 +5,24 @@ and centres then; one pass cannot. So a row is cut into tiles. A tile stays in r
 own mean, and yields
 
     mk      its largest s, times log2(e) / T: the unit of every sum below is 2^mk
-    mass    sum of p = exp((s - max s) / T), over entries where the teacher has mass
-    lost    the same over entries at -inf on the teacher's side alone
-    centre  c, about E_p[scale (z - s)]; with w = scale (z - s) - c and means over p / mass:
-    mean    M = E[w], rounding alone in a tile
-    excess  G = E[e^w - 1 - w] >= 0
-    gain    H = E[w (e^w - 1)] >= 0
+    mass    sum of p = exp((s - max s) / T), without what is lost
+    lost    the same over entries that the teacher all but forbids, where r is nothing beside p
+    centre  c, about E_p[scale (z - s)]; with w = scale (z - s) - c and means over p / mass,
+            for TIDAL and forward KL                   for reverse KL (LINEAR)
+    first   A = E[e^w - 1]                             M = E[w]
+    second  J = E[w e^w - e^w + 1] >= 0                G = E[e^w - 1 - w] >= 0
     rest    sum of exp(s - max s) at T = 1 over all entries but the label
-    flags   INFINITE, CAREFUL
+    flags   GUARDED, CAREFUL
 
 `merge` joins two such records, of tiles or of parts of a row that went to different programs. It moves both
-to their common mean, as Chan's update of a variance does: M, G and H are small differences around any centre
+to their common mean, as Chan's update of a variance does: the sums are small differences around any centre
 nearby, and no digits are lost in the move. A heavy entry that arrives late thus cannot swamp the rest.
 
 Most rows in training differ by far more than rounding, and this is known after their first tiles. From then
 on a tile takes two sums of p e^w, half the work, unless it is heavier than all before it.
 
-Entries at -inf and products out of fp32's range are recognised by sums that are not finite, so that ordinary
-tiles pay nothing for them.
+Entries that are -inf on a side, or far below the others (finite stand-ins for -inf), would carry the centre
+away. The largest |z - s| of a tile tells, and only such a tile looks closer.
 """
 
 from __future__ import annotations
@@ -34,16 +34,22 @@ from tide_kernels._shared.label_kernels import label_exponentials
 from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, TINY, exp_excess, finite, series_excess
 from tide_kernels._shared.row_kernels import rest_columns, row_start, tile_range, whole_tiles
 
-INFINITE = tl.constexpr(1)  # the row holds entries at -inf that the gradient has to step around
-# From this excess on, tiles are summed as E[e^w] - 1: an error of 4e-7 beside a divergence of at least 0.1.
-PLAIN_EXCESS = tl.constexpr(0.2)
+GUARDED = tl.constexpr(1)  # the row holds entries that the gradient has to step around
 CAREFUL = tl.constexpr(2)  # the sums do not describe the row: it is read again, as log-sum-exps
+# From this E[e^w - 1] on, tiles are summed plainly: an error of a few eps beside a divergence of that order.
+PLAIN_TILT = tl.constexpr(0.2)
+# |z - s| above which a tile looks for entries that do not belong to the rest.
+WIDE = tl.constexpr(40.0)
+# Nats below the target's mean at which an entry's share of the target is nothing: e^-40.
+FORBIDDEN = tl.constexpr(40.0)
+# log2 of a p that is 0 in fp32.
+VANISHED = tl.constexpr(-200.0)
 
 
 @triton.jit
 def tilt_tile(
     student,  # [BLOCK_V] fp32, -inf outside the vocabulary
-    teacher,  # [BLOCK_V] fp32
+    teacher,  # [BLOCK_V] fp32, -inf outside the vocabulary
     cols,  # [BLOCK_V]
     in_vocab,  # [BLOCK_V] bool
     label,  # of the row; read only with HAS_LABEL
@@ -51,12 +57,15 @@ def tilt_tile(
     scale,  # lambda / T
     student_scale,  # log2(e) / T
     temperature,
-    teacher_alone,  # 1 if the target has mass where only the student is at -inf, else 0
-    mk_before, mass_before, excess_before,  # of the record that this tile will be merged into
+    teacher_alone,  # 1 if the target has mass where only the student has none, else 0
+    mk_before, mass_before, first_before, second_before,  # of the record that this tile will be merged into
+    LINEAR: tl.constexpr,
     HAS_LABEL: tl.constexpr,
     TEMPERATURE: tl.constexpr,
 ):  # fmt: skip
     """The record of one tile."""
+    if scale == 0.0:
+        teacher = student  # lambda = 0: the target does not ask the teacher
     mk = tl.max(student, 0) * student_scale
     mk_finite = tl.where(mk == float("-inf"), 0.0, mk)
     log_p = student * student_scale - mk_finite
@@ -74,21 +83,32 @@ def tilt_tile(
     lost = tl.zeros_like(mass)
     flags = tl.full((), 0, tl.int32)
     centre = scale * (moment / tl.maximum(mass, TINY))
-    if not finite(moment):
-        of_student = student == float("-inf")
-        of_teacher = teacher == float("-inf")
-        outside = of_student | of_teacher
-        flags = tl.max(tl.where(outside & in_vocab, INFINITE, 0), 0)
-        beyond = tl.max(tl.where(of_student & (teacher > float("-inf")), CAREFUL, 0), 0)
-        flags = flags | (beyond * teacher_alone)
-        # At lambda = 0 the target does not ask the teacher.
-        excluded = tl.where(of_teacher, scale, 0.0) > 0.0
-        lost = tl.sum(tl.where(excluded, p, 0.0), 0)
-        p = tl.where(excluded, 0.0, p)
-        log_p = tl.where(excluded, float("-inf"), log_p)
+    if (tl.max(tl.abs(difference), 0) > WIDE) | (not finite(moment)):
+        # Neither here nor there: log p + u of an entry that the student gives nothing is rounding.
+        gone = log_p < VANISHED
+        tilt = tl.where(gone, float("-inf"), log_p * LN2 + scale * difference)
+        tilt = tl.where(teacher == float("-inf"), float("-inf"), tilt)
+        peak = tl.max(tilt, 0)
+        peak = tl.where(peak == float("-inf"), 0.0, peak)
+        target = peak + tl.log2(tl.sum(tl.exp2((tilt - peak) * LOG2E), 0)) * LN2
+        # Where p vanishes, the target may not: such a row is read again, unless both forbid the entry.
+        log_r = log_target(student, teacher, scale, temperature, teacher_alone) - mk_finite * LN2
+        beyond = tl.max(tl.where(gone & in_vocab, log_r, float("-inf")), 0)
+        forbidden = teacher == float("-inf")
+        if not LINEAR:
+            below = target - tl.log2(tl.maximum(mass, TINY)) * LN2 - FORBIDDEN
+            forbidden = forbidden | (scale * difference < below)
+        forbidden = forbidden & (log_p >= VANISHED)
+        flags = tl.max(tl.where((gone | forbidden) & in_vocab, GUARDED, 0), 0)
+        flags = flags | tl.where(beyond > target - FORBIDDEN, CAREFUL, 0)
+        lost = tl.sum(tl.where(forbidden, p, 0.0), 0)
+        p = tl.where(gone | forbidden, 0.0, p)
+        log_p = tl.where(gone | forbidden, float("-inf"), log_p)
         mass = tl.sum(p, 0)
-        mean_difference = tl.sum(p * tl.where(outside, 0.0, difference), 0) / tl.maximum(mass, TINY)
-        difference = tl.where(outside, mean_difference, difference)
+        # The target may sit on entries whose p is next to nothing.
+        flags = flags | tl.where((mass < 1e-30) & (target > float("-inf")), CAREFUL, 0)
+        mean_difference = tl.sum(tl.where(gone | forbidden, 0.0, p * difference), 0) / tl.maximum(mass, TINY)
+        difference = tl.where(gone | forbidden, mean_difference, difference)
         centre = scale * mean_difference
 
     w = scale * difference - centre
@@ -97,63 +117,93 @@ def tilt_tile(
     inverse = 1.0 / tl.maximum(mass, TINY)
     # A row that is known to differ, and a tile that cannot outweigh what is known: the tile's error of a few
     # eps is one of the row's sum too, and subtraction does.
-    plain = (excess_before > PLAIN_EXCESS) & (mass * tl.exp2(mk_finite - mk_before) <= mass_before)
-    if plain:
-        mean = tl.zeros_like(mass)
+    known = second_before if LINEAR else first_before
+    if (known > PLAIN_TILT) & (mass * tl.exp2(mk_finite - mk_before) <= mass_before):
         excess = tl.sum(tilted, 0) * inverse - 1.0
-        gain = tl.sum(w * tilted, 0) * inverse
+        if LINEAR:
+            first, second = tl.zeros_like(mass), excess
+        else:
+            first, second = excess, tl.sum(w * tilted, 0) * inverse - excess
     else:
         pw = p * w
-        p_excess = tl.where(tl.abs(w) < SERIES_W, pw * w * series_excess(w), tilted - (p + pw))
-        mean = tl.sum(pw, 0) * inverse
-        excess = tl.sum(p_excess, 0) * inverse
-        gain = tl.sum(w * (p_excess + pw), 0) * inverse
-    return mk, mass, lost, centre, mean, excess, gain, rest, flags
+        near = tl.abs(w) < SERIES_W
+        series = pw * w * series_excess(w)
+        if LINEAR:
+            first = tl.sum(pw, 0) * inverse
+            second = tl.sum(tl.where(near, series, tilted - (p + pw)), 0) * inverse
+        else:
+            grown = tl.where(near, series + pw, tilted - p)
+            first = tl.sum(grown, 0) * inverse
+            second = tl.sum(tl.where(near, w * grown - series, w * tilted - grown), 0) * inverse
+    # A tile without mass has no mean of its own.
+    first = tl.where(mass == 0.0, 0.0, first)
+    second = tl.where(mass == 0.0, 0.0, second)
+    return mk, mass, lost, centre, first, second, rest, flags
 
 
 @triton.jit
-def shift(mean, excess, gain, delta):
-    """(mean, excess, gain) about a centre that is higher by delta."""
-    excess_delta = exp_excess(-delta)
-    growth = excess_delta - delta  # expm1(-delta)
-    factor = tl.exp2(-delta * LOG2E)  # not 1 + growth: what is left of it far below 1 may meet a large excess
-    return (
-        mean - delta,
-        factor * excess + growth * mean + excess_delta,
-        factor * gain + growth * mean - delta * factor * (mean + excess) - delta * growth,
-    )
+def shift(first, second, delta, LINEAR: tl.constexpr):
+    """(first, second) about a centre that is higher by delta."""
+    excess = exp_excess(-delta)
+    growth = excess - delta  # expm1(-delta)
+    factor = tl.exp2(-delta * LOG2E)  # not 1 + growth: what is left of it far below 1 may meet a large sum
+    if LINEAR:
+        moved = factor * second + growth * first + excess
+        first = first - delta
+    else:
+        # 1 - e^-delta (1 + delta)
+        alone = tl.where(tl.abs(delta) < SERIES_W, -delta * growth - excess, 1.0 - factor * (1.0 + delta))
+        moved = factor * second + alone - delta * factor * first
+        first = factor * first + growth
+    return first, moved
+
+
+@triton.jit
+def log2_target(mk, mass, centre, first, second, LINEAR: tl.constexpr):
+    """log2 of the target's sum of exponentials that a record stands for."""
+    tilt = 1.0 + first
+    if LINEAR:
+        tilt += second
+    return mk + tl.log2(mass * tilt) + centre * LOG2E
 
 
 @triton.jit
 def merge(
-    mk_a, mass_a, lost_a, centre_a, mean_a, excess_a, gain_a, rest_a, flags_a,
-    mk_b, mass_b, lost_b, centre_b, mean_b, excess_b, gain_b, rest_b, flags_b,
+    mk_a, mass_a, lost_a, centre_a, first_a, second_a, rest_a, flags_a,
+    mk_b, mass_b, lost_b, centre_b, first_b, second_b, rest_b, flags_b,
     temperature,
+    LINEAR: tl.constexpr,
 ):  # fmt: skip
     """The record of two sets of entries together."""
     mk = tl.maximum(mk_a, mk_b)
     base = tl.where(mk == float("-inf"), 0.0, mk)
     unit_a, unit_b = tl.exp2(mk_a - base), tl.exp2(mk_b - base)
-    mass_a *= unit_a
-    mass_b *= unit_b
-    mass = mass_a + mass_b
+    share_a, share_b = mass_a * unit_a, mass_b * unit_b
+    mass = share_a + share_b
     inverse = 1.0 / tl.maximum(mass, TINY)
-    share_a, share_b = mass_a * inverse, mass_b * inverse
+    share_a *= inverse
+    share_b *= inverse
+    flags = flags_a | flags_b
+    if (share_a < 1e-30) | (share_b < 1e-30):
+        # Next to nothing of p, and perhaps most of the target.
+        target_a = log2_target(mk_a, mass_a, centre_a, first_a, second_a, LINEAR)
+        target_b = log2_target(mk_b, mass_b, centre_b, first_b, second_b, LINEAR)
+        target_small = tl.where(share_a < 1e-30, target_a, target_b)
+        target_large = tl.where(share_a < 1e-30, target_b, target_a)
+        present = tl.where(share_a < 1e-30, mass_a, mass_b) > 0.0
+        matters = present & (not (target_small < target_large - FORBIDDEN * LOG2E))
+        flags = flags | tl.where(matters, CAREFUL, 0)
     # The difference first: a gap of 0 between far centres stays 0.
-    centre = centre_a + share_b * (centre_b - centre_a)
-    mean_a, excess_a, gain_a = shift(mean_a, excess_a, gain_a, centre - centre_a)
-    mean_b, excess_b, gain_b = shift(mean_b, excess_b, gain_b, centre - centre_b)
+    centre = tl.where(share_a == 0.0, centre_b, centre_a + share_b * (centre_b - centre_a))
+    first_a, second_a = shift(first_a, second_a, centre - centre_a, LINEAR)
+    first_b, second_b = shift(first_b, second_b, centre - centre_b, LINEAR)
     # A side without mass has a centre of its own, which may be out of range. NaN is not 0 and stays.
-    mean = tl.where(share_a != 0, share_a * mean_a, 0.0) + tl.where(share_b != 0, share_b * mean_b, 0.0)
-    excess = tl.where(share_a != 0, share_a * excess_a, 0.0) + tl.where(share_b != 0, share_b * excess_b, 0.0)
-    gain = tl.where(share_a != 0, share_a * gain_a, 0.0) + tl.where(share_b != 0, share_b * gain_b, 0.0)
+    first = tl.where(share_a != 0, share_a * first_a, 0.0) + tl.where(share_b != 0, share_b * first_b, 0.0)
+    second = tl.where(share_a != 0, share_a * second_a, 0.0)
+    second += tl.where(share_b != 0, share_b * second_b, 0.0)
     lost = lost_a * unit_a + lost_b * unit_b
     rest = rest_a * tl.exp2((mk_a - base) * temperature) + rest_b * tl.exp2((mk_b - base) * temperature)
-    flags = flags_a | flags_b
-    # e^60 times a mass that may have been rounded to 0.
-    lead = tl.maximum(centre_a, centre_b) - centre
-    flags = tl.where((mk_a > float("-inf")) & (mk_b > float("-inf")) & (lead > 60.0), flags | CAREFUL, flags)
-    return mk, mass, lost, centre, mean, excess, gain, rest, flags
+    return mk, mass, lost, centre, first, second, rest, flags
 
 
 @triton.jit
@@ -165,14 +215,14 @@ def tilt_columns(
     split,  # this program's share of the tiles; the last one also takes the columns that fill none
     active,  # bool: a row that is not is not read, and its record says nothing
     label, scale, student_scale, temperature, teacher_alone,
-    HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    LINEAR: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS:
+    tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """The record of one program's share of a row."""
     student_start, skip = row_start(row, student_stride_n, LOCKSTEP)
     teacher_start, _ = row_start(row, teacher_stride_n, LOCKSTEP)
     num_tiles = whole_tiles(V, skip, BLOCK_V)
-    first, last = tile_range(split, num_tiles, SPLITS)
+    first_tile, last_tile = tile_range(split, num_tiles, SPLITS)
     num_rest = tl.where(active & (split == SPLITS - 1), V - num_tiles * BLOCK_V, 0)
     lanes = tl.arange(0, BLOCK_V)
     everywhere = lanes >= 0
@@ -181,26 +231,25 @@ def tilt_columns(
     mass = tl.zeros((), tl.float32)
     lost = tl.zeros((), tl.float32)
     centre = tl.zeros((), tl.float32)
-    mean = tl.zeros((), tl.float32)
-    excess = tl.zeros((), tl.float32)
-    gain = tl.zeros((), tl.float32)
+    first = tl.zeros((), tl.float32)
+    second = tl.zeros((), tl.float32)
     rest = tl.zeros((), tl.float32)
     flags = tl.full((), 0, tl.int32)
-    for tile in range(first, tl.where(active, last, first)):
+    for tile in range(first_tile, tl.where(active, last_tile, first_tile)):
         start = tile * BLOCK_V
         student = tl.load(student_ptr + student_start + start + lanes).to(tl.float32)
         teacher = tl.load(teacher_ptr + teacher_start + start + lanes).to(tl.float32)
         cols = skip + start + lanes
         here = (label >= skip + start) & (label < skip + start + BLOCK_V)
-        mk_t, mass_t, lost_t, centre_t, mean_t, excess_t, gain_t, rest_t, flags_t = tilt_tile(
+        mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t = tilt_tile(
             student, teacher, cols, everywhere, label, here, scale, student_scale, temperature, teacher_alone,
-            mk, mass, excess,
-            HAS_LABEL, TEMPERATURE,
+            mk, mass, first, second,
+            LINEAR, HAS_LABEL, TEMPERATURE,
         )  # fmt: skip
-        mk, mass, lost, centre, mean, excess, gain, rest, flags = merge(
-            mk, mass, lost, centre, mean, excess, gain, rest, flags,
-            mk_t, mass_t, lost_t, centre_t, mean_t, excess_t, gain_t, rest_t, flags_t,
-            temperature,
+        mk, mass, lost, centre, first, second, rest, flags = merge(
+            mk, mass, lost, centre, first, second, rest, flags,
+            mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t,
+            temperature, LINEAR,
         )  # fmt: skip
     for start in range(0, num_rest, BLOCK_V):
         cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
@@ -211,62 +260,84 @@ def tilt_columns(
         teacher = tl.load(teacher_ptr + teacher_start + offsets, mask=in_vocab, other=float("-inf")).to(
             tl.float32
         )
-        mk_t, mass_t, lost_t, centre_t, mean_t, excess_t, gain_t, rest_t, flags_t = tilt_tile(
+        mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t = tilt_tile(
             student, teacher, cols, in_vocab, label, True, scale, student_scale, temperature, teacher_alone,
-            mk, mass, excess,
-            HAS_LABEL, TEMPERATURE,
+            mk, mass, first, second,
+            LINEAR, HAS_LABEL, TEMPERATURE,
         )  # fmt: skip
-        mk, mass, lost, centre, mean, excess, gain, rest, flags = merge(
-            mk, mass, lost, centre, mean, excess, gain, rest, flags,
-            mk_t, mass_t, lost_t, centre_t, mean_t, excess_t, gain_t, rest_t, flags_t,
-            temperature,
+        mk, mass, lost, centre, first, second, rest, flags = merge(
+            mk, mass, lost, centre, first, second, rest, flags,
+            mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t,
+            temperature, LINEAR,
         )  # fmt: skip
-    return mk, mass, lost, centre, mean, excess, gain, rest, flags
+    return mk, mass, lost, centre, first, second, rest, flags
+
+
+@triton.jit
+def log_target(student, teacher, scale, temperature, teacher_alone):
+    """Logits of the target over T, from the definition: -inf where it has no mass."""
+    lambda_t = scale * temperature
+    mixed = ((1.0 - lambda_t) * student + lambda_t * teacher) / temperature
+    mixed = tl.where((student == float("-inf")) | (teacher == float("-inf")), float("-inf"), mixed)
+    share = tl.zeros_like(student) + lambda_t
+    mixed = tl.where(share == 0.0, student / temperature, mixed)
+    alone = tl.zeros_like(student) + teacher_alone
+    return tl.where(alone != 0.0, teacher / temperature, mixed)
+
+
+@triton.jit
+def log_ratio(
+    student, teacher, scale, student_scale, temperature, teacher_alone, mk, log_mass, peak, log_sum
+):
+    """log(r / p) of a row that was read as log-sum-exps, and log r."""
+    log_r = log_target(student, teacher, scale, temperature, teacher_alone) - peak - log_sum
+    return log_r - ((student * student_scale - mk) * LN2 - log_mass), log_r
 
 
 @triton.jit
 def log_sum_exp_columns(
     student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V, row,
-    mk, centre, scale, student_scale, temperature, teacher_alone,
+    mk, log_mass, scale, student_scale, temperature, teacher_alone,
     BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """The whole row again, for records marked CAREFUL, in whose units the results are.
+    """The whole row twice more, for records marked CAREFUL.
 
-    Returns the log of the target's sum of exponentials over 2^mk e^centre, E_r[w] and sum of p w.
+    Returns the target's largest logit over T and the log of its sum of exponentials above that, E_r[log(r /
+    p)] and E_p[log(r / p)].
     """
     lanes = tl.arange(0, BLOCK_V)
     peak = tl.full((), float("-inf"), tl.float32)
     total = tl.zeros((), tl.float32)
-    target_moment = tl.zeros((), tl.float32)
-    student_moment = tl.zeros((), tl.float32)
     for start in range(0, V, BLOCK_V):
-        cols = start + lanes
-        in_vocab = cols < V
-        student = tl.load(student_ptr + row * student_stride_n + cols, mask=in_vocab, other=float("-inf"))
-        teacher = tl.load(teacher_ptr + row * teacher_stride_n + cols, mask=in_vocab, other=float("-inf"))
-        student, teacher = student.to(tl.float32), teacher.to(tl.float32)
-        p, w, x = log_target(student, teacher, mk, centre, scale, student_scale, temperature, teacher_alone)
+        student, teacher = load_both(
+            student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, row, start + lanes, V
+        )
+        x = log_target(student, teacher, scale, temperature, teacher_alone)
         new_peak = tl.maximum(peak, tl.max(x, 0))
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        r = tl.exp2((x - base) * LOG2E)
-        unit = tl.exp2((peak - base) * LOG2E)
-        total = total * unit + tl.sum(r, 0)
-        target_moment = target_moment * unit + tl.sum(tl.where(r == 0.0, 0.0, r * w), 0)
-        student_moment += tl.sum(tl.where(p == 0.0, 0.0, p * w), 0)
+        total = total * tl.exp2((peak - base) * LOG2E) + tl.sum(tl.exp2((x - base) * LOG2E), 0)
         peak = new_peak
-    return peak + tl.log2(total) * LN2, target_moment / total, student_moment
+    log_sum = tl.log2(total) * LN2
+    target_mean = tl.zeros((), tl.float32)
+    student_mean = tl.zeros((), tl.float32)
+    for start in range(0, V, BLOCK_V):
+        student, teacher = load_both(
+            student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, row, start + lanes, V
+        )
+        ratio, log_r = log_ratio(
+            student, teacher, scale, student_scale, temperature, teacher_alone, mk, log_mass, peak, log_sum
+        )
+        r = tl.exp2(log_r * LOG2E)
+        p = tl.exp2(student * student_scale - mk - log_mass * LOG2E)
+        target_mean += tl.sum(tl.where(r == 0.0, 0.0, r * ratio), 0)
+        student_mean += tl.sum(tl.where(p == 0.0, 0.0, p * ratio), 0)
+    return peak, log_sum, target_mean, student_mean
 
 
 @triton.jit
-def log_target(student, teacher, mk, centre, scale, student_scale, temperature, teacher_alone):
-    """p in units of 2^mk, w, and the log of the target in units of 2^mk e^centre; -inf where it is."""
-    base = tl.where(mk == float("-inf"), 0.0, mk)
-    log_p = student * student_scale - base
-    p = tl.exp2(log_p)
-    asked = tl.zeros_like(student) + scale > 0.0  # at lambda = 0 the target is the student
-    w = tl.where(asked, scale * (teacher - student) - centre, 0.0)
-    x = log_p * LN2 + w
-    x = tl.where((student == float("-inf")) | ((teacher == float("-inf")) & asked), float("-inf"), x)
-    alone = tl.where((student == float("-inf")) & (teacher > float("-inf")), teacher_alone, 0)
-    x = tl.where(alone != 0, teacher / temperature - centre - base * LN2, x)
-    return p, w, x
+def load_both(student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, row, cols, V):
+    """Columns of a row on both sides as fp32, -inf outside the vocabulary."""
+    in_vocab = cols < V
+    student = tl.load(student_ptr + row * student_stride_n + cols, mask=in_vocab, other=float("-inf"))
+    teacher = tl.load(teacher_ptr + row * teacher_stride_n + cols, mask=in_vocab, other=float("-inf"))
+    return student.to(tl.float32), teacher.to(tl.float32)

@@ -5,10 +5,10 @@ and keep eight numbers a row; with more than one split, one more program a row j
 read both again and write the gradient (6 bytes). Rows come in reverse order the second time: the last ones
 read are still in the L2 cache.
 
-    KL(r || p) = (H - G) / (1 + G) - (log(1 + G) - G / (1 + G)),   G and H about the mean
-    p - r      = -p (e^(w - M - log(1 + G)) - 1)
+    KL(r || p) = J / (1 + A) - (1 / (1 + A) - 1 + log(1 + A))
+    p - r      = -p (e^(w - log(1 + A)) - 1)
 
-with w, M, G and H as in `_shared/tilt_kernels.py`.
+with w, A and J as in `_shared/tilt_kernels.py`.
 Legend: N rows, V vocabulary entries in use.
 """
 
@@ -25,45 +25,45 @@ from tide_kernels._shared.divergence_kernels import (
     write_divergence_gradient,
 )
 from tide_kernels._shared.label_kernels import label_value
-from tide_kernels._shared.math_kernels import LN2, finite, log1p
-from tide_kernels._shared.tilt_kernels import CAREFUL, log_sum_exp_columns, shift, tilt_columns
+from tide_kernels._shared.math_kernels import LN2, exp_excess, finite, log1p
+from tide_kernels._shared.tilt_kernels import CAREFUL, log_sum_exp_columns, tilt_columns
 
 
 @triton.jit
 def finish_interpolated_kl(
     student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
-    mk, mass, lost, centre, mean, excess, gain, rest, flags,
+    mk, mass, lost, centre, first, second, rest, flags,
     scale, label, student_scale, temperature, teacher_alone, active,
     HAS_LABEL: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """From the record of a whole row to its KL, its cross-entropy and its statistics."""
-    # About the mean itself A is G: as small as KL, so that the difference of its two functions costs nothing.
-    _, excess, gain = shift(mean, excess, gain, mean)
-    log_tilt = log1p(excess)
-    # Entries that the student alone allows are no part of r.
+    tilt = 1.0 + first
+    log_tilt = log1p(first)
+    # Entries that the teacher all but forbids are no part of r.
     log_share = log1p(lost / mass)
-    kl = (gain - excess) / (1.0 + excess) - (log_tilt - excess / (1.0 + excess)) + log_share
-    offset = mean + log_tilt - log_share
+    kl = second / tilt - exp_excess(-log_tilt) + log_share
+    offset = log_tilt - log_share
+    log_sum = tl.zeros_like(mass)
     if (((flags & CAREFUL) != 0) | (not finite(kl))) & active:
-        log_sum, target_mean, _ = log_sum_exp_columns(
+        centre, log_sum, kl, _ = log_sum_exp_columns(
             student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V, row,
-            mk, centre, scale, student_scale, temperature, teacher_alone,
+            mk, tl.log2(mass + lost) * LN2, scale, student_scale, temperature, teacher_alone,
             BLOCK_V,
         )  # fmt: skip
-        offset = log_sum - tl.log2(mass + lost) * LN2
-        kl = target_mean - offset
+        offset = tl.zeros_like(mass)
+        flags = flags | CAREFUL
     tl.store(kl_ptr + row, tl.where(active, kl, 0.0))
     label_inverse = tl.zeros_like(mass)
     label_rest = tl.zeros_like(mass)
     if HAS_LABEL:
-        label_logit = tl.load(student_ptr + row * student_stride_n + label, mask=active, other=0.0).to(
-            tl.float32
+        log_p, label_inverse, label_rest = label_value(
+            student_ptr + row * student_stride_n, label, V, active, mk, rest, student_scale, temperature
         )
-        log_p, label_inverse, label_rest = label_value(label_logit, mk, rest, student_scale, temperature)
         tl.store(ce_ptr + row, tl.where(active, -log_p, 0.0))
     store_statistics(
-        statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest
-    )
+        statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest,
+        log_sum,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def interpolated_kl_fwd_kernel(
     kl_ptr,  # [N] fp32, nats
     ce_ptr,  # [N] fp32, nats
     statistics_ptr,  # [N, 8] fp32
-    parts_ptr,  # [N, SPLITS, 9] fp32
+    parts_ptr,  # [N, SPLITS, 8] fp32
     student_stride_n, teacher_stride_n, V,
     student_scale,  # log2(e) / T
     temperature,
@@ -90,20 +90,20 @@ def interpolated_kl_fwd_kernel(
     lambda_t, label, active = row_options(row, lambda_ptr, labels_ptr, mask_ptr, True, HAS_LABEL, HAS_MASK)
     scale = lambda_t / temperature
     teacher_alone = (lambda_t == 1.0).to(tl.int32)
-    mk, mass, lost, centre, mean, excess, gain, rest, flags = tilt_columns(
+    mk, mass, lost, centre, first, second, rest, flags = tilt_columns(
         student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V,
         row, split, active, label, scale, student_scale, temperature, teacher_alone,
-        HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+        False, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
     )  # fmt: skip
     if SPLITS == 1:
         finish_interpolated_kl(
             student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V,
-            row, mk, mass, lost, centre, mean, excess, gain, rest, flags,
+            row, mk, mass, lost, centre, first, second, rest, flags,
             scale, label, student_scale, temperature, teacher_alone, active,
             HAS_LABEL, BLOCK_V,
         )  # fmt: skip
     else:
-        store_record(parts_ptr, row * SPLITS + split, mk, mass, lost, centre, mean, excess, gain, rest, flags)
+        store_record(parts_ptr, row * SPLITS + split, mk, mass, lost, centre, first, second, rest, flags)
 
 
 @triton.jit
@@ -114,10 +114,12 @@ def interpolated_kl_join_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     lambda_t, label, active = row_options(row, lambda_ptr, labels_ptr, mask_ptr, True, HAS_LABEL, HAS_MASK)
-    mk, mass, lost, centre, mean, excess, gain, rest, flags = load_record(parts_ptr, row, temperature, SPLITS)
+    mk, mass, lost, centre, first, second, rest, flags = load_record(
+        parts_ptr, row, temperature, False, SPLITS
+    )
     finish_interpolated_kl(
         student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
-        mk, mass, lost, centre, mean, excess, gain, rest, flags,
+        mk, mass, lost, centre, first, second, rest, flags,
         lambda_t / temperature, label, student_scale, temperature, (lambda_t == 1.0).to(tl.int32), active,
         HAS_LABEL, BLOCK_V,
     )  # fmt: skip

@@ -30,35 +30,36 @@ from tide_kernels._shared.tilt_kernels import CAREFUL, log_sum_exp_columns, shif
 @triton.jit
 def finish_reverse_kl(
     student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
-    mk, mass, lost, centre, mean, excess, gain, rest, flags,
+    mk, mass, lost, centre, first, second, rest, flags,
     scale, label, student_scale, temperature, teacher_alone, active,
     HAS_LABEL: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """From the record of a whole row to its KL, its cross-entropy and its statistics."""
-    _, excess_at_mean, _ = shift(mean, excess, gain, mean)
-    kl = log1p(excess_at_mean)
-    offset = mean
-    if (((flags & CAREFUL) != 0) | (lost > 0.0) | (not finite(kl))) & active:
-        log_sum, _, moment = log_sum_exp_columns(
+    _, at_mean = shift(first, second, first, True)
+    kl = log1p(at_mean)
+    offset = first
+    log_sum = tl.zeros_like(mass)
+    empty = mass + lost == 0.0
+    if (((flags & CAREFUL) != 0) | (lost > 0.0) | empty | (not finite(kl))) & active:
+        centre, log_sum, _, offset = log_sum_exp_columns(
             student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V, row,
-            mk, centre, scale, student_scale, temperature, teacher_alone,
+            mk, tl.log2(mass + lost) * LN2, scale, student_scale, temperature, teacher_alone,
             BLOCK_V,
         )  # fmt: skip
-        total = mass + lost
-        offset = moment / total
-        kl = log_sum - tl.log2(total) * LN2 - offset
+        kl = -offset
+        flags = flags | CAREFUL
     tl.store(kl_ptr + row, tl.where(active, kl, 0.0))
     label_inverse = tl.zeros_like(mass)
     label_rest = tl.zeros_like(mass)
     if HAS_LABEL:
-        label_logit = tl.load(student_ptr + row * student_stride_n + label, mask=active, other=0.0).to(
-            tl.float32
+        log_p, label_inverse, label_rest = label_value(
+            student_ptr + row * student_stride_n, label, V, active, mk, rest, student_scale, temperature
         )
-        log_p, label_inverse, label_rest = label_value(label_logit, mk, rest, student_scale, temperature)
         tl.store(ce_ptr + row, tl.where(active, -log_p, 0.0))
     store_statistics(
-        statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest
-    )
+        statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest,
+        log_sum,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -70,7 +71,7 @@ def reverse_kl_fwd_kernel(
     kl_ptr,  # [N] fp32, nats
     ce_ptr,  # [N] fp32, nats
     statistics_ptr,  # [N, 8] fp32
-    parts_ptr,  # [N, SPLITS, 9] fp32
+    parts_ptr,  # [N, SPLITS, 8] fp32
     student_stride_n, teacher_stride_n, V,
     student_scale,  # log2(e) / T
     temperature,
@@ -84,20 +85,20 @@ def reverse_kl_fwd_kernel(
     lambda_t, label, active = row_options(row, mask_ptr, labels_ptr, mask_ptr, False, HAS_LABEL, HAS_MASK)
     scale = lambda_t / temperature
     teacher_alone = 1
-    mk, mass, lost, centre, mean, excess, gain, rest, flags = tilt_columns(
+    mk, mass, lost, centre, first, second, rest, flags = tilt_columns(
         student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V,
         row, split, active, label, scale, student_scale, temperature, teacher_alone,
-        HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+        True, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
     )  # fmt: skip
     if SPLITS == 1:
         finish_reverse_kl(
             student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V,
-            row, mk, mass, lost, centre, mean, excess, gain, rest, flags,
+            row, mk, mass, lost, centre, first, second, rest, flags,
             scale, label, student_scale, temperature, teacher_alone, active,
             HAS_LABEL, BLOCK_V,
         )  # fmt: skip
     else:
-        store_record(parts_ptr, row * SPLITS + split, mk, mass, lost, centre, mean, excess, gain, rest, flags)
+        store_record(parts_ptr, row * SPLITS + split, mk, mass, lost, centre, first, second, rest, flags)
 
 
 @triton.jit
@@ -108,10 +109,12 @@ def reverse_kl_join_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     lambda_t, label, active = row_options(row, mask_ptr, labels_ptr, mask_ptr, False, HAS_LABEL, HAS_MASK)
-    mk, mass, lost, centre, mean, excess, gain, rest, flags = load_record(parts_ptr, row, temperature, SPLITS)
+    mk, mass, lost, centre, first, second, rest, flags = load_record(
+        parts_ptr, row, temperature, True, SPLITS
+    )
     finish_reverse_kl(
         student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
-        mk, mass, lost, centre, mean, excess, gain, rest, flags,
+        mk, mass, lost, centre, first, second, rest, flags,
         lambda_t / temperature, label, student_scale, temperature, 1, active,
         HAS_LABEL, BLOCK_V,
     )  # fmt: skip

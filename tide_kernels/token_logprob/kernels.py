@@ -42,11 +42,12 @@ def join_exponentials(mk_a, rest_a, mk_b, rest_b):
 
 @triton.jit
 def finish_token_logprob(
-    logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, row, label, active, mk, rest,
+    logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, V, row, label, active, mk, rest,
 ):  # fmt: skip
     """From the record of a whole row to its log-probability and its statistics."""
-    logit = tl.load(logits_ptr + row * logits_stride_n + label, mask=active, other=0.0).to(tl.float32)
-    log_p, inverse, share = label_value(logit, mk, rest, LOG2E, 1.0)
+    log_p, inverse, share = label_value(
+        logits_ptr + row * logits_stride_n, label, V, active, mk, rest, LOG2E, 1.0
+    )
     tl.store(log_p_ptr + row, tl.where(active, log_p, 0.0))
     tl.store(statistics_ptr + row * STATISTICS, tl.where(active, mk, 0.0))
     tl.store(statistics_ptr + row * STATISTICS + 1, tl.where(active, inverse, 0.0))
@@ -98,7 +99,7 @@ def token_logprob_fwd_kernel(
         mk, rest = join_exponentials(mk, rest, mk_tile, rest_tile)
     if SPLITS == 1:
         finish_token_logprob(
-            logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, row, label, active, mk, rest
+            logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, V, row, label, active, mk, rest
         )
     else:
         tl.store(parts_ptr + (row * SPLITS + split) * RECORD, mk)
@@ -119,7 +120,9 @@ def token_logprob_join_kernel(
         mk, rest = join_exponentials(
             mk, rest, tl.load(part_ptr + split * RECORD), tl.load(part_ptr + split * RECORD + 1)
         )
-    finish_token_logprob(logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, row, label, active, mk, rest)
+    finish_token_logprob(
+        logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, V, row, label, active, mk, rest
+    )
 
 
 @triton.jit
