@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tide_kernels._shared.label_kernels import label_exponentials
+from tide_kernels._shared.label_kernels import label_exponentials, label_value
 from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, series_excess
 from tide_kernels._shared.row_kernels import fill_zeros, rest_columns, row_start, tile_range, whole_tiles
 from tide_kernels._shared.tilt_kernels import CAREFUL, VANISHED, log_ratio, merge
@@ -61,10 +61,20 @@ def load_record(parts_ptr, row, temperature, LINEAR: tl.constexpr, SPLITS: tl.co
 
 
 @triton.jit
-def store_statistics(
-    statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest, log_sum,
+def store_row(
+    student_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, V, row, active, label, kl,
+    mk, mass, lost, rest, centre, offset, flags, log_sum, student_scale, temperature,
+    HAS_LABEL: tl.constexpr,
 ):  # fmt: skip
-    """What the gradient of a row needs; 0 for a row that is not read."""
+    """KL, cross-entropy and what the gradient of a row needs; 0 for a row that is not read."""
+    tl.store(kl_ptr + row, tl.where(active, kl, 0.0))
+    label_inverse = tl.zeros_like(mass)
+    label_rest = tl.zeros_like(mass)
+    if HAS_LABEL:
+        log_p, label_inverse, label_rest = label_value(
+            student_ptr + row * student_stride_n, label, V, active, mk, rest, student_scale, temperature
+        )
+        tl.store(ce_ptr + row, tl.where(active, -log_p, 0.0))
     row_ptr = statistics_ptr + row * STATISTICS
     tl.store(row_ptr, tl.where(active, mk, 0.0))
     tl.store(row_ptr + 1, tl.where(active, 1.0 / (mass + lost), 0.0))

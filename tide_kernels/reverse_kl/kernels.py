@@ -19,10 +19,9 @@ from tide_kernels._shared.divergence_kernels import (
     load_record,
     row_options,
     store_record,
-    store_statistics,
+    store_row,
     write_divergence_gradient,
 )
-from tide_kernels._shared.label_kernels import label_value
 from tide_kernels._shared.math_kernels import LN2, finite, log1p
 from tide_kernels._shared.tilt_kernels import CAREFUL, log_sum_exp_columns, shift, tilt_columns
 
@@ -48,17 +47,9 @@ def finish_reverse_kl(
         )  # fmt: skip
         kl = -offset
         flags = flags | CAREFUL
-    tl.store(kl_ptr + row, tl.where(active, kl, 0.0))
-    label_inverse = tl.zeros_like(mass)
-    label_rest = tl.zeros_like(mass)
-    if HAS_LABEL:
-        log_p, label_inverse, label_rest = label_value(
-            student_ptr + row * student_stride_n, label, V, active, mk, rest, student_scale, temperature
-        )
-        tl.store(ce_ptr + row, tl.where(active, -log_p, 0.0))
-    store_statistics(
-        statistics_ptr, row, active, mk, mass, lost, centre, offset, flags, label_inverse, label_rest,
-        log_sum,
+    store_row(
+        student_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, V, row, active, label, kl,
+        mk, mass, lost, rest, centre, offset, flags, log_sum, student_scale, temperature, HAS_LABEL,
     )  # fmt: skip
 
 
