@@ -28,8 +28,8 @@ A row shows the worst case over a kernel's variants.
 
 - **registers**: per thread; NVIDIA's from `cuobjdump`, AMD's from the assembly's metadata.
 - **spills**: bytes of stack (scratch) a thread / instructions that move data there (`LDL` and `STL` in
-  `nvdisasm`'s listing; AMD's `.vgpr_spill_count`). Scalar registers that AMD's compiler parks in lanes of
-  vector registers are no spill: they touch no memory. They stand in brackets.
+  `nvdisasm`'s listing; AMD's `.vgpr_spill_count`), of which none may be. Scalar registers that AMD's
+  compiler parks in lanes of vector registers are no spill: they touch no memory. They stand in brackets.
 - **shared**: bytes a program.
 - **warps**: how many of a multiprocessor's 64 (compute unit's 32) warps fit, from registers and shared
   memory. A bound, not a measurement.

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from tide_kernels.chunk_likelihood import kernels as chunk_likelihood
 from tide_kernels.chunk_likelihood.launch import BLOCK_C
 from tide_kernels.interpolated_kl import kernels as interpolated_kl
+from tide_kernels.linear_token_logprob import kernels as linear_token_logprob
+from tide_kernels.linear_token_logprob.launch import BLOCK_D, BLOCK_N, JOIN_BLOCK_N, JOIN_BLOCK_T
 from tide_kernels.reverse_kl import kernels as reverse_kl
 from tide_kernels.token_logprob import kernels as token_logprob
 from tide_kernels.token_scores import kernels as token_scores
@@ -24,10 +26,14 @@ TYPES = {
     "mask_ptr": "*i1",
     "student_scale": "fp32",
     "temperature": "fp32",
+    "inverse_softcap": "fp32",
+    "logit_scale": "fp32",
+    "softcap": "fp32",
 }
-# Pointers to logits and to their gradient take the variant's dtype.
-STUDENT_SIDE = {"student_ptr", "logits_ptr", "d_student_ptr", "d_logits_ptr"}
+# Pointers to logits (or to what makes them) and to their gradient take the variant's dtypes.
+STUDENT_SIDE = {"student_ptr", "logits_ptr", "hidden_ptr", "weight_ptr", "bias_ptr"}
 TEACHER_SIDE = {"teacher_ptr"}
+GRADIENT_SIDE = {"d_student_ptr", "d_logits_ptr"}
 # Arguments that are None unless an option is on, in kernels that have the option.
 OPTIONAL = {
     "labels_ptr": "HAS_LABEL",
@@ -36,6 +42,7 @@ OPTIONAL = {
     "d_kl_ptr": "HAS_KL",
     "parts_ptr": "SPLITS",
     "part_ids_ptr": "SPLITS",
+    "bias_ptr": "HAS_BIAS",
 }
 
 
@@ -48,6 +55,7 @@ class Kernel(NamedTuple):
     types: Mapping[str, str] = MappingProxyType({})
     constants: Mapping[str, Any] = MappingProxyType({})
     block_name: str = "BLOCK_V"
+    aligned: frozenset[str] = frozenset()  # arguments that its launch takes as multiples of 16 alone
 
     @property
     def op(self) -> str:
@@ -73,6 +81,7 @@ class Variant(NamedTuple):
     options: dict[str, Any]
     student: str = "bf16"
     teacher: str = "bf16"
+    gradient: str | None = None  # None is the student's
 
 
 def _options(**changes: Any) -> dict[str, Any]:
@@ -81,6 +90,10 @@ def _options(**changes: Any) -> dict[str, Any]:
         "HAS_KL": True,
         "HAS_LABEL": False,
         "HAS_MASK": False,
+        "HAS_BIAS": False,
+        "HAS_SOFTCAP": False,
+        "ROUNDED": False,
+        "WIDEN": False,
         "TEMPERATURE": 2,
         "LOCKSTEP": True,
         "SPLITS": 1,
@@ -114,6 +127,13 @@ VARIANTS = (
     ),
     Variant("label alone", "aligned", _options(HAS_KL=False, HAS_LABEL=True, TEMPERATURE=1)),
     Variant("fp16, fp32", "aligned", _options(HAS_MASK=True, TEMPERATURE=1), "fp16", "fp32"),
+    # What the ops over hidden states launch.
+    Variant("fp32 to bf16", "aligned", _options(HAS_LABEL=True, HAS_BIAS=True), "fp32", "fp32", "bf16"),
+    Variant(
+        "soft-cap, rounded",
+        "aligned",
+        _options(HAS_LABEL=True, TEMPERATURE=0, HAS_BIAS=True, HAS_SOFTCAP=True, ROUNDED=True),
+    ),
     Variant("single", "single", _options(HAS_LABEL=True, HAS_MASK=True)),
 )
 PLAIN = VARIANTS[0].name
@@ -133,6 +153,17 @@ KERNELS = (
     Kernel(token_logprob.token_logprob_bwd_kernel, "token_logprob_bwd", 1),
     Kernel(token_scores.token_scores_fwd_kernel, "token_scores", 1),
     Kernel(token_scores.token_scores_join_kernel, None),
+    Kernel(
+        linear_token_logprob.linear_token_logprob_fwd_kernel,
+        "linear_token_logprob_fwd",
+        constants={"BLOCK_N": BLOCK_N},
+        aligned=frozenset({"hidden_stride_n", "weight_stride_v", "d"}),
+    ),
+    Kernel(
+        linear_token_logprob.linear_token_logprob_join_kernel,
+        None,
+        constants={"BLOCK_N": JOIN_BLOCK_N, "BLOCK_T": JOIN_BLOCK_T},
+    ),
     Kernel(
         chunk_likelihood.chunk_likelihood_fwd_kernel,
         "chunk_likelihood_fwd",
@@ -164,7 +195,8 @@ def signature(
         variant: how it is launched.
         block: columns a tile, for a kernel that has tiles.
     """
-    options = variant.options | dict(kernel.constants) | {kernel.block_name: block}
+    depth = BLOCK_D[4 if variant.student == "fp32" else 2]
+    options = variant.options | {"BLOCK_D": depth} | dict(kernel.constants) | {kernel.block_name: block}
     parameters = kernel.function.params
     has = {p.name for p in parameters if p.is_constexpr}
     # One program a row has no parts to leave.
@@ -182,13 +214,16 @@ def signature(
         elif name.endswith("_ptr"):
             types[name] = kernel.types.get(name) or _pointer(name, variant)
             divisible.append(name)
+        elif name in kernel.aligned:
+            types[name] = "i32"
+            divisible.append(name)
         elif parameter.do_not_specialize:
             types[name] = TYPES.get(name, "i32")
         elif variant.layout == "single" and (name in ("V", "width") or name.endswith("_stride_n")):
             constants[name] = 1
         else:
             types[name] = parameter.annotation_type or TYPES.get(name, "i32")
-            strides = name.endswith("_stride_n") or name == "width"
+            strides = name.endswith(("_stride_n", "_stride_v")) or name == "width"
             if (variant.layout == "aligned" and types[name] == "i32") or (
                 variant.layout == "narrow" and strides
             ):
@@ -222,4 +257,6 @@ def _pointer(name: str, variant: Variant) -> str:
         return f"*{variant.student}"
     if name in TEACHER_SIDE:
         return f"*{variant.teacher}"
+    if name in GRADIENT_SIDE:
+        return f"*{variant.gradient or variant.student}"
     return TYPES.get(name, "*fp32")

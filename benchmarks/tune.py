@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tide_kernels import chunk_likelihood, interpolated_kl, reverse_kl, token_logprob, token_scores
+from tide_kernels import (
+    chunk_likelihood,
+    interpolated_kl,
+    linear_token_logprob,
+    reverse_kl,
+    token_logprob,
+    token_scores,
+)
 from tide_kernels._shared.launch import TABLE, Blocks, architecture, block_table, using_blocks
 
 if TYPE_CHECKING:
@@ -27,6 +34,10 @@ if TYPE_CHECKING:
 
 WIDTHS = {1: (256, 512, 1024), 2: (512, 1024, 2048), 4: (1024, 2048, 4096), 8: (4096, 8192)}
 CANDIDATES = tuple(Blocks(width, warps) for warps, widths in WIDTHS.items() for width in widths)
+# Columns of a tile that a product fills, with 128 rows.
+PRODUCT_CANDIDATES = tuple(Blocks(*x) for x in ((64, 4), (64, 8), (128, 4), (128, 8), (256, 8)))
+PRODUCTS = {"linear_token_logprob_fwd"}
+HIDDEN_WIDTH = 1024
 # More than this from the results of the table's own choice is another result, not another order of summation.
 LARGEST_DEVIATION = 1e-2
 
@@ -56,6 +67,7 @@ def work_of(
     chunks = (torch.arange(length, device=device) // 2).expand_as(token_log_p)
     active = torch.ones(len(token_log_p), length // 2, dtype=torch.bool, device=device)
     token_log_p.requires_grad_()
+    hidden, head = normal(rows, HIDDEN_WIDTH), normal(vocab, HIDDEN_WIDTH) * HIDDEN_WIDTH**-0.5
 
     def tidal() -> Tensor:
         return interpolated_kl(student, teacher, lambda_t, temperature=2.0, backend="triton")
@@ -68,6 +80,7 @@ def work_of(
         "chunk_likelihood": lambda: chunk_likelihood(
             token_log_p, token_log_p.detach(), chunks, chunks, active, backend="triton"
         ),
+        "linear_token_logprob": lambda: linear_token_logprob(hidden, head, ids, backend="triton"),
     }
 
     def backward_of(op: str) -> Callable[[], Tensor]:
@@ -173,7 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
     section = architecture(device)
     chosen = dict(block_table().get(section, block_table()["default"]))
     for kernel in options.kernels or work:
-        medians = best_blocks(kernel, work[kernel], options.rounds)
+        candidates = PRODUCT_CANDIDATES if kernel in PRODUCTS else CANDIDATES
+        medians = best_blocks(kernel, work[kernel], options.rounds, candidates=candidates)
         for blocks, milliseconds in medians.items():
             print(f"{kernel:24} {blocks.block_v:6} {blocks.num_warps:2} {milliseconds:9.3f} ms")
         chosen[kernel] = next(iter(medians))

@@ -27,7 +27,15 @@ def builds(*arguments):
 
 
 @pytest.mark.parametrize(
-    "op", ["interpolated_kl", "reverse_kl", "token_logprob", "token_scores", "chunk_likelihood"]
+    "op",
+    [
+        "interpolated_kl",
+        "reverse_kl",
+        "token_logprob",
+        "token_scores",
+        "chunk_likelihood",
+        "linear_token_logprob",
+    ],
 )
 def test_kernels_compile_for_every_architecture(op):
     status, output = builds("--quick", "--ops", op)

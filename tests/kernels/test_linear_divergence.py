@@ -22,9 +22,10 @@ from tests.kernels.linear_cases import (
     truth,
 )
 from tide_kernels import interpolated_kl, reverse_kl
+from tide_kernels._shared import head, head_gradient, linear_divergence_rows
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
 @pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("vocab", [7, 1000, 4096, 5003])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -92,6 +93,60 @@ def test_half_types_are_at_least_as_close_to_fp64_as_eager(divergence, dtype, te
         assert (actual.double() - wanted).norm() <= (other.double() - wanted).norm() * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_scale_cap_and_the_dtype_of_logits(divergence, dtype, backend):
+    inputs = make(13, 300, dtype)
+    options = {
+        "student_logit_scale": -1.3,
+        "student_softcap": 4.0,
+        "teacher_logit_scale": 0.6,
+        "teacher_softcap": 7.0,
+    }
+    expected, expected_gradients = truth(divergence, inputs, **options)
+    options |= {"backend": backend, "workspace_bytes": 8 * 300 * 5}
+    result = call(divergence, inputs, **options)
+    for actual, wanted in zip(result, expected, strict=True):
+        assert relative(actual, wanted) < 64 * EPS32
+    for actual, wanted in zip(gradients(result, inputs), expected_gradients, strict=True):
+        assert relative(actual, wanted) <= 0.51 * torch.finfo(dtype).eps + 64 * EPS32
+    if dtype == torch.bfloat16:
+        coarse = call(divergence, inputs, logits_dtype=dtype, **options)
+        assert 64 * EPS32 < relative(coarse.kl, expected.kl) < 2**-6
+        for actual, wanted in zip(gradients(coarse, inputs), expected_gradients, strict=True):
+            assert relative(actual, wanted) < 0.05
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_kernels_write_the_gradient_in_the_dtype_of_the_products(divergence, monkeypatch):
+    """As on a GPU, where the gradient of fp32 logits goes back in bf16, several chunks to a block."""
+    inputs = make(13, 300, torch.bfloat16)
+    expected, expected_gradients = truth(divergence, inputs)
+    heads = []
+    make_head = linear_divergence_rows.Head
+
+    def head_with_bf16_gradient(*arguments):
+        heads.append(make_head(*arguments))
+        heads[-1].gradient_dtype = torch.bfloat16
+        return heads[-1]
+
+    # A CPU multiplies fp32 alone, so the products after it widen what the kernels wrote.
+    plain = head.multiply
+
+    def widened_product(a, b, *rest, **options):
+        plain(a.float(), b.float(), *rest, **options)
+
+    monkeypatch.setattr(head_gradient, "multiply", widened_product)
+    monkeypatch.setattr(head, "multiply", widened_product)
+    monkeypatch.setattr(linear_divergence_rows, "Head", head_with_bf16_gradient)
+    result = call(divergence, inputs, backend="triton", workspace_bytes=300 * (2 * 4 + 4 * 2) * 2)
+    assert relative(result.kl, expected.kl) < 64 * EPS32
+    for actual, wanted in zip(gradients(result, inputs), expected_gradients, strict=True):
+        # The interpreter truncates where a GPU rounds: up to one ulp an entry, of both signs alike.
+        assert relative(actual, wanted) < 2.0 * torch.finfo(torch.bfloat16).eps
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_equals_the_logits_in_op(divergence):
     inputs = make(vocab=777)
@@ -138,7 +193,7 @@ def test_steps_within_a_chunk_and_threads_do_not_change_the_result(divergence, t
     workspace_bytes = 8 * 513 * 9
     whole = call(divergence, inputs, workspace_bytes=workspace_bytes)
     whole_gradients = gradients(whole, inputs)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence.rows_per_chunk", lambda *_: 2)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_chunk", lambda *_: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -171,7 +226,7 @@ def test_every_subset_of_gradients(divergence, asked):
 def test_no_gradient_work_without_grad_mode(divergence, monkeypatch):
     inputs = make()
     expected = call(divergence, inputs)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence.chunk_gradient", None)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.chunk_gradient", None)
     with torch.no_grad():
         result = call(divergence, inputs)
     assert not result.loss.requires_grad

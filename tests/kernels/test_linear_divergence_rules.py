@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -16,7 +18,9 @@ from tests.kernels.linear_cases import (
     truth,
     widened,
 )
-from tide_kernels._shared.head import head_chunks
+from tide_kernels._shared.workspace import plan_rows, row_steps, workspace
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -33,7 +37,7 @@ def test_tied_embedding_receives_both_gradients(divergence):
     assert relative(actual, expected) < 64 * EPS32
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_no_rows_give_zero_with_a_graph(divergence, backend):
     inputs = make(rows=0)
@@ -169,18 +173,26 @@ def test_reference_passes_gradcheck(divergence):
 
 
 def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
-    device = torch.device("cpu")
-    size, chunks = head_chunks(10, 100, 350, device)
-    assert size == 3 and [(c.start, c.stop) for c in chunks] == [(0, 3), (3, 6), (6, 9), (9, 10)]
-    assert head_chunks(10, 100, 1, device)[0] == 1
-    assert head_chunks(0, 100, 1, device)[1] == []
+    # A block of r chunks: r 10 + 20 bytes a row of a chunk.
+    assert plan_rows(100, 10, 20, 2, 400) == (20, 10)
+    assert plan_rows(100, 10, 20, 4, 600) == (34, 9)  # of 40 and 10, evened out
+    assert plan_rows(12, 10, 20, 2, 400) == (12, 12)  # all rows at once, and then chunks as large as may be
+    assert plan_rows(16, 10, 20, 4, 400) == (16, 8)
+    assert plan_rows(10, 10, 20, 2, 1) == (2, 1)
+    assert plan_rows(0, 10, 20, 2, 400) == (1, 1)
+    for rows, budget in itertools.product(range(1, 40), range(60, 900, 37)):
+        block, chunk = plan_rows(rows, 10, 20, 2, budget)
+        assert 1 <= chunk <= block <= rows
+        assert block * 10 + chunk * 20 <= max(budget, 40)
+    assert row_steps(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert row_steps(slice(4, 9), 3) == [slice(4, 7), slice(7, 9)]
     monkeypatch.setenv("TIDE_WORKSPACE_BYTES", "500")
-    assert head_chunks(10, 100, None, device)[0] == 5
-    assert head_chunks(10, 100, 200, device)[0] == 2
+    assert workspace("op", None, CPU) == 500
+    assert workspace("op", 200, CPU) == 200
     for bad in ("many", "0", "-3"):
         monkeypatch.setenv("TIDE_WORKSPACE_BYTES", bad)
-        with pytest.raises(ValueError, match=f"TIDE_WORKSPACE_BYTES must be a positive number.*{bad}"):
-            head_chunks(10, 100, None, device)
+        with pytest.raises(ValueError, match=f"op: .*TIDE_WORKSPACE_BYTES must be a positive number.*{bad}"):
+            workspace("op", None, CPU)
 
 
 @pytest.mark.parametrize(
@@ -205,18 +217,21 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
         ({"student_bias": torch.zeros(999)}, "student_bias must have one entry for each of the 1000"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"workspace_bytes": 0}, "workspace_bytes must be positive"),
-        ({"backend": "triton"}, "unknown backend 'triton'; choose one of auto, reference, torch"),
+        ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
+        ({"student_logit_scale": 0.0}, "student_logit_scale must be finite and not 0; got 0.0"),
+        ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale must be finite"),
+        ({"student_softcap": 0.0}, "student_softcap must be positive and finite; got 0.0"),
+        ({"teacher_softcap": -1.0}, "teacher_softcap must be positive and finite; got -1.0"),
+        ({"logits_dtype": torch.bfloat16}, "logits_dtype must be torch.float32, or the half type"),
+        ({"logits_dtype": torch.float64}, "logits_dtype must be torch.float32, or the half type"),
     ],
 )
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_errors_name_function_rule_values_and_remedy(divergence, change, message):
     with pytest.raises(ValueError, match=f"linear_{divergence}: .*{message}"):
-        call(divergence, make(), **change) if set(change) <= {
-            "vocab_size",
-            "temperature",
-            "workspace_bytes",
-            "backend",
-        } else call(divergence, {**make(), **change})
+        inputs = make()
+        tensors = {name: value for name, value in change.items() if name in inputs}
+        call(divergence, inputs | tensors, **{k: v for k, v in change.items() if k not in inputs})
 
 
 @pytest.mark.parametrize("lambda_t", [1.5, -0.1, torch.full((13,), 2.0), torch.full((12,), 0.5)])

@@ -67,7 +67,7 @@ def relative(actual, expected):
     return float((actual.detach().double() - expected.detach()).abs().max() / scale)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
 @pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("vocab", [7, 1000, 4096, 5003])
 def test_fp32_equals_the_definition_in_fp64(vocab, rows, backend):
@@ -129,24 +129,94 @@ def test_the_workspace_does_not_change_the_result():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_steps_within_a_chunk_and_threads_do_not_change_the_result(threads, monkeypatch):
+def test_runs_of_columns_and_threads_do_not_change_the_result(threads):
     inputs, upstream = make(23, 513)
-    workspace_bytes = 4 * 513 * 9
-    whole = call(inputs, workspace_bytes=workspace_bytes)
+    whole = call(inputs, workspace_bytes=1 << 30)
     whole_gradients = gradients(whole, upstream, inputs)
-    # By import: as an attribute of the package, the name is the op and not its folder.
-    chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
-    monkeypatch.setattr(chunked, "rows_per_chunk", lambda *_: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        steps = call(inputs, workspace_bytes=workspace_bytes)
-        steps_gradients = gradients(steps, upstream, inputs)
+        # Runs of 48 columns, the last one of 33; and of a single one.
+        for workspace_bytes in (4 * 23 * 50, 1):
+            runs = call(inputs, workspace_bytes=workspace_bytes)
+            assert relative(runs, whole.double()) < 8 * EPS32
+            runs_gradients = gradients(runs, upstream, inputs)
+            for actual, expected in zip(runs_gradients, whole_gradients, strict=True):
+                assert relative(actual, expected.double()) < 16 * EPS32
     finally:
         torch.set_num_threads(before)
-    assert relative(steps, whole.double()) < 8 * EPS32
-    for actual, expected in zip(steps_gradients, whole_gradients, strict=True):
-        assert relative(actual, expected.double()) < 16 * EPS32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 1), (17, 64), (5, 65), (130, 200), (3, 1000)])
+def test_the_epilogue_of_the_triton_product_keeps_what_log_p_needs(rows, vocab, dtype, monkeypatch):
+    """Rows cross a row block, columns a tile. Rounded inputs, so that fp64 sees the same ones."""
+    launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
+    monkeypatch.setattr(launch, "linear_token_logprob_chunked_forward", None)
+    inputs, upstream = make(rows, vocab, dtype, width=32)
+    options = {"logit_scale": 0.7, "softcap": 9.0}
+    for chosen in ({}, options):
+        wide = widened(inputs)
+        expected = call(wide, backend="reference", **chosen)
+        with torch.no_grad():
+            alone = call(inputs, backend="triton", **chosen)
+        # A workspace of one column keeps no logits: forward is the kernel's, backward makes them again.
+        log_p = call(inputs, backend="triton", workspace_bytes=4 * rows * 70, **chosen)
+        assert relative(alone, expected) < 16 * EPS32
+        if rows * vocab > rows * 70:
+            assert torch.equal(alone, log_p)
+        wanted = gradients(expected, upstream, wide)
+        for actual, exact in zip(gradients(log_p, upstream, inputs), wanted, strict=True):
+            assert relative(actual, exact) <= 0.51 * torch.finfo(dtype).eps + 32 * EPS32
+
+
+def test_the_epilogue_gives_nan_for_an_id_that_nobody_checked(monkeypatch):
+    function = importlib.import_module("tide_kernels.linear_token_logprob.function")
+    monkeypatch.setattr(function, "check_id_values", lambda *_: None)
+    inputs, _ = make(3, 70, width=32)
+    inputs["token_ids"] = torch.tensor([0, 70, -1])
+    with torch.no_grad():
+        log_p = call(inputs, backend="triton")
+    assert log_p[0] < 0 and log_p[1:].isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_scale_cap_and_the_dtype_of_logits(backend, dtype):
+    inputs, upstream = make(13, 300, dtype)
+    options = {"logit_scale": -1.3, "softcap": 4.0}
+    wide = widened(inputs)
+    expected = call(wide, backend="reference", **options)
+    log_p = call(inputs, backend=backend, workspace_bytes=4 * 13 * 40, **options)
+    assert relative(log_p, expected) < 32 * EPS32
+    wanted = gradients(expected, upstream, wide)
+    for actual, exact in zip(gradients(log_p, upstream, inputs), wanted, strict=True):
+        assert relative(actual, exact) <= 0.51 * torch.finfo(dtype).eps + 64 * EPS32
+    if dtype == torch.bfloat16:
+        coarse = call(inputs, backend=backend, logits_dtype=dtype, workspace_bytes=4 * 13 * 40, **options)
+        # Rounded logits, and no coarser: the logits are below 4.
+        assert 32 * EPS32 < relative(coarse, expected) < 2**-7
+        for actual, exact in zip(gradients(coarse, upstream, inputs), wanted, strict=True):
+            assert relative(actual, exact) < 0.03
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_logits_that_fit_the_workspace_are_kept_and_spent_by_the_first_backward(backend, monkeypatch):
+    inputs, upstream = make(7, 90)
+    chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
+    made = []
+    products = chunked.TokenLogprobCall.logits
+    monkeypatch.setattr(
+        chunked.TokenLogprobCall, "logits", lambda *arguments: made.append(1) or products(*arguments)
+    )
+    log_p = call(inputs, backend=backend)
+    assert len(made) == 1
+    first = gradients(log_p, upstream, inputs, retain_graph=True)
+    assert len(made) == 1
+    second = gradients(log_p, 2 * upstream, inputs)
+    assert len(made) == 2
+    for one, two in zip(first, second, strict=True):
+        assert relative(two, 2 * one.double()) < 8 * EPS32
 
 
 @pytest.mark.parametrize("asked", [s for n in range(4) for s in itertools.combinations(TENSORS, n)])
@@ -205,7 +275,7 @@ def test_tied_embedding_receives_both_gradients():
     assert relative(actual, d_weight.index_add(0, tokens, d_hidden)) < 32 * EPS32
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
 def test_no_rows_give_no_values_with_a_graph(backend):
     inputs, upstream = make(rows=0)
     log_p = call(inputs, backend=backend)

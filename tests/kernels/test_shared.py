@@ -16,6 +16,7 @@ import torch
 from tide_kernels._shared import chunking, workers
 from tide_kernels._shared.chunking import RowChunks, rows_per_chunk
 from tide_kernels._shared.label import label_gradient, label_statistics
+from tide_kernels._shared.vocabulary import Vocabulary
 from tide_kernels._shared.workers import MAX_WORKERS, map_chunks
 
 CPU = torch.device("cpu")
@@ -155,10 +156,12 @@ def test_a_forked_process_starts_a_pool_of_its_own(three_threads):
 def test_a_likely_label_keeps_the_digits_of_its_distance_from_one():
     # p = 1 - 2e-9 is 1 in fp32; its logarithm is not 0.
     logits = torch.tensor([[20.0, 0.0, -50.0]])
-    statistics = label_statistics(logits, logits.amax(1), torch.tensor([0]), torch.empty_like(logits))
+    statistics = label_statistics(
+        logits, logits.amax(1), torch.tensor([0]), Vocabulary(logits.shape[1]), torch.empty_like(logits)
+    )
     expected = torch.log_softmax(logits.double(), 1)[0, 0]
     assert abs(float(statistics.log_p) - float(expected)) < 1e-7 * abs(float(expected))
     out = torch.empty_like(logits)
-    label_gradient(logits, statistics, torch.tensor([0]), torch.ones(1), out)
+    label_gradient(logits, statistics, torch.tensor([0]), torch.ones(1), Vocabulary(logits.shape[1]), out)
     d_expected = torch.tensor([1.0, 0, 0]) - torch.softmax(logits.double(), 1)
     assert torch.allclose(out.double(), d_expected, rtol=1e-6, atol=0)

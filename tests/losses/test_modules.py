@@ -33,17 +33,28 @@ OPTIONS = {
     "inplace_gradient": True,
     "normalizer": "sequence",
     "reduction": "sum",
+    "student_logit_scale": 0.8,
+    "student_softcap": 1.5,
+    "teacher_logit_scale": 0.6,
+    "teacher_softcap": 2.5,
     "temperature": 1.3,
     "vocab_size": 11,
     "workspace_bytes": 4096,
+    # These inputs allow no other value; test_hidden_options_reach_the_operation gives them one.
+    "logits_dtype": None,
+    "vocab_group": None,
 }
-SILENT = {"backend", "inplace_gradient", "workspace_bytes"}
+# Passed on by keyword and without a default of their own.
+HIDDEN_OPTIONS = tuple(tide.losses.HiddenOptions.__annotations__)
+SILENT = {"backend", "inplace_gradient", "workspace_bytes", "logits_dtype", "vocab_group"}
 
 
 def parts(name):
     """The class and the function, and which of the function's parameters are options, which per step."""
     module, function = getattr(tide.losses, name), getattr(tide.losses, FUNCTIONS[name])
-    options = inspect.signature(module).parameters
+    options = dict(inspect.signature(module).parameters)
+    if options.pop("options", None):
+        options |= dict.fromkeys(HIDDEN_OPTIONS)
     per_step = list(inspect.signature(module.forward).parameters)[1:]
     return module, function, options, per_step
 
@@ -107,13 +118,15 @@ def test_every_loss_has_a_module():
     losses = {name for name in tide.losses.__all__ if name.endswith("_loss")}
     exported = {name for name in tide.losses.__all__ if inspect.isclass(getattr(tide.losses, name))}
     assert losses == set(FUNCTIONS.values())
-    assert exported - {"DivergenceLoss"} == set(FUNCTIONS)
+    assert exported - {"DivergenceLoss", "HiddenOptions"} == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_options_and_arguments_are_the_functions_with_its_defaults(name):
     _, function, options, per_step = parts(name)
-    parameters = inspect.signature(function).parameters
+    parameters = dict(inspect.signature(function).parameters)
+    if parameters.pop("options", None):
+        assert all(options.pop(key, "missing") is None for key in HIDDEN_OPTIONS)
     assert {*options, *per_step} == set(parameters) and not set(options) & set(per_step)
     assert {key: option.default for key, option in options.items()} == {
         key: parameters[key].default for key in options
@@ -165,6 +178,18 @@ def test_it_has_no_state_and_shows_its_options(name):
     assert not loss.state_dict() and not list(loss.parameters()) and not list(loss.buffers())
     shown = re.fullmatch(rf"{name}\((.*)\)", repr(loss))
     assert shown and shown[1] == ", ".join(f"{key}={OPTIONS[key]!r}" for key in options)
+
+
+@pytest.mark.parametrize("name", ["LinearTIDALLoss", "LinearForwardKLLoss", "LinearReverseKLLoss"])
+def test_hidden_options_reach_the_operation(name):
+    given = arguments(name)
+    module = getattr(tide.losses, name)
+    with pytest.raises(ValueError, match=r"logits_dtype must be .* the half type"):
+        module(logits_dtype=torch.bfloat16)(**given)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'student_logitscale'"):
+        module(student_logitscale=2.0)(**given)
+    with pytest.raises(AttributeError):
+        module(vocab_group="not a group")(**given)
 
 
 @pytest.mark.parametrize("name", ["TIDALLoss", "ForwardKLLoss", "ReverseKLLoss"])

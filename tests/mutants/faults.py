@@ -28,7 +28,7 @@ class Fault(NamedTuple):
     tests: tuple[str, ...]  # arguments of pytest
 
 
-def _selection(path: str, *words: str) -> tuple[str, ...]:
+def selection(path: str, *words: str) -> tuple[str, ...]:
     return (path, "-k", " and ".join(words)) if words else (path,)
 
 
@@ -37,19 +37,19 @@ def _int32_rows(op: str, *, backward: bool = False) -> Fault:
     if backward:
         old, new = old.replace("(tl.program", "(N - 1 - tl.program"), new.replace("tl.", "N - 1 - tl.")
     name = f"row offsets in 32 bits, {'backward' if backward else 'forward'}"
-    tests = _selection(BUILDS, "architecture", op)
+    tests = selection(BUILDS, "architecture", op)
     return Fault(op, "triton", name, f"{KERNELS}/{op}/kernels.py", old, new, tests)
 
 
 def _divergence(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
     path = DIVERGENCE_KERNELS if "cut" in words or "digits" in words else DIVERGENCE_RULES
     marks = (op,) if path == DIVERGENCE_KERNELS else (op, backend)
-    return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, _selection(path, *words, *marks))
+    return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, selection(path, *words, *marks))
 
 
-def _single(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
+def single(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
     path = f"tests/kernels/test_{op}.py"
-    return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, _selection(path, *words, backend))
+    return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, selection(path, *words, backend))
 
 
 INTERPOLATED_KL = (
@@ -116,7 +116,7 @@ INTERPOLATED_KL = (
         f"{KERNELS}/interpolated_kl/reference.py",
         "return torch.log_softmax(mixed / temperature, dim=-1).detach()",
         "return torch.log_softmax(mixed / temperature, dim=-1)",
-        _selection("tests/kernels/test_interpolated_kl.py", "reference"),
+        selection("tests/kernels/test_interpolated_kl.py", "reference"),
     ),
 )
 
@@ -170,7 +170,7 @@ REVERSE_KL = (
 )
 
 TOKEN_LOGPROB = (
-    _single(
+    single(
         "token_logprob",
         "triton",
         "the token's exponential stays in the sum",
@@ -179,7 +179,7 @@ TOKEN_LOGPROB = (
         "e = tl.where(cols == label, e, e)",
         "fp32",
     ),
-    _single(
+    single(
         "token_logprob",
         "triton",
         "records are joined without rescaling",
@@ -188,7 +188,7 @@ TOKEN_LOGPROB = (
         "return mk, rest_a + rest_b * tl.exp2(mk_b - base)",
         "fp32",
     ),
-    _single(
+    single(
         "token_logprob",
         "triton",
         "the gradient has the other sign",
@@ -197,7 +197,7 @@ TOKEN_LOGPROB = (
         "scale = d_log_p * tl.load(",
         "fp32",
     ),
-    _single(
+    single(
         "token_logprob",
         "triton",
         "the gradient takes another row's statistics",
@@ -208,19 +208,19 @@ TOKEN_LOGPROB = (
     ),
     _int32_rows("token_logprob"),
     _int32_rows("token_logprob", backward=True),
-    _single(
+    single(
         "token_logprob",
         "torch",
         "the token's exponential stays in the sum",
         "_shared/label.py",
-        "return buffer.exp_().scatter_(1, labels[:, None], 0.0).sum(1)",
-        "return buffer.exp_().sum(1)",
+        "return vocabulary.sum(vocabulary.put(buffer.exp_(), labels[:, None], 0.0))",
+        "return vocabulary.sum(buffer.exp_())",
         "fp32",
     ),
 )
 
 TOKEN_SCORES = (
-    _single(
+    single(
         "token_scores",
         "triton",
         "the highest id wins among equals",
@@ -229,7 +229,7 @@ TOKEN_SCORES = (
         "a_wins = (m_a > m_b) | ((m_a == m_b) & (token_a > token_b))",
         "equals",
     ),
-    _single(
+    single(
         "token_scores",
         "triton",
         "the spread is not moved to the new maximum",
@@ -238,7 +238,7 @@ TOKEN_SCORES = (
         "loser_spread = tl.where(a_wins, spread_b, spread_a)",
         "fp64",
     ),
-    _single(
+    single(
         "token_scores",
         "triton",
         "tiles between the best two are taken for small",
@@ -247,7 +247,7 @@ TOKEN_SCORES = (
         "if m_tile >= m:",
     ),
     _int32_rows("token_scores"),
-    _single(
+    single(
         "token_scores",
         "torch",
         "the winner stays in the sum",
@@ -259,7 +259,7 @@ TOKEN_SCORES = (
 )
 
 CHUNK_LIKELIHOOD = (
-    _single(
+    single(
         "chunk_likelihood",
         "triton",
         "the last token is left out",
@@ -268,7 +268,7 @@ CHUNK_LIKELIHOOD = (
         "        in_row = start + lanes < length - 1\n",
         "fp32",
     ),
-    _single(
+    single(
         "chunk_likelihood",
         "triton",
         "the slope is not divided by T",
@@ -277,7 +277,7 @@ CHUNK_LIKELIHOOD = (
         "slope = tl.where(inside != 0, slope, 0.0)",
         "fp32",
     ),
-    _single(
+    single(
         "chunk_likelihood",
         "triton",
         "the slope has the other sign",
@@ -286,7 +286,7 @@ CHUNK_LIKELIHOOD = (
         "slope = s * (log_t - log_not_t)",
         "fp32",
     ),
-    _single(
+    single(
         "chunk_likelihood",
         "triton",
         "the target's share of the student has a slope",
@@ -295,7 +295,7 @@ CHUNK_LIKELIHOOD = (
         "            slope = share * slope - (1.0 - share) * s * (log_s - log_not_s)\n",
         "fp32",
     ),
-    _single(
+    single(
         "chunk_likelihood",
         "torch",
         "the slope is not divided by T",
@@ -311,8 +311,14 @@ CHUNK_LIKELIHOOD = (
         f"{KERNELS}/chunk_likelihood/reference.py",
         "target = (share * target + (1 - share) * log_s.exp()).detach()",
         "target = share * target + (1 - share) * log_s.exp()",
-        _selection("tests/kernels/test_chunk_likelihood.py", "definition"),
+        selection("tests/kernels/test_chunk_likelihood.py", "definition"),
     ),
 )
 
-FAULTS = INTERPOLATED_KL + REVERSE_KL + TOKEN_LOGPROB + TOKEN_SCORES + CHUNK_LIKELIHOOD
+LOGITS_FAULTS = (
+    *INTERPOLATED_KL,
+    *REVERSE_KL,
+    *TOKEN_LOGPROB,
+    *TOKEN_SCORES,
+    *CHUNK_LIKELIHOOD,
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.faults import FAULTS
+from tests.mutants.linear_faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -93,6 +93,8 @@ def test_every_package_folder_is_a_package(root: Path, files: list[PurePosixPath
 
 
 def test_no_file_is_longer_than_a_reader_follows(root: Path, files: list[PurePosixPath]) -> None:
-    texts = [path for path in files if path.suffix in {".py", ".md"}]
+    # Tables that `make bench` writes are looked up, not read.
+    results = PurePosixPath("benchmarks/results")
+    texts = [path for path in files if path.suffix in {".py", ".md"} and results not in path.parents]
     lengths = {str(path): len((root / path).read_text().splitlines()) for path in texts}
     assert not {path: lines for path, lines in lengths.items() if lines > MAX_LINES}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss, tidal_chunk_loss
 from tide.losses.cross_entropy import cross_entropy_loss, linear_token_log_probs, token_log_probs
-from tide.losses.divergence import DivergenceLoss
+from tide.losses.divergence import DivergenceLoss, HiddenOptions
 from tide.losses.kl import forward_kl_loss, linear_forward_kl_loss, linear_reverse_kl_loss, reverse_kl_loss
 from tide.losses.modules import (
     CALMLoss,
@@ -33,6 +33,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DivergenceLoss",
     "ForwardKLLoss",
+    "HiddenOptions",
     "LinearForwardKLLoss",
     "LinearReverseKLLoss",
     "LinearTIDALLoss",

@@ -13,6 +13,7 @@ from tide_kernels import linear_token_logprob, token_logprob
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+    from torch.distributed import ProcessGroup
 
 
 def token_log_probs(
@@ -62,7 +63,11 @@ def linear_token_log_probs(
     *,
     bias: Float[Tensor, " V"] | None = None,
     vocab_size: int | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    logits_dtype: torch.dtype | None = None,
     workspace_bytes: int | None = None,
+    vocab_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, " ..."]:
     """``token_log_probs`` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
@@ -74,9 +79,15 @@ def linear_token_log_probs(
         mask: [...], True on the rows to compute; the others are dropped before the head and give 0.
         bias: [V] or None.
         vocab_size: normalise over the first ``vocab_size`` entries only.
+        logit_scale: factor of ``hidden @ weight.T + bias``.
+        softcap: cap c of the scaled logits, c tanh(logits / c).
+        logits_dtype: of the logits in flight, fp32 by default; bf16 or fp16 halves them, where hidden states
+            and head have that dtype, and costs 2 to 16 % of the gradient.
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
-        backend: ``auto``, ``torch`` or ``reference``.
+        vocab_group: processes that hold equal runs of the head's rows, in the order of their ranks. Hidden
+            states, ids (of the whole vocabulary) and results are the same on all of them.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
     Returns:
         [...] fp32, nats, at most 0.
@@ -93,7 +104,17 @@ def linear_token_log_probs(
         active = mask.reshape(num_rows).nonzero().squeeze(1)
         rows, ids = rows[active], ids[active]
     log_p = linear_token_logprob(
-        rows, weight, ids, bias=bias, vocab_size=vocab_size, workspace_bytes=workspace_bytes, backend=backend
+        rows,
+        weight,
+        ids,
+        bias=bias,
+        vocab_size=vocab_size,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        logits_dtype=logits_dtype,
+        workspace_bytes=workspace_bytes,
+        vocab_group=vocab_group,
+        backend=backend,
     )
     if active is not None:
         log_p = log_p.new_zeros(num_rows).index_put((active,), log_p)

@@ -6,7 +6,7 @@ The vocabulary axis belongs to ``tide_kernels``; here a row is already a number.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jaxtyping import Bool, Float, Int
+    from torch.distributed import ProcessGroup
 
     from tide_kernels import LinearDivergence
 
@@ -31,6 +32,26 @@ class DivergenceLoss(NamedTuple):
     loss: Float[Tensor, " ..."]
     divergence: Float[Tensor, " ..."]
     cross_entropy: Float[Tensor, " ..."]
+
+
+class HiddenOptions(TypedDict, total=False):
+    """What few heads need, passed on by every loss over hidden states of student and teacher.
+
+    Attributes:
+        student_logit_scale, teacher_logit_scale: factor of ``hidden @ weight.T + bias``.
+        student_softcap, teacher_softcap: cap c of the scaled logits, c tanh(logits / c).
+        logits_dtype: of the logits in flight, fp32 by default; bf16 or fp16 halves them, where hidden states
+            and heads have that dtype, and costs 2 to 16 % of the gradient.
+        vocab_group: processes that hold equal runs of both heads' rows, in the order of their ranks. Hidden
+            states, labels (ids of the whole vocabulary) and results are the same on all of them.
+    """
+
+    student_logit_scale: float
+    teacher_logit_scale: float
+    student_softcap: float | None
+    teacher_softcap: float | None
+    logits_dtype: torch.dtype | None
+    vocab_group: ProcessGroup | None
 
 
 def divergence_from_logits(
@@ -112,6 +133,7 @@ def divergence_from_hidden(
     workspace_bytes: int | None,
     reduction: str,
     backend: str,
+    options: HiddenOptions,
 ) -> Tensor | DivergenceLoss:
     """The same from hidden states: inactive rows are dropped before the heads, and no [N, V] tensor exists.
 
@@ -171,6 +193,7 @@ def divergence_from_hidden(
         vocab_size=vocab_size,
         workspace_bytes=workspace_bytes,
         backend=backend,
+        **options,
     )
     if values.ce is None:
         return values.loss

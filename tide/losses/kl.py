@@ -10,6 +10,9 @@ from tide_kernels import interpolated_kl, linear_interpolated_kl, linear_reverse
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+    from typing_extensions import Unpack
+
+    from tide.losses.divergence import HiddenOptions
 
 
 def forward_kl_loss(
@@ -148,6 +151,7 @@ def linear_forward_kl_loss(
     workspace_bytes: int | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    **options: Unpack[HiddenOptions],
 ) -> Tensor | DivergenceLoss:
     """``forward_kl_loss`` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
 
@@ -167,7 +171,8 @@ def linear_forward_kl_loss(
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
         reduction: ``mean`` or ``sum``.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        options: logit scales, soft-caps, the dtype of logits, heads shared by processes: `HiddenOptions`.
 
     Returns:
         fp32 scalar in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
@@ -196,6 +201,7 @@ def linear_forward_kl_loss(
         workspace_bytes=workspace_bytes,
         reduction=reduction,
         backend=backend,
+        options=options,
     )
 
 
@@ -216,6 +222,7 @@ def linear_reverse_kl_loss(
     workspace_bytes: int | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    **options: Unpack[HiddenOptions],
 ) -> Tensor | DivergenceLoss:
     """``reverse_kl_loss`` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
 
@@ -235,7 +242,8 @@ def linear_reverse_kl_loss(
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
         reduction: ``mean`` or ``sum``.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        options: logit scales, soft-caps, the dtype of logits, heads shared by processes: `HiddenOptions`.
 
     Returns:
         fp32 scalar in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
@@ -263,4 +271,5 @@ def linear_reverse_kl_loss(
         workspace_bytes=workspace_bytes,
         reduction=reduction,
         backend=backend,
+        options=options,
     )

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+    from typing_extensions import Unpack
 
-    from tide.losses.divergence import DivergenceLoss
+    from tide.losses.divergence import DivergenceLoss, HiddenOptions
 
 
 class FixedOptions(nn.Module):
@@ -68,6 +69,7 @@ class _HiddenDivergence(FixedOptions):
         workspace_bytes: int | None = None,
         reduction: str = "mean",
         backend: str = "auto",
+        **options: Unpack[HiddenOptions],
     ) -> None:
         super().__init__(
             temperature=temperature,
@@ -75,6 +77,7 @@ class _HiddenDivergence(FixedOptions):
             workspace_bytes=workspace_bytes,
             reduction=reduction,
             backend=backend,
+            **options,
         )
 
 
@@ -147,13 +150,13 @@ class ReverseKLLoss(_KLLoss):
 
 
 class LinearForwardKLLoss(_LinearKLLoss):
-    """``linear_forward_kl_loss`` with fixed temperature, vocab_size, workspace_bytes, reduction, backend."""
+    """``linear_forward_kl_loss`` with fixed temperature, vocab_size, reduction, ... and `HiddenOptions`."""
 
     _function = staticmethod(linear_forward_kl_loss)
 
 
 class LinearReverseKLLoss(_LinearKLLoss):
-    """``linear_reverse_kl_loss`` with fixed temperature, vocab_size, workspace_bytes, reduction, backend."""
+    """``linear_reverse_kl_loss`` with fixed temperature, vocab_size, reduction, ... and `HiddenOptions`."""
 
     _function = staticmethod(linear_reverse_kl_loss)
 
@@ -185,7 +188,7 @@ class TIDALLoss(_LogitsDivergence):
 
 
 class LinearTIDALLoss(_HiddenDivergence):
-    """``linear_tidal_loss`` with fixed options; lambda_t comes every step."""
+    """``linear_tidal_loss`` with fixed temperature, ... and `HiddenOptions`; lambda_t comes every step."""
 
     def forward(
         self,

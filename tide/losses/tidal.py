@@ -10,6 +10,9 @@ from tide_kernels import interpolated_kl, linear_interpolated_kl
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+    from typing_extensions import Unpack
+
+    from tide.losses.divergence import HiddenOptions
 
 
 def tidal_loss(
@@ -93,6 +96,7 @@ def linear_tidal_loss(
     workspace_bytes: int | None = None,
     reduction: str = "mean",
     backend: str = "auto",
+    **options: Unpack[HiddenOptions],
 ) -> Tensor | DivergenceLoss:
     """``tidal_loss`` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
 
@@ -116,7 +120,8 @@ def linear_tidal_loss(
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
         reduction: ``mean`` or ``sum``.
-        backend: ``auto``, ``torch`` or ``reference``.
+        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        options: logit scales, soft-caps, the dtype of logits, heads shared by processes: `HiddenOptions`.
 
     Returns:
         fp32 scalar in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
@@ -145,4 +150,5 @@ def linear_tidal_loss(
         workspace_bytes=workspace_bytes,
         reduction=reduction,
         backend=backend,
+        options=options,
     )

@@ -47,16 +47,6 @@ def resolve_backend(function: str, backend: str, device: torch.device, dtype: to
     return "triton"
 
 
-def resolve_plain_backend(function: str, backend: str) -> str:
-    """The backend of an op that has no Triton kernels: `auto` is `torch` on every device.
-
-    Raises:
-        ValueError: no backend has that name.
-    """
-    check_backend(function, backend, ("auto", "reference", "torch"))
-    return "torch" if backend == "auto" else backend
-
-
 def check_backend(function: str, backend: str, known: tuple[str, ...]) -> None:
     """backend is one of the known names."""
     if backend not in known:

@@ -14,6 +14,7 @@ import torch
 
 from tide_kernels._shared.chunking import RowChunks, Scratch, active_rows, clear_unread
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.vocabulary import Vocabulary
 from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class StatisticsFormula(Protocol):
         teacher: Float[Tensor, "n V"],
         lambda_t: Float[Tensor, " n"],
         temperature: float,
+        vocabulary: Vocabulary,
         scratch: Scratch,
     ) -> RowStatistics: ...
 
@@ -59,6 +61,7 @@ class GradientFormula(Protocol):
         teacher: Float[Tensor, "n V"],
         lambda_t: Float[Tensor, " n"],
         temperature: float,
+        vocabulary: Vocabulary,
         scratch: Scratch,
         statistics: RowStatistics,
         weight: Float[Tensor, " n"],
@@ -100,6 +103,7 @@ def chunk_values(
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
     labels: Int[Tensor, " n"] | None = None,
 ) -> ChunkStatistics:
@@ -108,13 +112,15 @@ def chunk_values(
     Args:
         student, teacher: [n, V] in the dtype of the scratch, only read.
         lambda_t: [n] in the same dtype.
+        vocabulary: what of it the columns are.
         scratch: three [n, V] buffers; contents before and after mean nothing.
         labels: [n] int64.
     """
-    divergence = op.statistics(student, teacher, lambda_t, temperature, scratch)
+    divergence = op.statistics(student, teacher, lambda_t, temperature, vocabulary, scratch)
     if labels is None:
         return ChunkStatistics(divergence, None)
-    return ChunkStatistics(divergence, label_statistics(student, divergence.row_max, labels, scratch.x))
+    label = label_statistics(student, divergence.row_max, labels, vocabulary, scratch.x)
+    return ChunkStatistics(divergence, label)
 
 
 def chunk_gradient(
@@ -123,6 +129,7 @@ def chunk_gradient(
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
     statistics: ChunkStatistics,
     d_student: Float[Tensor, "n V"],
@@ -134,7 +141,7 @@ def chunk_gradient(
     """Write d_student, the gradient of sum(weight * kl) + sum(ce_weight * ce) with ce = -log_p.
 
     Args:
-        student, teacher, lambda_t, temperature: as given to `chunk_values`.
+        student, teacher, lambda_t, temperature, vocabulary: as given to `chunk_values`.
         scratch: three [n, V] buffers, none of them an argument.
         statistics: of the same rows.
         d_student: [n, V], any float dtype, every entry written, last; may be `student` or `teacher` itself.
@@ -146,13 +153,14 @@ def chunk_gradient(
         # Nothing else to add and no cast to make: straight into the gradient.
         direct = label is None and d_student.dtype == p.dtype
         out = d_student if direct else p
-        op.gradient(student, teacher, lambda_t, temperature, scratch, statistics.divergence, weight, out)
+        values = (student, teacher, lambda_t, temperature)
+        op.gradient(*values, vocabulary, scratch, statistics.divergence, weight, out)
         if direct:
             return
     if label is None or labels is None or ce_weight is None:
         d_student.zero_() if weight is None else d_student.copy_(p)
         return
-    label_gradient(student, label, labels, -ce_weight, x)
+    label_gradient(student, label, labels, -ce_weight, vocabulary, x)
     d_student.copy_(x if weight is None else x.add_(p))
 
 
@@ -189,7 +197,7 @@ def chunked_forward(
     vocab: int,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
     """(kl, ce, statistics) of all rows; ce is empty without labels."""
-    num_rows, active = student_logits.shape[0], active_rows(mask)
+    num_rows, active, vocabulary = student_logits.shape[0], active_rows(mask), Vocabulary(vocab)
     chunks = RowChunks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
 
     def values(rows: slice, buffers: _Buffers) -> ChunkStatistics:
@@ -199,6 +207,7 @@ def chunked_forward(
             chunks.load(teacher_logits, rows, buffers.teacher),
             chunks.select(lambda_t, rows),
             temperature,
+            vocabulary,
             buffers.scratch.head(rows.stop - rows.start),
             None if labels is None else chunks.select(labels, rows),
         )
@@ -234,7 +243,7 @@ def chunked_backward(
     out: Float[Tensor, "N V"] | None,
 ) -> Float[Tensor, "N V"]:
     """Gradient in the student's logits, in `out` where one is given: it may be those logits."""
-    active = active_rows(mask)
+    active, vocabulary = active_rows(mask), Vocabulary(vocab)
     chunks = RowChunks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
     d_student = chunks.gradient_like(student_logits) if out is None else out
     divergence, label = unpack_statistics(statistics, labels is not None)
@@ -246,6 +255,7 @@ def chunked_backward(
             chunks.load(teacher_logits, rows, buffers.teacher),
             chunks.select(lambda_t, rows),
             temperature,
+            vocabulary,
             buffers.scratch.head(rows.stop - rows.start),
             ChunkStatistics(
                 RowStatistics(*(chunks.select(field, rows) for field in divergence)),

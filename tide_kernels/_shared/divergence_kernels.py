@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from tide_kernels._shared.label_kernels import label_exponentials, label_value
-from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, series_excess
+from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, series_excess, softcap_slope
 from tide_kernels._shared.row_kernels import fill_zeros, rest_columns, row_start, tile_range, whole_tiles
 from tide_kernels._shared.tilt_kernels import CAREFUL, VANISHED, log_ratio, merge
 
@@ -144,13 +144,14 @@ def gradient_tile(
 def write_divergence_gradient(
     student_ptr, teacher_ptr, out_ptr, statistics_ptr, d_kl_ptr, d_ce_ptr,
     student_stride_n, teacher_stride_n, out_stride_n, V, width,
-    row, split, active, label, scale, student_scale, temperature, teacher_alone,
-    LINEAR: tl.constexpr, HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr,
-    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+    row, split, active, label, scale, student_scale, temperature, teacher_alone, inverse_softcap,
+    LINEAR: tl.constexpr, HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """One program's share of the gradient of d_kl * KL + d_ce * CE in s; 0 in columns from V to width.
 
-    A row that is not active gets 0 and is not read.
+    With a cap, s = cap tanh(x / cap), it is the gradient in x. A row that is not active gets 0 and is not
+    read.
     """
     row_ptr = statistics_ptr + row * STATISTICS
     mk = tl.load(row_ptr)
@@ -187,6 +188,8 @@ def write_divergence_gradient(
                 weight, label_weight, label_at,
                 LINEAR, HAS_KL, HAS_LABEL, TEMPERATURE,
             )  # fmt: skip
+            if HAS_SOFTCAP:
+                gradient *= softcap_slope(student, inverse_softcap)
             tl.store(out_ptr + out_start + start + lanes, gradient.to(out_ptr.dtype.element_ty))
         for start in range(0, tl.where(split == SPLITS - 1, V - num_tiles * BLOCK_V, 0), BLOCK_V):
             cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
@@ -202,6 +205,8 @@ def write_divergence_gradient(
                 weight, label_weight, label_at,
                 LINEAR, HAS_KL, HAS_LABEL, TEMPERATURE,
             )  # fmt: skip
+            if HAS_SOFTCAP:
+                gradient *= softcap_slope(student, inverse_softcap)
             tl.store(out_ptr + out_start + offsets, gradient.to(out_ptr.dtype.element_ty), mask=in_vocab)
     if split == SPLITS - 1:
         fill_zeros(out_ptr, out_start - skip, tl.where(active, V, 0), width, BLOCK_V)

@@ -97,8 +97,12 @@ class DivergenceKernels(NamedTuple):
         temperature: float,
         vocab: int,
         out: Float[Tensor, "N V"] | None,
+        softcap: float = 0.0,
     ) -> Float[Tensor, "N V"]:
-        """Gradient in the student's logits, in `out` where one is given: it may be the student's logits."""
+        """Gradient in the student's logits, in `out` where one is given: it may be the student's logits.
+
+        With a softcap, those are capped, and the gradient is in what was capped.
+        """
         student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
         num_rows, width = student.shape
         device = student.device
@@ -122,10 +126,12 @@ class DivergenceKernels(NamedTuple):
                     width,
                     math.log2(math.e) / temperature,
                     temperature,
+                    1.0 / softcap if softcap else 0.0,
                     num_rows,
                     HAS_KL=d_kl is not None,
                     HAS_LABEL=has_label,
                     HAS_MASK=mask is not None,
+                    HAS_SOFTCAP=softcap != 0.0,
                     TEMPERATURE=kernel_temperature(temperature),
                     LOCKSTEP=in_lockstep(student, teacher, target),
                     SPLITS=splits,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+    from tide_kernels._shared.vocabulary import Vocabulary
+
 
 class LabelStatistics(NamedTuple):
     """What the gradient of a label's log-probability needs, one value per row."""
@@ -40,11 +42,12 @@ def label_rest(
     logits: Float[Tensor, "n V"],
     row_max: Float[Tensor, " n"],
     labels: Int[Tensor, " n"],
+    vocabulary: Vocabulary,
     buffer: Float[Tensor, "n V"],
 ) -> Float[Tensor, " n"]:
     """Sum of exp(x - m) over all entries but the label. Overwrites the buffer, no view of the logits."""
     torch.sub(logits, row_max[:, None], out=buffer)
-    return buffer.exp_().scatter_(1, labels[:, None], 0.0).sum(1)
+    return vocabulary.sum(vocabulary.put(buffer.exp_(), labels[:, None], 0.0))
 
 
 def label_statistics_from(
@@ -64,11 +67,12 @@ def label_statistics(
     logits: Float[Tensor, "n V"],
     row_max: Float[Tensor, " n"],
     labels: Int[Tensor, " n"],
+    vocabulary: Vocabulary,
     buffer: Float[Tensor, "n V"],
 ) -> LabelStatistics:
     """log softmax(logits) at the labels. Overwrites the buffer, which must not be the logits."""
-    rest = label_rest(logits, row_max, labels, buffer)
-    return label_statistics_from(logits.gather(1, labels[:, None]).squeeze(1), row_max, rest)
+    rest = label_rest(logits, row_max, labels, vocabulary, buffer)
+    return label_statistics_from(vocabulary.at(logits, labels), row_max, rest)
 
 
 def label_coefficients(
@@ -82,12 +86,15 @@ def label_coefficients(
 
 
 def write_label_gradient(
-    logits: Float[Tensor, "n V"], coefficients: LabelCoefficients, out: Float[Tensor, "n V"]
+    logits: Float[Tensor, "n V"],
+    coefficients: LabelCoefficients,
+    vocabulary: Vocabulary,
+    out: Float[Tensor, "n V"],
 ) -> None:
     """out = weight * (onehot(y) - softmax). out may be the logits."""
     row_max, minus_scale, at_label, labels = coefficients
     torch.sub(logits, row_max, out=out)
-    out.exp_().mul_(minus_scale).scatter_(1, labels, at_label)
+    vocabulary.put(out.exp_().mul_(minus_scale), labels, at_label)
 
 
 def label_gradient(
@@ -95,7 +102,8 @@ def label_gradient(
     statistics: LabelStatistics,
     labels: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
+    vocabulary: Vocabulary,
     out: Float[Tensor, "n V"],
 ) -> None:
     """out = gradient of sum(weight * log_p): weight * (onehot(y) - softmax). out may be the logits."""
-    write_label_gradient(logits, label_coefficients(statistics, labels, weight), out)
+    write_label_gradient(logits, label_coefficients(statistics, labels, weight), vocabulary, out)

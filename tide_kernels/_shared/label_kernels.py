@@ -28,6 +28,12 @@ def label_value(row_ptr, label, V, active, mk, rest, student_scale, temperature)
     """
     known = (label >= 0) & (label < V)
     label_logit = tl.load(row_ptr + label, mask=active & known, other=float("nan")).to(tl.float32)
+    return label_value_of(label_logit, mk, rest, student_scale, temperature)
+
+
+@triton.jit
+def label_value_of(label_logit, mk, rest, student_scale, temperature):
+    """The same from the label's own logit."""
     base = tl.where(mk == float("-inf"), 0.0, mk)
     log2_e = label_logit * (student_scale * temperature) - base * temperature
     e = tl.exp2(log2_e)

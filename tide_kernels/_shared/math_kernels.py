@@ -39,3 +39,20 @@ def log1p(x):
 def finite(x):
     """Neither infinite nor NaN."""
     return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def tanh(x):
+    """tanh x, relative to itself near 0."""
+    q = x * x
+    series = x * (1.0 + q * (-1 / 3 + q * (2 / 15 + q * (-17 / 315))))
+    # The exponential of a large |x| is infinite, and the quotient 0.
+    far = 1.0 - 2.0 / (tl.exp2(tl.abs(x) * (2 * LOG2E)) + 1.0)
+    return tl.where(tl.abs(x) < 0.2, series, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def softcap_slope(capped, inverse_softcap):
+    """d capped / d x of capped = cap tanh(x / cap): 1 - (capped / cap)^2."""
+    share = capped * inverse_softcap
+    return 1.0 - share * share

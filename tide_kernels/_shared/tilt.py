@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.vocabulary import Vocabulary
 
 # p underflows to 0 below exp(-87) in fp32 and exp(-708) in fp64. With w under these bounds, what is lost that
 # way is smaller than 1e-11 of E_p[e^w] >= 1.
@@ -72,47 +73,48 @@ def tilt_statistics(
     teacher: Float[Tensor, "n V"],
     scale: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
 ) -> Tilt:
     """Statistics of a chunk of rows. Reads student and teacher, overwrites the scratch."""
     p, w, x = scratch
-    row_max = student.amax(1)
+    row_max = vocabulary.max(student)
     _unnormalised_p(student, row_max, temperature, p)
-    total = p.sum(1)
+    total = vocabulary.sum(p)
     torch.sub(teacher, student, out=w)
-    largest, smallest = w.amax(1), w.amin(1)
-    mean_difference = torch.mul(p, w, out=x).sum(1).div_(total)
+    largest, smallest = vocabulary.max(w), vocabulary.min(w)
+    mean_difference = vocabulary.sum(torch.mul(p, w, out=x)).div_(total)
     spread = largest - smallest
 
     inside, outside = total, None
     infinite = ~(spread < torch.inf)
     if bool(infinite.any()):
-        outside, inside, mean_difference = _exclude_infinite(student, teacher, scale, scratch)
-        largest, smallest = w.amax(1), w.amin(1)
+        outside, inside, mean_difference = _exclude_infinite(student, teacher, scale, vocabulary, scratch)
+        largest, smallest = vocabulary.max(w), vocabulary.min(w)
         spread = largest - smallest
 
     # Centred before it is scaled: at an entry that p sits on, the two differences cancel exactly.
     w.sub_(mean_difference[:, None]).mul_(scale[:, None])
     # The mean was rounded; what that leaves of E_p[w] belongs into D.
-    residual = torch.mul(p, w, out=x).sum(1).div_(inside)
+    residual = vocabulary.sum(torch.mul(p, w, out=x)).div_(inside)
 
     # w lies in an interval of this length around 0.
     small = spread * scale <= SERIES_W
     any_small = p.dtype == torch.float32 and bool(small.any())
     if not any_small:
         torch.exp(w, out=x).mul_(p)
-        excess = x.sum(1).div_(inside).sub_(1.0)
-        mean_w_e = x.mul_(w).sum(1).div_(inside).sub_(residual)
+        excess = vocabulary.sum(x).div_(inside).sub_(1.0)
+        mean_w_e = vocabulary.sum(x.mul_(w)).div_(inside).sub_(residual)
     if any_small or not bool((mean_w_e >= PLAIN_EXP_W_E).all()):
         torch.expm1(w, out=x).mul_(p)
-        excess = x.sum(1).div_(inside)
-        mean_w_e = x.mul_(w).sum(1).div_(inside)
+        excess = vocabulary.sum(x).div_(inside)
+        mean_w_e = vocabulary.sum(x.mul_(w)).div_(inside)
     log_mean_w = excess.log1p()
     excess.sub_(residual)
     if any_small:
         # x holds p w e. p is not needed any more.
         torch.mul(w, w, out=p).mul_(1 / 720).sub_(1 / 12).mul_(w).add_(0.5)
-        excess = torch.where(small, x.mul_(p).sum(1).div_(inside), excess)
+        excess = torch.where(small, vocabulary.sum(x.mul_(p)).div_(inside), excess)
     log_mean = excess.log1p()
     trusted = ((largest - mean_difference) * scale <= LARGEST_W[p.dtype]) & (
         (log_mean + mean_w_e).abs() < torch.inf
@@ -166,6 +168,7 @@ def _exclude_infinite(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     scale: Float[Tensor, " n"],
+    vocabulary: Vocabulary,
     scratch: Scratch,
 ) -> tuple[Outside, Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Restrict scratch.p and .w to entries finite on both sides; also their sum of p and their mean w.
@@ -175,15 +178,15 @@ def _exclude_infinite(
     """
     p, w, x = scratch
     student_infinite = student.isneginf()
-    of_student = (teacher.isfinite() & student_infinite).any(1)
+    of_student = vocabulary.any(teacher.isfinite() & student_infinite)
     teacher_infinite = w.isneginf()
     left_out = student_infinite | teacher_infinite
     w.masked_fill_(left_out, 0.0)
     teacher_infinite &= (scale > 0)[:, None]
-    excluded = torch.mul(p, teacher_infinite, out=x).sum(1)
+    excluded = vocabulary.sum(torch.mul(p, teacher_infinite, out=x))
     p.masked_fill_(teacher_infinite, 0.0)
-    inside = p.sum(1)
-    mean_difference = torch.mul(p, w, out=x).sum(1).div_(inside)
+    inside = vocabulary.sum(p)
+    mean_difference = vocabulary.sum(torch.mul(p, w, out=x)).div_(inside)
     torch.where(left_out, mean_difference[:, None], w, out=w)
     return Outside((excluded / inside).log1p_(), of_student), inside, mean_difference
 

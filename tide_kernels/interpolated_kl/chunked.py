@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.vocabulary import Vocabulary
 
 
 def interpolated_kl_chunk_statistics(
@@ -25,10 +26,11 @@ def interpolated_kl_chunk_statistics(
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
 ) -> RowStatistics:
     """KL(r || softmax(student / T)) per row. Reads the logits, overwrites the scratch."""
-    tilt = tilt_statistics(student, teacher, lambda_t / temperature, temperature, scratch)
+    tilt = tilt_statistics(student, teacher, lambda_t / temperature, temperature, vocabulary, scratch)
     kl = tilt.mean_w_e / (1 + tilt.excess) - tilt.log_mean
     offset, careful = tilt.log_mean_w, tilt.careful
     if tilt.outside is not None:
@@ -40,9 +42,8 @@ def interpolated_kl_chunk_statistics(
         careful = careful | (tilt.outside.of_student & (lambda_t == 1))
     if bool(careful.any()):
         rows = careful.nonzero().squeeze(1)
-        exact, _ = interpolated_kl_reference(
-            student[rows].double(), teacher[rows].double(), lambda_t[rows].double(), temperature
-        )
+        whole = [vocabulary.whole(x[rows]).double() for x in (student, teacher)]
+        exact, _ = interpolated_kl_reference(whole[0], whole[1], lambda_t[rows].double(), temperature)
         kl[rows] = exact.to(kl.dtype)
     return RowStatistics(kl, tilt.row_max, tilt.total, tilt.mean_difference, offset, tilt.infinite, careful)
 
@@ -52,6 +53,7 @@ def interpolated_kl_chunk_gradient(
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
     statistics: RowStatistics,
     weight: Float[Tensor, " n"],
@@ -81,11 +83,10 @@ def interpolated_kl_chunk_gradient(
         torch.mul(p, w, out=out)
         return
     rows = careful.nonzero().squeeze(1)
-    exact = interpolated_kl_gradient(
-        student[rows].double(), teacher[rows].double(), lambda_t[rows].double(), temperature
-    )
+    whole = [vocabulary.whole(x[rows]).double() for x in (student, teacher)]
+    exact = interpolated_kl_gradient(whole[0], whole[1], lambda_t[rows].double(), temperature)
     torch.mul(p, w, out=out)
-    out[rows] = (weight[rows].double()[:, None] * exact).to(out.dtype)
+    out[rows] = (weight[rows].double()[:, None] * vocabulary.own(exact)).to(out.dtype)
 
 
 INTERPOLATED_KL = RowDivergence(

@@ -123,9 +123,11 @@ def interpolated_kl_bwd_kernel(
     d_kl_ptr,  # [N] fp32
     d_ce_ptr,  # [N] fp32
     d_student_ptr,  # [N, width], the student's dtype; may be the student itself
-    student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature, N,
-    HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, TEMPERATURE: tl.constexpr,
-    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+    student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature,
+    inverse_softcap,  # 1 / cap of the student's logits
+    N,
+    HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     row = (N - 1 - tl.program_id(0) // SPLITS).to(tl.int64)
     split = tl.program_id(0) % SPLITS
@@ -134,6 +136,6 @@ def interpolated_kl_bwd_kernel(
         student_ptr, teacher_ptr, d_student_ptr, statistics_ptr, d_kl_ptr, d_ce_ptr,
         student_stride_n, teacher_stride_n, d_student_stride_n, V, width,
         row, split, active, label, lambda_t / temperature, student_scale, temperature,
-        (lambda_t == 1.0).to(tl.int32),
-        False, HAS_KL, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+        (lambda_t == 1.0).to(tl.int32), inverse_softcap,
+        False, HAS_KL, HAS_LABEL, HAS_SOFTCAP, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
     )  # fmt: skip

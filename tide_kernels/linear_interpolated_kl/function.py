@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide_kernels._shared.backends import resolve_plain_backend
-from tide_kernels._shared.linear_divergence import LinearDivergence, check_linear_divergence
-from tide_kernels.linear_interpolated_kl.chunked import linear_interpolated_kl_chunked
+from tide_kernels._shared.linear_arguments import check_linear_divergence
+from tide_kernels._shared.linear_divergence import (
+    LinearDivergence,
+    linear_divergence,
+    register_linear_divergence,
+)
+from tide_kernels.interpolated_kl.chunked import INTERPOLATED_KL
 from tide_kernels.linear_interpolated_kl.reference import linear_interpolated_kl_reference
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Int
     from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+    from tide_kernels._shared.divergence_launch import DivergenceKernels
+
+
+def _kernels() -> DivergenceKernels:
+    from tide_kernels.interpolated_kl.launch import KERNELS  # needs triton
+
+    return KERNELS
+
+
+_OP = register_linear_divergence(
+    "linear_interpolated_kl", linear_interpolated_kl_reference, INTERPOLATED_KL, _kernels
+)
 
 
 def linear_interpolated_kl(
@@ -28,11 +47,16 @@ def linear_interpolated_kl(
     student_bias: Float[Tensor, " V"] | None = None,
     teacher_bias: Float[Tensor, " V2"] | None = None,
     vocab_size: int | None = None,
+    student_logit_scale: float = 1.0,
+    teacher_logit_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_softcap: float | None = None,
+    logits_dtype: torch.dtype | None = None,
     workspace_bytes: int | None = None,
+    vocab_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> LinearDivergence:
-    """sum(weight * kl) + sum(ce_weight * ce) over rows, with logits = hidden @ weight.T + bias that are never
-    held.
+    """sum(weight * kl) + sum(ce_weight * ce) over rows, of logits that are never held.
 
     kl = KL(r || softmax(student / T)), r = softmax(((1 - lambda) student + lambda teacher) / T) held
     constant, 1 is forward KL; ce = -log softmax(student)_label at T = 1. Products accumulate in fp32 and
@@ -54,9 +78,17 @@ def linear_interpolated_kl(
         student_bias: [V] or None.
         teacher_bias: [V2] or None, frozen.
         vocab_size: use the first vocab_size rows of both heads; the others get gradient 0.
-        workspace_bytes: for logits of both sides in flight, at least one row's; None for the environment
-            variable TIDE_WORKSPACE_BYTES, or 256 MiB on CPU and 2 GiB on a GPU.
-        backend: "auto", "torch" (row chunks) or "reference" (all logits at once).
+        student_logit_scale, teacher_logit_scale: factor of hidden @ weight.T + bias.
+        student_softcap, teacher_softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
+        logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where all four inputs are, halves
+            them and costs 2 to 16 % of the gradient.
+        workspace_bytes: for what is held of [n, V] at once, at least one row's; None for the environment
+            variable TIDE_WORKSPACE_BYTES, or 240 MiB on CPU and 768 MiB on a GPU.
+        vocab_group: processes that hold the heads in equal runs of rows, in the order of their ranks; labels
+            and vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
+            results; the weight's gradient is the shard's. Backend "torch".
+        backend: "auto" ("triton" on a GPU, else "torch"), "triton", "torch" (row chunks) or "reference" (all
+            logits at once).
 
     Returns:
         LinearDivergence(loss, kl, ce): loss fp32 scalar, differentiable once; kl [N] and ce [N] or None,
@@ -68,10 +100,8 @@ def linear_interpolated_kl(
 
     Source: TIDE (arXiv 2604.26951) §2.1.
     """
-    name = "linear_interpolated_kl"
-    which = resolve_plain_backend(name, backend)
-    arguments = check_linear_divergence(
-        name,
+    arguments, settings = check_linear_divergence(
+        _OP.name,
         student_hidden,
         student_weight,
         teacher_hidden,
@@ -83,9 +113,14 @@ def linear_interpolated_kl(
         ce_weight=ce_weight,
         student_bias=student_bias,
         teacher_bias=teacher_bias,
+        student_logit_scale=student_logit_scale,
+        teacher_logit_scale=teacher_logit_scale,
+        student_softcap=student_softcap,
+        teacher_softcap=teacher_softcap,
         vocab_size=vocab_size,
+        logits_dtype=logits_dtype,
         workspace_bytes=workspace_bytes,
+        vocab_group=vocab_group,
+        backend=backend,
     )
-    if which == "reference":
-        return linear_interpolated_kl_reference(arguments)
-    return linear_interpolated_kl_chunked(arguments, workspace_bytes)
+    return linear_divergence(_OP, arguments, settings)

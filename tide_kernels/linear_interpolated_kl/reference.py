@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
 
 if TYPE_CHECKING:
-    from tide_kernels._shared.linear_divergence import LinearArguments, LinearDivergence
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
 
 
-def linear_interpolated_kl_reference(arguments: LinearArguments) -> LinearDivergence:
-    """sum(weight * kl) + sum(ce_weight * ce) of logits = hidden @ weight.T + bias, accumulating wide."""
-    student_logits, teacher_logits = arguments.logits()
-    kl, ce = interpolated_kl_reference(
-        student_logits, teacher_logits, arguments.lambda_t, arguments.temperature, arguments.labels
+def linear_interpolated_kl_reference(
+    arguments: LinearArguments, settings: LinearSettings
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """(kl, ce or None) of every row, in the dtype of accumulation; differentiable."""
+    student_logits, teacher_logits = arguments.logits(settings)
+    return interpolated_kl_reference(
+        student_logits, teacher_logits, arguments.lambda_t, settings.temperature, arguments.labels
     )
-    return arguments.reduce(kl, ce)

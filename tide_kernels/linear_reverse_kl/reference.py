@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from tide_kernels.reverse_kl.reference import reverse_kl_reference
 
 if TYPE_CHECKING:
-    from tide_kernels._shared.linear_divergence import LinearArguments, LinearDivergence
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
 
 
-def linear_reverse_kl_reference(arguments: LinearArguments) -> LinearDivergence:
-    """sum(weight * kl) + sum(ce_weight * ce) of logits = hidden @ weight.T + bias, accumulating wide."""
-    student_logits, teacher_logits = arguments.logits()
-    kl, ce = reverse_kl_reference(student_logits, teacher_logits, arguments.temperature, arguments.labels)
-    return arguments.reduce(kl, ce)
+def linear_reverse_kl_reference(
+    arguments: LinearArguments, settings: LinearSettings
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """(kl, ce or None) of every row, in the dtype of accumulation; differentiable."""
+    student_logits, teacher_logits = arguments.logits(settings)
+    return reverse_kl_reference(student_logits, teacher_logits, settings.temperature, arguments.labels)

@@ -1,100 +1,196 @@
-"""The `torch` backend of linear_token_logprob: logits of one chunk of rows at a time, in forward and again in
-backward.
+"""linear_token_logprob by runs of columns: logits of all rows and a part of the vocabulary at a time.
 
-The factor of a row is not known in forward (a chunk objective needs the whole span first), so backward makes
-the logits of a chunk once more and turns them into their gradient in place.
+One token per row needs no whole row at once: maxima and sums of the runs are merged, and with them the
+gradient of any run can be written. So each entry of the head is read once per pass, each entry of its
+gradient is written once and never added to, and the logits in flight fit a cache. The factor of a row is not
+known in forward (a chunk objective needs the whole span first): backward makes the logits of a run once more,
+or takes those that forward kept, where all of them fit the workspace. They turn into their gradient in place,
+or on the `triton` backend into a gradient in the dtype of the products that read it.
+Legend: N rows, V vocabulary entries of this process, v entries of a run.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.chunking import rows_per_chunk
-from tide_kernels._shared.first_order import first_order_only
-from tide_kernels._shared.head import Head, HeadGradient, cache_steps, head_chunks
+from tide_kernels._shared.head import Head, HeadOptions, product_dtype
+from tide_kernels._shared.head_gradient import GradientByColumns
 from tide_kernels._shared.label import (
     LabelStatistics,
     label_coefficients,
-    label_statistics,
+    label_rest,
+    label_statistics_from,
     write_label_gradient,
 )
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.vocabulary import VocabularyRun, vocabulary_of
+from tide_kernels._shared.workspace import aligned_rows, column_runs
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
 
-class LinearTokenLogprobFunction(torch.autograd.Function):
-    """[N] log-probabilities, differentiable once in hidden states, head and bias."""
+class TokenLogprobArguments(NamedTuple):
+    """The tensors: the head as given."""
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Float[Tensor, "N d"],
-        weight: Float[Tensor, "V d"],
-        bias: Float[Tensor, " V"] | None,
-        token_ids: Int[Tensor, " N"],
-        dtype: torch.dtype,
-        workspace_bytes: int | None,
-    ) -> Float[Tensor, " N"]:
-        num_rows, vocab, device = hidden.shape[0], weight.shape[0], hidden.device
-        head = Head(weight, bias, dtype)
-        size, chunks = head_chunks(num_rows, vocab * dtype.itemsize, workspace_bytes, device)
-        buffer = torch.empty((size, vocab), dtype=dtype, device=device)
-        step = min(rows_per_chunk(vocab, dtype, device), size)
-        statistics = LabelStatistics(
-            *(torch.zeros(num_rows, dtype=dtype, device=device) for _ in LabelStatistics._fields)
+    hidden: Float[Tensor, "N d"]
+    weight: Float[Tensor, "V d"]
+    bias: Float[Tensor, " V"] | None
+    token_ids: Int[Tensor, " N"]
+
+
+class TokenLogprobSettings(NamedTuple):
+    """The rest, in the order of the op's schema."""
+
+    logit_scale: float
+    softcap: float  # 0 for none
+    vocab: int  # entries in use, over all processes
+    workspace_bytes: int
+    logits_dtype: torch.dtype
+    dtype: torch.dtype  # of accumulation
+    autocast_dtype: torch.dtype | None
+    vocab_group: str  # name of the process group that shares the head; empty for none
+    backend: str
+    needed: list[bool]  # gradients of hidden, weight, bias
+    keep: bool  # all logits from forward to backward
+
+    @property
+    def kept_dtype(self) -> torch.dtype:
+        """Of logits in flight: the formulas read the dtype of accumulation."""
+        return self.logits_dtype if self.backend == "triton" else self.dtype
+
+
+class TokenLogprobCall:
+    """What forward and backward of one call share: the head in use and its runs of columns."""
+
+    def __init__(self, arguments: TokenLogprobArguments, settings: TokenLogprobSettings) -> None:
+        hidden, weight, bias, _ = arguments
+        self.arguments, self.settings = arguments, settings
+        self.dtype, self.device, self.num_rows = settings.dtype, hidden.device, hidden.shape[0]
+        self.vocabulary = vocabulary_of(weight.shape[0], settings.vocab, settings.vocab_group)
+        self.head = Head(
+            weight,
+            bias,
+            HeadOptions(settings.logit_scale, settings.softcap),
+            self.dtype,
+            product_dtype(hidden, weight, self.dtype, settings.autocast_dtype),
+        ).columns(slice(0, self.vocabulary.size))
+        # The kernels' gradient has its own place where it has its own dtype.
+        self.separate = settings.backend == "triton" and self.head.gradient_dtype != settings.kept_dtype
+
+    def runs(self) -> tuple[int, list[slice]]:
+        """Columns of a run, and the runs."""
+        entry = self.settings.kept_dtype.itemsize
+        if self.separate:
+            entry += self.head.gradient_dtype.itemsize
+        return column_runs(
+            self.vocabulary.size, self.num_rows * entry, self.settings.workspace_bytes, self.device
         )
-        for chunk in chunks:
-            logits = head.logits(hidden[chunk].to(dtype), buffer[: chunk.stop - chunk.start])
 
-            def measure(
-                here: slice, scratch: Tensor, start: int = chunk.start, logits: Tensor = logits
-            ) -> None:
-                rows, part = slice(start + here.start, start + here.stop), logits[here]
-                fields = label_statistics(part, part.amax(1), token_ids[rows], scratch[: part.shape[0]])
-                for whole, field in zip(statistics, fields, strict=True):
-                    whole[rows] = field
+    def buffer(self, columns: int, dtype: torch.dtype) -> Float[Tensor, "N v"]:
+        """For one run, unset."""
+        return aligned_rows(self.num_rows, columns, dtype, self.device)
 
-            map_chunks(
-                cache_steps(logits.shape[0], step),
-                measure,
-                lambda: torch.empty((step, vocab), dtype=dtype, device=device),
-                device,
-            )
-        ctx.save_for_backward(hidden, weight, bias, token_ids, *statistics)
-        ctx.dtype, ctx.workspace_bytes = dtype, workspace_bytes
-        # A tensor that is both output and saved would keep itself alive.
-        return statistics.log_p.clone()
+    def logits(self, run: slice, out: Float[Tensor, "N v"]) -> Float[Tensor, "N v"]:
+        """Of some columns, written into `out` and rounded as asked."""
+        self.head.columns(run).logits(self.arguments.hidden, out)
+        if out.dtype != self.settings.logits_dtype:
+            out.copy_(out.to(self.settings.logits_dtype))
+        return out
 
-    @staticmethod
-    @first_order_only
-    def backward(ctx: Any, d_log_p: Float[Tensor, " N"]) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, token_ids, *saved = ctx.saved_tensors
-        coefficients = label_coefficients(LabelStatistics(*saved), token_ids, d_log_p)
-        num_rows, vocab, device, dtype = hidden.shape[0], weight.shape[0], hidden.device, ctx.dtype
-        head = Head(weight, bias, dtype)
-        gradient = HeadGradient(head, hidden, tuple(ctx.needs_input_grad[:3]))
-        size, chunks = head_chunks(num_rows, vocab * dtype.itemsize, ctx.workspace_bytes, device)
-        buffer = torch.empty((size, vocab), dtype=dtype, device=device)
-        step = min(rows_per_chunk(vocab, dtype, device), size)
-        for chunk in chunks:
-            rows_hidden = hidden[chunk].to(dtype)
-            logits = head.logits(rows_hidden, buffer[: chunk.stop - chunk.start])
+    def part(self, run: slice) -> VocabularyRun:
+        """Where a run lies in the whole vocabulary."""
+        return VocabularyRun(self.vocabulary.start + run.start, run.stop - run.start)
 
-            def turn_into_gradient(
-                here: slice, _: None, start: int = chunk.start, logits: Tensor = logits
-            ) -> None:
-                rows = slice(start + here.start, start + here.stop)
-                write_label_gradient(logits[here], coefficients.at(rows), logits[here])
 
-            map_chunks(cache_steps(logits.shape[0], step), turn_into_gradient, lambda: None, device)
-            gradient.add(chunk, rows_hidden, logits)
-        gradients = (
-            None if made is None else made.to(like.dtype)
-            for made, like in zip(gradient.made, (hidden, weight, bias), strict=True)
-        )
-        return *gradients, None, None, None
+def linear_token_logprob_chunked_forward(
+    arguments: TokenLogprobArguments, settings: TokenLogprobSettings
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
+    """(log_p, statistics: the fields of LabelStatistics, all logits if they are kept, else none)."""
+    call = TokenLogprobCall(arguments, settings)
+    size, runs = call.runs()
+    kept_shape = (call.num_rows, call.vocabulary.size) if settings.keep else (0, 0)
+    kept = torch.empty(kept_shape, dtype=settings.kept_dtype, device=call.device)
+    buffer = call.buffer(size, settings.kept_dtype)
+    row_max = torch.full((call.num_rows,), -torch.inf, dtype=call.dtype, device=call.device)
+    label_logit, rest = row_max.clone(), torch.zeros_like(row_max)
+    for run in runs:
+        width = run.stop - run.start
+        logits = call.logits(run, kept[:, run] if settings.keep else buffer[:, :width])
+        part, wide = call.part(run), logits.to(call.dtype)
+        # The exponentials go over what nobody needs again.
+        scratch = buffer[:, :width] if wide is logits else wide
+        of_run = part.max(wide)
+        label_logit = torch.maximum(label_logit, part.at(wide, arguments.token_ids))
+        run_rest = label_rest(wide, _finite(of_run), arguments.token_ids, part, scratch)
+        row_max, rest = _merge(row_max, rest, of_run, run_rest)
+    largest = call.vocabulary.largest(row_max.clone())
+    rest = call.vocabulary.total(rest * (row_max - _finite(largest)).exp())
+    statistics = label_statistics_from(call.vocabulary.largest(label_logit), largest, rest)
+    # Apart from the packed ones: a tensor that is both output and saved would keep itself alive.
+    return statistics.log_p, torch.stack(statistics, 1), kept
+
+
+def linear_token_logprob_chunked_backward(
+    arguments: TokenLogprobArguments,
+    settings: TokenLogprobSettings,
+    statistics: Float[Tensor, "N 4"],
+    kept: Float[Tensor, "N V"],
+    d_log_p: Float[Tensor, " N"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden, weight and bias, empty where not needed. Logits that were kept are overwritten."""
+    call = TokenLogprobCall(arguments, settings)
+    needed = (settings.needed[0], settings.needed[1], settings.needed[2])
+    gradient = GradientByColumns(call.head, *arguments[:3], needed)
+    size, runs = call.runs()
+    use_kept = kept.shape[0] > 0
+    buffer = None if use_kept else call.buffer(size, settings.kept_dtype)
+    d_buffer = call.buffer(size, call.head.gradient_dtype) if call.separate else None
+    # Of the product and not of the logits.
+    d_log_p = d_log_p * settings.logit_scale
+    for run in runs:
+        width = run.stop - run.start
+        logits = kept[:, run] if buffer is None else call.logits(run, buffer[:, :width])
+        out = logits if d_buffer is None else d_buffer[:, :width]
+        _write_run_gradient(call, run, logits, statistics, d_log_p, out)
+        gradient.add(run, arguments.hidden, out)
+    return gradient.made(call.vocabulary)
+
+
+def _write_run_gradient(
+    call: TokenLogprobCall,
+    run: slice,
+    logits: Float[Tensor, "N v"],
+    statistics: Float[Tensor, "N 4"],
+    d_log_p: Float[Tensor, " N"],
+    out: Float[Tensor, "N v"],
+) -> None:
+    """The gradient of a run's product; out may be the logits."""
+    ids, softcap = call.arguments.token_ids, call.settings.softcap
+    part = call.part(run)
+    if call.settings.backend == "triton":
+        from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
+
+        # An id that lies elsewhere meets no column.
+        here = ids - part.start
+        token_logprob_backward(logits, here, None, statistics, d_log_p, part.size, out, softcap=softcap)
+        return
+    fields = LabelStatistics(*statistics.unbind(1))
+    slope = call.head.slope(logits, torch.empty_like(logits)) if softcap else None
+    write_label_gradient(logits, label_coefficients(fields, ids, d_log_p), part, out)
+    if slope is not None:
+        out.mul_(slope)
+
+
+def _merge(max_a: Tensor, rest_a: Tensor, max_b: Tensor, rest_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum, and sum of exponentials above it, of two sets of entries together."""
+    row_max = torch.maximum(max_a, max_b)
+    base = _finite(row_max)
+    return row_max, rest_a * (max_a - base).exp() + rest_b * (max_b - base).exp()
+
+
+def _finite(row_max: Tensor) -> Tensor:
+    """A set of entries that are all minus infinity has no maximum to subtract."""
+    return row_max.masked_fill(row_max == -torch.inf, 0.0)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tide_kernels._shared.backends import resolve_plain_backend
+import torch
+from torch import Tensor
+
+from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import accumulation_dtype, check_id_values, check_ids, check_vocab
-from tide_kernels._shared.head import check_head, check_workspace, cut_to_vocabulary
-from tide_kernels.linear_token_logprob.chunked import LinearTokenLogprobFunction
+from tide_kernels._shared.first_order import first_order_only
+from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary
+from tide_kernels._shared.head_checks import check_head, check_head_options, check_logits_dtype
+from tide_kernels._shared.linear_arguments import autocast_dtype_of, torch_for_groups
+from tide_kernels._shared.vocabulary import shard_extent
+from tide_kernels._shared.workspace import workspace
+from tide_kernels.linear_token_logprob.chunked import (
+    TokenLogprobArguments,
+    TokenLogprobSettings,
+    linear_token_logprob_chunked_backward,
+    linear_token_logprob_chunked_forward,
+)
 from tide_kernels.linear_token_logprob.reference import linear_token_logprob_reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 
 def linear_token_logprob(
@@ -22,13 +35,18 @@ def linear_token_logprob(
     *,
     bias: Float[Tensor, " V"] | None = None,
     vocab_size: int | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    logits_dtype: torch.dtype | None = None,
     workspace_bytes: int | None = None,
+    vocab_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, " N"]:
-    """log softmax(hidden @ weight.T + bias)[token] per row at T = 1, without holding [N, V] logits.
+    """log softmax of the head's logits at one token per row, T = 1, without holding [N, V] logits.
 
-    Forward keeps a few numbers per row; backward makes the logits of a chunk of rows once more. Products
-    accumulate in fp32 and logits are not rounded to the model's dtype.
+    Forward keeps a few numbers per row, or the logits where all of them fit the workspace; backward makes
+    those of a run of the vocabulary once more where they were not kept. Products accumulate in fp32 and
+    logits are not rounded to the model's dtype. The triton backend's forward writes no logits at all.
 
     Args:
         hidden: [N, d], fp32, bf16 or fp16 (fp64 works in fp64): the rows a loss reads, and no others.
@@ -36,9 +54,17 @@ def linear_token_logprob(
         token_ids: [N] integers in [0, V).
         bias: [V] or None.
         vocab_size: normalise over the first vocab_size entries; the others get gradient 0.
-        workspace_bytes: for logits in flight, at least one row's; None for the environment variable
-            TIDE_WORKSPACE_BYTES, or 256 MiB on CPU and 2 GiB on a GPU.
-        backend: "auto", "torch" (row chunks) or "reference" (all logits at once).
+        logit_scale: factor of hidden @ weight.T + bias.
+        softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
+        logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where both inputs are, halves them
+            and costs 2 to 16 % of the gradient.
+        workspace_bytes: for what is held of [N, v] at once, at least one column's; None for the environment
+            variable TIDE_WORKSPACE_BYTES, or 240 MiB on CPU and 768 MiB on a GPU.
+        vocab_group: processes that hold the head in equal runs of rows, in the order of their ranks; ids and
+            vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
+            results; the weight's gradient is the shard's. Backend "torch".
+        backend: "auto" ("triton" on a GPU, else "torch"), "triton", "torch" (row chunks) or "reference" (all
+            logits at once).
 
     Returns:
         [N] fp32, nats, at most 0. Differentiable once.
@@ -48,18 +74,142 @@ def linear_token_logprob(
             only).
     """
     name = "linear_token_logprob"
-    which = resolve_plain_backend(name, backend)
     check_head(name, "", hidden, weight, bias, frozen=False)
-    check_workspace(name, workspace_bytes)
-    vocab = check_vocab(name, vocab_size, weight.shape[0])
-    token_ids = check_ids(name, "token_ids", token_ids, hidden.shape[0], hidden.device)
-    check_id_values(name, "token_ids", token_ids, vocab, None)
-    weight = cut_to_vocabulary(weight, vocab)
-    bias = None if bias is None else cut_to_vocabulary(bias, vocab)
-    dtype = accumulation_dtype(hidden, weight)
-    if which == "reference":
-        return linear_token_logprob_reference(hidden, weight, bias, token_ids, dtype)
-    log_p: Tensor = LinearTokenLogprobFunction.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, token_ids, dtype, workspace_bytes
+    dtype, device = accumulation_dtype(hidden, weight), hidden.device
+    which = torch_for_groups(name, backend, vocab_group is not None)
+    which = resolve_backend(name, which, device, dtype)
+    if vocab_group is None:
+        vocab = check_vocab(name, vocab_size, weight.shape[0])
+    else:
+        vocab = shard_extent(name, weight.shape[0], vocab_size, vocab_group)
+    budget = workspace(name, workspace_bytes, device)
+    trained = (hidden, weight, bias)
+    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
+    arguments = TokenLogprobArguments(
+        hidden, weight, bias, check_ids(name, "token_ids", token_ids, hidden.shape[0], device)
     )
+    settings = TokenLogprobSettings(
+        *check_head_options(name, "", logit_scale, softcap),
+        vocab,
+        budget,
+        check_logits_dtype(name, logits_dtype, dtype, hidden, weight),
+        dtype,
+        autocast_dtype_of(device),
+        "" if vocab_group is None else vocab_group.group_name,
+        which,
+        needed,
+        any(needed)
+        and vocab_group is None
+        and not torch.compiler.is_compiling()
+        and hidden.shape[0] * vocab * dtype.itemsize <= budget,
+    )
+    if which == "reference":
+        return _by_definition(arguments, settings)
+    log_p: Tensor = _forward(*arguments, *settings)[0]
     return log_p
+
+
+def _by_definition(arguments: TokenLogprobArguments, settings: TokenLogprobSettings) -> Float[Tensor, " N"]:
+    hidden, weight, bias, token_ids = arguments
+    if not torch.compiler.is_compiling():
+        check_id_values("linear_token_logprob", "token_ids", token_ids, settings.vocab, None)
+    return linear_token_logprob_reference(
+        hidden,
+        cut_to_vocabulary(weight, settings.vocab),
+        None if bias is None else cut_to_vocabulary(bias, settings.vocab),
+        token_ids,
+        HeadOptions(settings.logit_scale, settings.softcap),
+        settings.logits_dtype,
+        settings.dtype,
+    )
+
+
+_INPUTS = (
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor token_ids, float logit_scale, float softcap, "
+    "SymInt vocab, SymInt workspace_bytes, ScalarType logits_dtype, ScalarType dtype, "
+    "ScalarType? autocast_dtype, str vocab_group, str backend, bool[] needed, bool keep"
+)
+
+
+def _split(inputs: tuple[Any, ...]) -> tuple[TokenLogprobArguments, TokenLogprobSettings, tuple[Any, ...]]:
+    """The op's flat arguments by name, and those that follow."""
+    first, second = len(TokenLogprobArguments._fields), len(TokenLogprobSettings._fields)
+    return (
+        TokenLogprobArguments(*inputs[:first]),
+        TokenLogprobSettings(*inputs[first : first + second]),
+        inputs[first + second :],
+    )
+
+
+@torch.library.custom_op(
+    "tide_kernels::linear_token_logprob",
+    mutates_args=(),
+    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arguments, settings, _ = _split(inputs)
+    check_id_values("linear_token_logprob", "token_ids", arguments.token_ids, settings.vocab, None)
+    # Autocast would round products to a half type.
+    with torch.autocast(arguments.hidden.device.type, enabled=False):
+        if settings.backend == "triton":
+            from tide_kernels.linear_token_logprob.launch import linear_token_logprob_forward  # needs triton
+
+            return linear_token_logprob_forward(arguments, settings)
+        return linear_token_logprob_chunked_forward(arguments, settings)
+
+
+@_forward.register_fake
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    (hidden, *_), settings, _ = _split(inputs)
+    num_rows = hidden.shape[0]
+    kept = (num_rows, settings.vocab) if settings.keep else (0, 0)
+    return (
+        hidden.new_empty((num_rows,), dtype=settings.dtype),
+        hidden.new_empty((num_rows, 4), dtype=settings.dtype),
+        hidden.new_empty(kept, dtype=settings.kept_dtype),
+    )
+
+
+@torch.library.custom_op(
+    "tide_kernels::linear_token_logprob_backward",
+    mutates_args=("kept",),
+    schema=f"({_INPUTS}, Tensor statistics, Tensor(a!) kept, Tensor d_log_p) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arguments, settings, (statistics, kept, d_log_p) = _split(inputs)
+    with torch.autocast(arguments.hidden.device.type, enabled=False):
+        return linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, d_log_p)
+
+
+@_backward.register_fake
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    (hidden, weight, bias, _), settings, (statistics, *_) = _split(inputs)
+    nothing = statistics.new_empty((0,))
+    like = (hidden, weight, nothing if bias is None else bias)
+    d_hidden, d_weight, d_bias = (
+        x.new_empty(x.shape if asked else (0,)) for x, asked in zip(like, settings.needed, strict=True)
+    )
+    return d_hidden, d_weight, d_bias
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    arguments, ctx.settings, _ = _split(inputs)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*arguments, output[1])
+    ctx.kept = output[2]
+
+
+@first_order_only
+def _differentiate(ctx: Any, d_log_p: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *tensors, statistics = ctx.saved_tensors
+    # The first backward writes over kept logits; a second one makes them again.
+    kept, ctx.kept = ctx.kept, ctx.kept.new_empty((0, 0))
+    if type(kept) is not Tensor:
+        # Traced for torch.compile, which would have to copy what is written over.
+        kept = ctx.kept
+    made = _backward(*tensors, *ctx.settings, statistics, kept, d_log_p)
+    gradients = (x if asked else None for x, asked in zip(made, ctx.settings.needed, strict=True))
+    return *gradients, *(None,) * (1 + len(TokenLogprobSettings._fields))
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.vocabulary import Vocabulary
 
 
 def reverse_kl_chunk_statistics(
@@ -26,21 +27,28 @@ def reverse_kl_chunk_statistics(
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
 ) -> RowStatistics:
     """KL(softmax(student / T) || softmax(teacher / T)) per row; lambda_t is not used."""
     tilt = tilt_statistics(
-        student, teacher, lambda_t.new_full(lambda_t.shape, 1 / temperature), temperature, scratch
+        student,
+        teacher,
+        lambda_t.new_full(lambda_t.shape, 1 / temperature),
+        temperature,
+        vocabulary,
+        scratch,
     )
     kl, careful = tilt.log_mean, tilt.careful
     if tilt.outside is not None:
         # The teacher's mass where the student has none is missing from the ratio, in every entry alike.
-        kl = kl + _log_share(student, teacher, temperature, scratch)
+        kl = kl + _log_share(student, teacher, temperature, vocabulary, scratch)
         # Student mass outside the teacher's support: infinite, by the definition.
         careful = careful | (tilt.outside.log_share > 0) | ~kl.isfinite()
     if bool(careful.any()):
         rows = careful.nonzero().squeeze(1)
-        exact, _ = reverse_kl_reference(student[rows].double(), teacher[rows].double(), temperature)
+        whole = [vocabulary.whole(x[rows]).double() for x in (student, teacher)]
+        exact, _ = reverse_kl_reference(whole[0], whole[1], temperature)
         kl[rows] = exact.to(kl.dtype)
     return RowStatistics(
         kl, tilt.row_max, tilt.total, tilt.mean_difference, tilt.mean_w, tilt.infinite, careful
@@ -52,6 +60,7 @@ def reverse_kl_chunk_gradient(
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
     temperature: float,
+    vocabulary: Vocabulary,
     scratch: Scratch,
     statistics: RowStatistics,
     weight: Float[Tensor, " n"],
@@ -71,19 +80,24 @@ def reverse_kl_chunk_gradient(
         torch.mul(p, w, out=out)
         return
     rows = careful.nonzero().squeeze(1)
-    exact = reverse_kl_gradient(student[rows].double(), teacher[rows].double(), temperature)
+    whole = [vocabulary.whole(x[rows]).double() for x in (student, teacher)]
+    exact = reverse_kl_gradient(whole[0], whole[1], temperature)
     torch.mul(p, w, out=out)
-    out[rows] = (weight[rows].double()[:, None] * exact).to(out.dtype)
+    out[rows] = (weight[rows].double()[:, None] * vocabulary.own(exact)).to(out.dtype)
 
 
 def _log_share(
-    student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"], temperature: float, scratch: Scratch
+    student: Float[Tensor, "n V"],
+    teacher: Float[Tensor, "n V"],
+    temperature: float,
+    vocabulary: Vocabulary,
+    scratch: Scratch,
 ) -> Float[Tensor, " n"]:
     """-log of the teacher's mass on entries where the student is not at minus infinity."""
     p, w, _ = scratch
-    torch.sub(teacher, teacher.amax(1)[:, None], out=p).mul_(1 / temperature).exp_()
-    outside = torch.mul(p, student.isneginf(), out=w).sum(1)
-    return (outside / p.sub_(w).sum(1)).log1p_()
+    torch.sub(teacher, vocabulary.max(teacher)[:, None], out=p).mul_(1 / temperature).exp_()
+    outside = vocabulary.sum(torch.mul(p, student.isneginf(), out=w))
+    return (outside / vocabulary.sum(p.sub_(w))).log1p_()
 
 
 def _reference(

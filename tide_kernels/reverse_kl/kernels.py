@@ -118,9 +118,11 @@ def reverse_kl_bwd_kernel(
     d_kl_ptr,  # [N] fp32
     d_ce_ptr,  # [N] fp32
     d_student_ptr,  # [N, width], the student's dtype; may be the student itself
-    student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature, N,
-    HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, TEMPERATURE: tl.constexpr,
-    LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+    student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature,
+    inverse_softcap,  # 1 / cap of the student's logits
+    N,
+    HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     row = (N - 1 - tl.program_id(0) // SPLITS).to(tl.int64)
     split = tl.program_id(0) % SPLITS
@@ -129,5 +131,6 @@ def reverse_kl_bwd_kernel(
         student_ptr, teacher_ptr, d_student_ptr, statistics_ptr, d_kl_ptr, d_ce_ptr,
         student_stride_n, teacher_stride_n, d_student_stride_n, V, width,
         row, split, active, label, lambda_t / temperature, student_scale, temperature, 1,
-        True, HAS_KL, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+        inverse_softcap,
+        True, HAS_KL, HAS_LABEL, HAS_SOFTCAP, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
     )  # fmt: skip

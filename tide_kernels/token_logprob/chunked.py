@@ -18,6 +18,7 @@ from tide_kernels._shared.label import (
     label_statistics_from,
     write_label_gradient,
 )
+from tide_kernels._shared.vocabulary import Vocabulary
 from tide_kernels._shared.workers import map_chunks
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ def token_logprob_chunked_forward(
     num_rows, dtype, active = logits.shape[0], accumulation_dtype(logits), active_rows(mask)
     chunks = RowChunks(num_rows, active, vocab, dtype, logits.device)
     ids = token_ids if active is None else token_ids[active]
+    vocabulary = Vocabulary(vocab)
 
     def values(rows: slice, buffers: _Buffers) -> tuple[Tensor, Tensor]:
         part = chunks.load(logits, rows, buffers.loaded)
         row_max = part.amax(1)
-        return row_max, label_rest(part, row_max, ids[rows], buffers.exponentials[: part.shape[0]])
+        buffer = buffers.exponentials[: part.shape[0]]
+        return row_max, label_rest(part, row_max, ids[rows], vocabulary, buffer)
 
     parts = map_chunks(
         chunks, values, lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer()), chunks.device
@@ -65,7 +68,7 @@ def token_logprob_chunked_backward(
     """Gradient in the logits, in `out` where one is given: it may be the logits."""
     chunks = RowChunks(logits.shape[0], active_rows(mask), vocab, statistics.dtype, logits.device)
     d_logits = chunks.gradient_like(logits) if out is None else out
-    every = slice(0, chunks.num_active)
+    every, vocabulary = slice(0, chunks.num_active), Vocabulary(vocab)
     coefficients = label_coefficients(
         LabelStatistics(*(chunks.select(field, every) for field in statistics.unbind(1))),
         chunks.select(token_ids, every),
@@ -74,7 +77,8 @@ def token_logprob_chunked_backward(
 
     def gradient(rows: slice, buffer: Float[Tensor, "n V"] | None) -> None:
         part = chunks.load(logits, rows, buffer)
-        write_label_gradient(part, coefficients.at(rows), chunks.target(d_logits, rows, buffer))
+        target = chunks.target(d_logits, rows, buffer)
+        write_label_gradient(part, coefficients.at(rows), vocabulary, target)
         chunks.store(d_logits, rows, buffer)
 
     map_chunks(chunks, gradient, lambda: chunks.buffer_for(logits), chunks.device)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from tide_kernels._shared.label_kernels import label_value
-from tide_kernels._shared.math_kernels import LOG2E
+from tide_kernels._shared.math_kernels import LOG2E, softcap_slope
 from tide_kernels._shared.row_kernels import fill_zeros, rest_columns, row_start, tile_range, whole_tiles
 
 STATISTICS = tl.constexpr(4)
@@ -41,6 +41,16 @@ def join_exponentials(mk_a, rest_a, mk_b, rest_b):
 
 
 @triton.jit
+def store_token_statistics(statistics_ptr, row, mk, inverse, share, mask):
+    """What the gradient of a row, or of several, needs."""
+    row_ptr = statistics_ptr + row * STATISTICS
+    tl.store(row_ptr, mk, mask=mask)
+    tl.store(row_ptr + 1, inverse, mask=mask)
+    tl.store(row_ptr + 2, share, mask=mask)
+    tl.store(row_ptr + 3, tl.zeros_like(mk), mask=mask)
+
+
+@triton.jit
 def finish_token_logprob(
     logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, V, row, label, active, mk, rest,
 ):  # fmt: skip
@@ -49,10 +59,8 @@ def finish_token_logprob(
         logits_ptr + row * logits_stride_n, label, V, active, mk, rest, LOG2E, 1.0
     )
     tl.store(log_p_ptr + row, tl.where(active, log_p, 0.0))
-    tl.store(statistics_ptr + row * STATISTICS, tl.where(active, mk, 0.0))
-    tl.store(statistics_ptr + row * STATISTICS + 1, tl.where(active, inverse, 0.0))
-    tl.store(statistics_ptr + row * STATISTICS + 2, tl.where(active, share, 0.0))
-    tl.store(statistics_ptr + row * STATISTICS + 3, 0.0)
+    mk, inverse = tl.where(active, mk, 0.0), tl.where(active, inverse, 0.0)
+    store_token_statistics(statistics_ptr, row, mk, inverse, tl.where(active, share, 0.0), True)
 
 
 @triton.jit
@@ -137,8 +145,11 @@ def token_logprob_bwd_kernel(
     logits_ptr, token_ids_ptr, mask_ptr, statistics_ptr,
     d_log_p_ptr,  # [N] fp32
     d_logits_ptr,  # [N, width], the logits' dtype; may be the logits themselves
-    logits_stride_n, d_logits_stride_n, V, width, N,
-    HAS_MASK: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
+    logits_stride_n, d_logits_stride_n, V, width,
+    inverse_softcap,  # 1 / cap of the logits
+    N,
+    HAS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     row = (N - 1 - tl.program_id(0) // SPLITS).to(tl.int64)
     split = tl.program_id(0) % SPLITS
@@ -158,12 +169,16 @@ def token_logprob_bwd_kernel(
             start = tile * BLOCK_V
             x = tl.load(logits_ptr + start_of_row + start + lanes).to(tl.float32)
             d_x = token_gradient(x, skip + start + lanes, label, mk, scale, at_label)
+            if HAS_SOFTCAP:
+                d_x *= softcap_slope(x, inverse_softcap)
             tl.store(d_logits_ptr + start_of_out + start + lanes, d_x.to(d_logits_ptr.dtype.element_ty))
         for start in range(0, tl.where(split == SPLITS - 1, V - num_tiles * BLOCK_V, 0), BLOCK_V):
             cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
             offsets = cols - skip
             x = tl.load(logits_ptr + start_of_row + offsets, mask=in_vocab, other=0.0).to(tl.float32)
             d_x = token_gradient(x, cols, label, mk, scale, at_label)
+            if HAS_SOFTCAP:
+                d_x *= softcap_slope(x, inverse_softcap)
             tl.store(
                 d_logits_ptr + start_of_out + offsets, d_x.to(d_logits_ptr.dtype.element_ty), mask=in_vocab
             )

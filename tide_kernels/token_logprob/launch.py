@@ -69,8 +69,12 @@ def token_logprob_backward(
     d_log_p: Float[Tensor, " N"],
     vocab: int,
     out: Float[Tensor, "N V"] | None,
+    softcap: float = 0.0,
 ) -> Float[Tensor, "N V"]:
-    """Gradient in the logits, in `out` where one is given: it may be the logits."""
+    """Gradient in the logits, in `out` where one is given: it may be the logits.
+
+    With a softcap, those are capped, and the gradient is in what was capped.
+    """
     rows = with_unit_columns(logits)
     (num_rows, width), device = rows.shape, rows.device
     d_logits = torch.empty((num_rows, width), dtype=rows.dtype, device=device) if out is None else out
@@ -90,8 +94,10 @@ def token_logprob_backward(
                 target.stride(0),
                 vocab,
                 width,
+                1.0 / softcap if softcap else 0.0,
                 num_rows,
                 HAS_MASK=mask is not None,
+                HAS_SOFTCAP=softcap != 0.0,
                 LOCKSTEP=in_lockstep(rows, target),
                 SPLITS=splits,
                 BLOCK_V=blocks.block_v,

@@ -1,0 +1,120 @@
+"""Gradients of hidden states, head and bias from the gradient of the logits, a part of the logits at a time.
+
+Only what is `needed` (of hidden states, weight, bias) is allocated or computed; the rest is empty.
+Legend: N rows, n rows of a chunk, V entries of the weight, v entries in use or of a run, d hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tide_kernels._shared.head import multiply
+from tide_kernels._shared.pages import on_huge_pages
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tide_kernels._shared.head import Head
+    from tide_kernels._shared.vocabulary import Vocabulary
+
+
+class _Gradient:
+    """The three gradients, unset but for entries of the vocabulary that are not in use."""
+
+    def __init__(
+        self,
+        head: Head,
+        hidden: Float[Tensor, "N d"],
+        weight: Float[Tensor, "V d"],
+        bias: Float[Tensor, " V"] | None,
+        needed: tuple[bool, bool, bool],
+        dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
+    ) -> None:
+        self.head, self.needed = head, needed
+        in_use, device = head.weight.shape[0], hidden.device
+        shapes = (hidden.shape, weight.shape, weight.shape[:1])
+        self.d_hidden, self.d_weight, self.d_bias = (
+            on_huge_pages(torch.empty(shape if asked else (0,), dtype=dtype, device=device))
+            for shape, asked, dtype in zip(shapes, needed, dtypes, strict=True)
+        )
+        if hidden.shape[0] == 0:
+            in_use = 0  # no product writes anything
+        self.d_weight[in_use:].zero_()
+        self.d_bias[in_use:].zero_()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any gradient is."""
+        return any(self.needed)
+
+
+class GradientByRows(_Gradient):
+    """From chunks of rows: those of the hidden states are written once, the weight's are added to.
+
+    All in the dtype of accumulation.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        hidden: Float[Tensor, "N d"],
+        weight: Float[Tensor, "V d"],
+        bias: Float[Tensor, " V"] | None,
+        needed: tuple[bool, bool, bool],
+    ) -> None:
+        super().__init__(head, hidden, weight, bias, needed, (head.dtype,) * 3)
+
+    def add(self, rows: slice, hidden: Float[Tensor, "n d"], d_logits: Float[Tensor, "n v"]) -> None:
+        """Take in one chunk, in order: its hidden states and its product's gradient."""
+        d_logits = d_logits.to(self.head.gradient_dtype)
+        vocab, later = d_logits.shape[1], rows.start > 0
+        if self.needed[0]:
+            self.head.hidden_gradient(d_logits, self.d_hidden[rows])
+        if self.needed[1]:
+            # The first chunk is written: nothing has to be zeroed, or read.
+            multiply(d_logits.T, hidden.to(d_logits.dtype), self.d_weight[:vocab], add=later)
+        if self.needed[2]:
+            share = d_logits.sum(0, dtype=self.head.dtype)
+            self.d_bias[:vocab] = self.d_bias[:vocab] + share if later else share
+
+    def made(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of hidden states, weight and bias."""
+        return vocabulary.total(self.d_hidden), self.d_weight, self.d_bias
+
+
+class GradientByColumns(_Gradient):
+    """From runs of the vocabulary: rows of the weight's gradient are written once, in the weight's dtype, and
+    the hidden states' are added up in the dtype of accumulation."""
+
+    def __init__(
+        self,
+        head: Head,
+        hidden: Float[Tensor, "N d"],
+        weight: Float[Tensor, "V d"],
+        bias: Float[Tensor, " V"] | None,
+        needed: tuple[bool, bool, bool],
+    ) -> None:
+        dtypes = (head.dtype, weight.dtype, head.dtype if bias is None else bias.dtype)
+        super().__init__(head, hidden, weight, bias, needed, dtypes)
+        self.hidden_dtype = hidden.dtype
+
+    def add(self, run: slice, hidden: Float[Tensor, "N d"], d_logits: Float[Tensor, "N v"]) -> None:
+        """Take in one run, in order: all hidden states and its product's gradient."""
+        d_logits = d_logits.to(self.head.gradient_dtype)
+        if self.needed[0]:
+            self.head.columns(run).hidden_gradient(d_logits, self.d_hidden, add=run.start > 0)
+        if self.needed[1] and hidden.shape[0] > 0:
+            out = self.d_weight[run]
+            made = out if out.dtype == d_logits.dtype else torch.empty_like(out, dtype=self.head.dtype)
+            multiply(d_logits.T, hidden.to(d_logits.dtype), made)
+            if made is not out:
+                out.copy_(made)
+        if self.needed[2]:
+            self.d_bias[run] = d_logits.sum(0, dtype=self.head.dtype)
+
+    def made(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of hidden states, weight and bias, each in its dtype."""
+        return vocabulary.total(self.d_hidden).to(self.hidden_dtype), self.d_weight, self.d_bias

@@ -1,0 +1,243 @@
+"""Both divergences over hidden states, some rows at a time: products, values, gradient, products.
+
+hidden --two products--> logits --formulas or kernels--> kl, ce, d_logits --two products--> d_hidden, d_weight
+
+Logits are there for a chunk of rows, their gradient for a block of a few chunks: every block reads and writes
+the gradient of the head once. On the `torch` backend d_logits is written over the student's logits; the
+`triton` kernels write it in the dtype of the products that read it. The row formulas and kernels are those of
+the logits-in ops.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tide_kernels._shared.chunking import Scratch, rows_per_chunk
+from tide_kernels._shared.divergence_chunks import chunk_gradient, chunk_values
+from tide_kernels._shared.head import Head, product_dtype
+from tide_kernels._shared.head_gradient import GradientByRows
+from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
+from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.workspace import RowPlan, aligned_rows, plan_rows, row_steps
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tide_kernels._shared.divergence_chunks import RowDivergence
+    from tide_kernels._shared.divergence_launch import DivergenceKernels
+    from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
+
+
+# Chunks to a block: of fp32 logits that become their gradient; of fp32 logits on both sides with the gradient
+# in bf16, which then takes as many bytes as they do.
+IN_PLACE_RATIO = 2
+SEPARATE_RATIO = 4
+
+
+def linear_divergence_rows(
+    formulas: RowDivergence,
+    kernels: DivergenceKernels | None,
+    arguments: LinearArguments,
+    settings: LinearSettings,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """loss, kl, ce (empty without labels), and the needed gradients for upstream 1 (empty where not needed).
+
+    Args:
+        formulas: of the `torch` backend.
+        kernels: of the `triton` backend; None for the other.
+        arguments: tensors.
+        settings: the rest.
+    """
+    hidden, dtype = arguments.student_hidden, arguments.lambda_t.dtype
+    vocabulary = vocabulary_of(arguments.student_weight.shape[0], settings.vocab, settings.vocab_group)
+    student_head, teacher_head = (
+        Head(weight, bias, options, dtype, product_dtype(x, weight, dtype, settings.autocast_dtype))
+        for (x, weight, bias), options in arguments.sides(settings, vocabulary.size)
+    )
+    needed = (settings.needed[0], settings.needed[1], settings.needed[2])
+    gradient = GradientByRows(student_head, *arguments[:3], needed)
+    given = (arguments, settings, student_head, vocabulary, gradient.wanted)
+    rows = _FormulaRows(formulas, *given) if kernels is None else _KernelRows(kernels, *given)
+    plan = rows.plan()
+    for block in row_steps(hidden.shape[0], plan.block):
+        for chunk in row_steps(block, plan.chunk):
+            student, teacher = rows.buffers(chunk, block)
+            student_head.logits(hidden[chunk], student)
+            teacher_head.logits(arguments.teacher_hidden[chunk], teacher)
+            rows.take(chunk, block, student, teacher)
+        if gradient.wanted:
+            gradient.add(block, hidden[block], rows.d_block[: block.stop - block.start])
+    loss = (arguments.weight * rows.kl).sum()
+    if arguments.labels is not None:
+        loss = loss + (arguments.ce_weight * rows.ce).sum()
+    return loss, rows.kl, rows.ce, *gradient.made(vocabulary)
+
+
+class _Rows:
+    """kl and ce of all rows, and what a backend does with the logits of some of them."""
+
+    def __init__(
+        self,
+        arguments: LinearArguments,
+        settings: LinearSettings,
+        head: Head,
+        vocabulary: Vocabulary,
+        wanted: bool,
+    ) -> None:
+        self.arguments, self.settings = arguments, settings
+        self.head, self.vocabulary, self.wanted = head, vocabulary, wanted
+        self.dtype, self.device = arguments.lambda_t.dtype, arguments.lambda_t.device
+        self.kl = torch.zeros_like(arguments.lambda_t)
+        self.ce = self.kl.new_zeros(0) if arguments.labels is None else torch.zeros_like(self.kl)
+        # Of the product and not of the logits.
+        self.kl_weight = arguments.weight * head.options.logit_scale
+        self.ce_weight = arguments.ce_weight * head.options.logit_scale
+
+    def plan(self) -> RowPlan:
+        """Rows per block and chunk; makes their buffers."""
+        logits_dtype = self.logits_dtype()
+        # The gradient takes the place of the student's logits where they have its dtype.
+        self.in_place = self.wanted and self.gradient_dtype() == logits_dtype
+        apart = 1 if self.in_place else 2
+        entry = (self.gradient_dtype().itemsize if self.wanted else 0, apart * logits_dtype.itemsize)
+        plan = plan_rows(
+            self.kl.shape[0],
+            self.vocabulary.size * entry[0],
+            self.vocabulary.size * entry[1] + self.scratch_bytes(),
+            IN_PLACE_RATIO if self.in_place else SEPARATE_RATIO,
+            self.settings.workspace_bytes,
+        )
+
+        def rows_of(count: int, dtype: torch.dtype) -> Float[Tensor, "n V"]:
+            return aligned_rows(count, self.vocabulary.size, dtype, self.device)
+
+        self.d_block = rows_of(plan.block if self.wanted else 0, self.gradient_dtype())
+        self.teacher = rows_of(plan.chunk, logits_dtype)
+        self.student = rows_of(0 if self.in_place else plan.chunk, logits_dtype)
+        return plan
+
+    def buffers(self, chunk: slice, block: slice) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]:
+        """Where the student's and the teacher's logits of a chunk go."""
+        size = chunk.stop - chunk.start
+        return self.gradient_of(chunk, block) if self.in_place else self.student[:size], self.teacher[:size]
+
+    def gradient_of(self, chunk: slice, block: slice) -> Float[Tensor, "n V"]:
+        """Where the gradient of a chunk goes."""
+        return self.d_block[chunk.start - block.start : chunk.stop - block.start]
+
+    def logits_dtype(self) -> torch.dtype:
+        """Of logits in flight."""
+        return self.dtype
+
+    def gradient_dtype(self) -> torch.dtype:
+        """Of their gradient."""
+        return self.dtype
+
+    def scratch_bytes(self) -> int:
+        """What a row of a chunk takes beside logits and gradient."""
+        return 0
+
+    def take(
+        self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]
+    ) -> None:
+        """kl and ce of a chunk, and the gradient of the student's product, if that is wanted."""
+        raise NotImplementedError
+
+
+class _FormulaRows(_Rows):
+    """The `torch` backend. The product wants many rows at once, the formulas few enough to stay in cache."""
+
+    def __init__(self, formulas: RowDivergence, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.formulas = formulas
+
+    def scratch_bytes(self) -> int:
+        # Sharded, a chunk goes through the formulas whole, since each of their sums is a message.
+        entry = len(Scratch._fields) * self.dtype.itemsize
+        return self.vocabulary.size * entry if self.vocabulary.sharded else 0
+
+    def take(
+        self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]
+    ) -> None:
+        step = student.shape[0]
+        if not self.vocabulary.sharded:
+            step = min(step, rows_per_chunk(self.vocabulary.size, self.dtype, self.device))
+
+        def values_and_gradient(here: slice, scratch: Scratch) -> None:
+            rows = slice(chunk.start + here.start, chunk.start + here.stop)
+            self._take_step(rows, student[here], teacher[here], scratch.head(here.stop - here.start))
+
+        map_chunks(
+            row_steps(student.shape[0], step),
+            values_and_gradient,
+            lambda: Scratch.allocate(step, self.vocabulary.size, self.dtype, self.device),
+            self.device,
+        )
+
+    def _take_step(
+        self, rows: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"], scratch: Scratch
+    ) -> None:
+        arguments, settings = self.arguments, self.settings
+        if settings.logits_dtype != self.dtype:
+            student.copy_(student.to(settings.logits_dtype))
+            teacher.copy_(teacher.to(settings.logits_dtype))
+        labels = None if arguments.labels is None else arguments.labels[rows]
+        given = (student, teacher, arguments.lambda_t[rows], settings.temperature, self.vocabulary, scratch)
+        statistics = chunk_values(self.formulas, *given, labels)
+        self.kl[rows] = statistics.divergence.kl
+        if statistics.label is not None:
+            self.ce[rows] = -statistics.label.log_p
+        if not self.wanted:
+            return
+        slope = self.head.slope(student, torch.empty_like(student)) if self.head.options.softcap else None
+        chunk_gradient(
+            self.formulas,
+            *given,
+            statistics,
+            student,
+            weight=self.kl_weight[rows],
+            labels=labels,
+            ce_weight=None if labels is None else self.ce_weight[rows],
+        )
+        if slope is not None:
+            student.mul_(slope)
+
+
+class _KernelRows(_Rows):
+    """The `triton` backend: one launch for every statistic of a chunk, one for its gradient."""
+
+    def __init__(self, kernels: DivergenceKernels, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.kernels = kernels
+
+    def logits_dtype(self) -> torch.dtype:
+        return self.settings.logits_dtype
+
+    def gradient_dtype(self) -> torch.dtype:
+        return self.head.gradient_dtype
+
+    def take(
+        self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]
+    ) -> None:
+        arguments, settings = self.arguments, self.settings
+        labels = None if arguments.labels is None else arguments.labels[chunk]
+        given = (student, teacher, arguments.lambda_t[chunk], labels, None)
+        kl, ce, statistics = self.kernels.forward(*given, settings.temperature, self.vocabulary.size)
+        self.kl[chunk] = kl
+        if labels is not None:
+            self.ce[chunk] = ce
+        if not self.wanted:
+            return
+        self.kernels.backward(
+            *given,
+            statistics,
+            self.kl_weight[chunk],
+            None if labels is None else self.ce_weight[chunk],
+            settings.temperature,
+            self.vocabulary.size,
+            self.gradient_of(chunk, block),
+            softcap=self.head.options.softcap,
+        )

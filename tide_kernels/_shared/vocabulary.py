@@ -1,0 +1,186 @@
+"""The vocabulary axis as a process sees it: all of it, a run of it, or one shard of a head that is shared.
+
+Row formulas sum and compare over the vocabulary through these methods alone. Where processes share a head,
+each is one all-reduce of a value per row, so every process ends with the same numbers; logits never travel,
+but for rows that go through the definition.
+Legend: n rows of a chunk, v entries here, V entries in all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Shaped
+    from torch import Tensor
+
+
+class Vocabulary:
+    """All entries, in one process."""
+
+    sharded = False
+    start = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def sum(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        """Over the vocabulary."""
+        return x.sum(1)
+
+    def max(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        """Over the vocabulary."""
+        return x.amax(1)
+
+    def min(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        """Over the vocabulary."""
+        return x.amin(1)
+
+    def any(self, x: Bool[Tensor, "n v"]) -> Bool[Tensor, " n"]:
+        """Over the vocabulary."""
+        return x.any(1)
+
+    def at(self, x: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """x at one entry of the vocabulary per row."""
+        return x.gather(1, ids[:, None]).squeeze(1)
+
+    def put(
+        self, x: Float[Tensor, "n v"], ids: Int[Tensor, "n 1"], values: float | Float[Tensor, "n 1"]
+    ) -> Float[Tensor, "n v"]:
+        """x with another value at one entry of the vocabulary per row, in place."""
+        return x.scatter_(1, ids, values)
+
+    def whole(self, x: Shaped[Tensor, "n v"]) -> Shaped[Tensor, "n V"]:
+        """The same rows over all of the vocabulary."""
+        return x
+
+    def own(self, x: Shaped[Tensor, "n V"]) -> Shaped[Tensor, "n v"]:
+        """The entries that this process holds, of rows over all of the vocabulary."""
+        return x
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over processes of what each has, in place."""
+        return x
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The maximum over processes, in place."""
+        return x
+
+
+class VocabularyRun(Vocabulary):
+    """Entries from `start` on: sums and maxima are the run's own, a row's entry may lie elsewhere."""
+
+    def __init__(self, start: int, size: int) -> None:
+        super().__init__(size)
+        self.start = start
+
+    def at(self, x: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """x at one entry per row; minus infinity where that lies elsewhere."""
+        here, column = self._locate(ids[:, None])
+        return torch.where(here, x.gather(1, column), -torch.inf).squeeze(1)
+
+    def put(
+        self, x: Float[Tensor, "n v"], ids: Int[Tensor, "n 1"], values: float | Float[Tensor, "n 1"]
+    ) -> Float[Tensor, "n v"]:
+        here, column = self._locate(ids)
+        return x.scatter_(1, column, torch.where(here, values, x.gather(1, column)))
+
+    def _locate(self, ids: Int[Tensor, "n 1"]) -> tuple[Bool[Tensor, "n 1"], Int[Tensor, "n 1"]]:
+        column = ids - self.start
+        return (column >= 0) & (column < self.size), column.clamp(0, self.size - 1)
+
+
+class VocabularyShard(VocabularyRun):
+    """Equal runs of entries on the processes of a group, in the order of its ranks.
+
+    Args:
+        shard: entries a process holds; the last run may be cut by `vocab`.
+        vocab: entries in use over all processes.
+        group: of torch.distributed.
+    """
+
+    sharded = True
+
+    def __init__(self, shard: int, vocab: int, group: Any) -> None:
+        self.group, self.shard, self.vocab = group, shard, vocab
+        start = dist.get_rank(group) * shard
+        super().__init__(start, min(shard, vocab - start))
+
+    def sum(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        return self.total(x.sum(1))
+
+    def max(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        return self.largest(x.amax(1))
+
+    def min(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        return self._reduced(x.amin(1), dist.ReduceOp.MIN)
+
+    def any(self, x: Bool[Tensor, "n v"]) -> Bool[Tensor, " n"]:
+        return self.total(x.any(1).int()) > 0
+
+    def at(self, x: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        # Not a sum with zeros: the entry may be minus infinity itself.
+        return self.largest(super().at(x, ids))
+
+    def whole(self, x: Shaped[Tensor, "n v"]) -> Shaped[Tensor, "n V"]:
+        part = torch.nn.functional.pad(x, (0, self.shard - self.size)).contiguous()
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(parts, part, group=self.group)
+        return torch.cat(parts, 1)[:, : self.vocab]
+
+    def own(self, x: Shaped[Tensor, "n V"]) -> Shaped[Tensor, "n v"]:
+        return x[:, self.start : self.start + self.size]
+
+    def total(self, x: Tensor) -> Tensor:
+        return self._reduced(x, dist.ReduceOp.SUM)
+
+    def largest(self, x: Tensor) -> Tensor:
+        return self._reduced(x, dist.ReduceOp.MAX)
+
+    def _reduced(self, x: Tensor, operation: Any) -> Tensor:
+        dist.all_reduce(x, op=operation, group=self.group)
+        return x
+
+
+def vocabulary_of(weight_rows: int, vocab: int, group_name: str) -> Vocabulary:
+    """What this process holds of `vocab` entries: all of them, or with a group its shard of `weight_rows`."""
+    if not group_name:
+        return Vocabulary(vocab)
+    # As torch's own collectives do it, which take a group by its name.
+    group = dist.distributed_c10d._resolve_process_group(group_name)  # type: ignore[attr-defined,arg-type]
+    return VocabularyShard(weight_rows, vocab, group)
+
+
+_known_shards: set[tuple[str, int, int]] = set()
+
+
+def shard_extent(function: str, weight_rows: int, vocab_size: int | None, group: Any) -> int:
+    """Entries in use over all processes of the group, whose heads are shards of `weight_rows` rows.
+
+    Raises:
+        ValueError: shards of different length, or a vocab_size that leaves a process without an entry.
+    """
+    world = dist.get_world_size(group)
+    vocab = weight_rows * world if vocab_size is None else vocab_size
+    key = (group.group_name, weight_rows, vocab)
+    if key not in _known_shards:
+        # Once: a rank whose head has another length would leave the others waiting, or add up strangers.
+        # Before any rule that a single rank may break.
+        lengths: list[Any] = [None] * world
+        dist.all_gather_object(lengths, (weight_rows, vocab), group=group)
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"{function}: every process of vocab_group needs as many rows of the head and the same "
+                f"vocab_size; got {lengths} (rows, entries) by rank. Pad the last shard."
+            )
+        _known_shards.add(key)
+    if not weight_rows * (world - 1) < vocab <= weight_rows * world:
+        raise ValueError(
+            f"{function}: {world} shards of {weight_rows} rows hold vocabularies of "
+            f"{weight_rows * (world - 1) + 1} to {weight_rows * world} entries; got vocab_size {vocab_size}. "
+            "Shard the head into equal runs, pad the last one, and pass the entries of all of it."
+        )
+    return vocab

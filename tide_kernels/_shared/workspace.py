@@ -1,0 +1,105 @@
+"""How many rows of a hidden-in op have logits at once: from a budget in bytes, never from V / d."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from tide_kernels._shared.pages import on_huge_pages
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WORKSPACE_VARIABLE = "TIDE_WORKSPACE_BYTES"
+# At V = 152k about 280 rows of the student's logits, which their gradient replaces, and 140 of the teacher's:
+# products of that height run at nine tenths of the rate of one with many rows.
+CPU_WORKSPACE_BYTES = 240 << 20
+# At V = 152k about 330 rows of both sides in fp32 and 1,300 of their gradient in bf16; with the fp32 gradient
+# of a 1,024-wide head the peak stays under 1.5 GB.
+GPU_WORKSPACE_BYTES = 768 << 20
+# What a CPU holds of a run of columns between a product and what reads it.
+CPU_RUN_BYTES = 8 << 20
+# Rows of logits begin on 16 bytes in every dtype where their distance is a multiple of this.
+ALIGNED_ENTRIES = 16
+
+
+def workspace(function: str, workspace_bytes: int | None, device: torch.device) -> int:
+    """The budget in bytes: the argument, the environment variable TIDE_WORKSPACE_BYTES, or the default.
+
+    Raises:
+        ValueError: a budget that is not a positive number.
+    """
+    if workspace_bytes is not None:
+        if workspace_bytes <= 0:
+            raise ValueError(
+                f"{function}: workspace_bytes must be positive; got {workspace_bytes}. Leave it out for the "
+                "default."
+            )
+        return workspace_bytes
+    text = os.environ.get(WORKSPACE_VARIABLE)
+    if not text:
+        return CPU_WORKSPACE_BYTES if device.type == "cpu" else GPU_WORKSPACE_BYTES
+    if not text.isdigit() or int(text) == 0:
+        raise ValueError(
+            f"{function}: the environment variable {WORKSPACE_VARIABLE} must be a positive number of "
+            f"bytes; got {text!r}. Set e.g. {WORKSPACE_VARIABLE}={CPU_WORKSPACE_BYTES}, or unset it."
+        )
+    return int(text)
+
+
+class RowPlan(NamedTuple):
+    """Rows whose gradient is held at once, and rows of those that have logits at once."""
+
+    block: int
+    chunk: int
+
+
+def plan_rows(num_rows: int, block_bytes: int, chunk_bytes: int, ratio: int, budget: int) -> RowPlan:
+    """Rows per block and chunk, in nearly equal parts, within the budget; one row where none fits.
+
+    Args:
+        num_rows: in all.
+        block_bytes: that a row of a block takes.
+        chunk_bytes: that a row of a chunk takes beside that.
+        ratio: chunks to a block: each block is one pass over the gradient of a head, each chunk one over the
+            heads.
+        budget: bytes.
+    """
+    chunk = max(1, budget // (chunk_bytes + ratio * block_bytes))
+    block = max(1, min(num_rows, ratio * chunk))
+    # A block of all rows leaves the rest to the chunk.
+    chunk = min(block, max(chunk, (budget - block * block_bytes) // chunk_bytes))
+    block = _even(num_rows, block)
+    return RowPlan(block, _even(block, chunk))
+
+
+def _even(num_rows: int, most: int) -> int:
+    """Size of nearly equal parts of at most `most` rows."""
+    return max(1, -(-num_rows // max(1, -(-num_rows // most))))
+
+
+def column_runs(
+    vocab: int, bytes_per_column: int, budget: int, device: torch.device
+) -> tuple[int, list[slice]]:
+    """Columns per run and the runs, within the budget and a CPU's caches; at least one column."""
+    if device.type == "cpu":
+        budget = min(budget, CPU_RUN_BYTES)
+    most = max(1, budget // max(bytes_per_column, 1))
+    if most > ALIGNED_ENTRIES:
+        most -= most % ALIGNED_ENTRIES
+    size = min(most, vocab)
+    return size, row_steps(vocab, size)
+
+
+def row_steps(rows: slice | int, step: int) -> list[slice]:
+    """Those rows, or the first so many, `step` at a time."""
+    first, last = (0, rows) if isinstance(rows, int) else (rows.start, rows.stop)
+    return [slice(start, min(start + step, last)) for start in range(first, last, step)]
+
+
+def aligned_rows(num_rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[num_rows, vocab], unset, whose rows begin on 16 bytes."""
+    width = -(-vocab // ALIGNED_ENTRIES) * ALIGNED_ENTRIES
+    return on_huge_pages(torch.empty((num_rows, width), dtype=dtype, device=device))[:, :vocab]

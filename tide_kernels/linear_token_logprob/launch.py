@@ -1,0 +1,120 @@
+"""The `triton` backend of linear_token_logprob: forward without logits.
+
+The gradient goes by runs of columns, as in `chunked.py`, through the backward kernel of `token_logprob`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tide_kernels._shared.backends import interpreted
+from tide_kernels._shared.launch import blocks_for, on_device
+from tide_kernels.linear_token_logprob.chunked import (
+    TokenLogprobCall,
+    linear_token_logprob_chunked_forward,
+)
+from tide_kernels.linear_token_logprob.kernels import (
+    linear_token_logprob_fwd_kernel,
+    linear_token_logprob_join_kernel,
+)
+from tide_kernels.token_logprob.kernels import STATISTICS
+from tide_kernels.token_logprob.launch import token_logprob_forward
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from tide_kernels.linear_token_logprob.chunked import TokenLogprobArguments, TokenLogprobSettings
+
+# Rows and width of a product's tile; its columns and warps are in blocks.json.
+BLOCK_N = 128
+BLOCK_D = {2: 64, 4: 16}  # by bytes of an input
+JOIN_BLOCK_N, JOIN_BLOCK_T = 16, 64
+
+
+def linear_token_logprob_forward(
+    arguments: TokenLogprobArguments, settings: TokenLogprobSettings
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
+    """(log_p, statistics of `token_logprob/kernels.py`, all logits if they are kept, else none)."""
+    call = TokenLogprobCall(arguments, settings)
+    if settings.keep:
+        kept = call.buffer(call.vocabulary.size, settings.kept_dtype)
+        call.logits(slice(0, call.vocabulary.size), kept)
+        return *token_logprob_forward(kept, arguments.token_ids, None, call.vocabulary.size), kept
+    if not _product_fits(call):
+        log_p, fields, none = linear_token_logprob_chunked_forward(arguments, settings)
+        _, row_max, rest, total = fields.unbind(1)
+        zero = torch.zeros_like(row_max)
+        return log_p, torch.stack([row_max / math.log(2), 1 / total, rest / total, zero], 1), none
+    log_p, statistics = _without_logits(call)
+    return log_p, statistics, log_p.new_empty((0, 0), dtype=settings.kept_dtype)
+
+
+def _product_fits(call: TokenLogprobCall) -> bool:
+    """The forward kernel takes the inputs as they are: one dtype, that of products, rows on 16 bytes.
+
+    The width of a model always allows it; with other widths the kernel would load entry by entry, and spill.
+    """
+    hidden, weight = call.arguments.hidden, call.head.weight
+    # In the interpreter, on a CPU, it widens them itself.
+    as_they_are = hidden.dtype == call.head.product_dtype or hidden.device.type == "cpu"
+    aligned = weight.stride(1) == 1 and not any(n % 16 for n in (hidden.shape[1], weight.stride(0)))
+    return hidden.dtype == weight.dtype and as_they_are and aligned and weight.data_ptr() % 16 == 0
+
+
+def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
+    """(log_p, statistics) of all rows."""
+    hidden, weight, bias = call.arguments.hidden.contiguous(), call.head.weight, call.head.raw_bias
+    token_ids, settings = call.arguments.token_ids, call.settings
+    (num_rows, width), vocab, device = hidden.shape, weight.shape[0], hidden.device
+    blocks = blocks_for("linear_token_logprob_fwd", device)
+    block_n = max(16, min(BLOCK_N, 1 << (num_rows - 1).bit_length())) if num_rows else BLOCK_N
+    num_tiles = -(-vocab // blocks.block_v)
+    wide: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    log_p, label_logit = torch.empty(num_rows, **wide), torch.empty(num_rows, **wide)
+    statistics = torch.empty((num_rows, STATISTICS.value), **wide)
+    if num_rows == 0:
+        return log_p, statistics
+    parts = torch.empty((num_tiles, 2, num_rows), **wide)
+    with on_device(device):
+        linear_token_logprob_fwd_kernel[(num_tiles * -(-num_rows // block_n),)](
+            hidden,
+            weight,
+            bias,
+            token_ids,
+            label_logit,
+            parts,
+            hidden.stride(0),
+            weight.stride(0),
+            num_rows,
+            vocab,
+            width,
+            settings.logit_scale,
+            settings.softcap,
+            HAS_BIAS=bias is not None,
+            HAS_SOFTCAP=settings.softcap != 0.0,
+            ROUNDED=settings.logits_dtype != settings.dtype,
+            # The interpreter has no arithmetic in bf16.
+            WIDEN=interpreted() and hidden.dtype != torch.float32,
+            BLOCK_N=block_n,
+            BLOCK_V=blocks.block_v,
+            BLOCK_D=BLOCK_D[hidden.dtype.itemsize],
+            num_warps=blocks.num_warps,
+        )
+        linear_token_logprob_join_kernel[(-(-num_rows // JOIN_BLOCK_N),)](
+            token_ids,
+            label_logit,
+            parts,
+            log_p,
+            statistics,
+            num_rows,
+            vocab,
+            num_tiles,
+            BLOCK_N=JOIN_BLOCK_N,
+            BLOCK_T=JOIN_BLOCK_T,
+            num_warps=1,
+        )
+    return log_p, statistics
