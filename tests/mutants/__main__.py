@@ -30,8 +30,8 @@ PAGE = """# Mutants
 
 Written by `make mutants`, which plants one fault at a time in a copy of the tree and runs the tests that are
 meant to find it, after the same tests passed without the fault. The faults are listed in
-`tests/mutants/faults.py` and `linear_faults.py`. A row offset of 32 bits shows in no tensor that a CPU test can
-hold: it is found in the intermediate code of the ahead-of-time builds.
+`tests/mutants/faults.py` and `linear_faults.py`. A row offset of 32 bits shows in no tensor that a CPU test
+can hold: it is found in the intermediate code of the ahead-of-time builds.
 
 """
 

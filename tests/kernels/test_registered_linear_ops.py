@@ -1,0 +1,91 @@
+"""The ops over hidden states as torch sees them: registered, traced, compiled, checkpointed.
+
+Mutants that this file kills: an op that a graph breaks at, a fake with another shape or dtype, a gradient
+scaled in place while torch.compile traces it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels.linear_cases import DIVERGENCES, EPS32, STUDENT, call, make, relative
+from tide_kernels import linear_token_logprob
+
+OPS = (*DIVERGENCES, "token_logprob")
+every_op = pytest.mark.parametrize("op", OPS)
+both_backends = pytest.mark.parametrize("backend", ["torch", "triton"])
+
+
+def run(op, inputs, **options):
+    """A scalar that every tensor of the student's side matters to."""
+    if op != "token_logprob":
+        return call(op, inputs, **options).loss
+    hidden, weight, bias = (inputs[name] for name in STUDENT)
+    log_p = linear_token_logprob(hidden, weight, inputs["labels"], bias=bias, **options)
+    return (inputs["weight"] * log_p).sum()
+
+
+@both_backends
+@every_op
+@pytest.mark.parametrize("needed", [[True, True, True], [True, False, False], [False, False, False]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_torch_finds_nothing_wrong_with_the_registration(op, needed, dtype, backend):
+    inputs = make(5, 40, dtype)
+    for name, asked in zip(STUDENT, needed, strict=True):
+        inputs[name].requires_grad_(asked)
+    shared = (1 << 20, torch.float32)
+    if op == "token_logprob":
+        student = (*(inputs[name] for name in STUDENT), inputs["labels"])
+        settings = (1.0, 3.0, 40, *shared, torch.float32, None, "", backend, needed, False)
+        arguments = (*student, *settings)
+    else:
+        heads = [
+            inputs[f"{side}_{x}"] for side in ("student", "teacher") for x in ("hidden", "weight", "bias")
+        ]
+        rows = [inputs[name] for name in ("lambda_t", "labels", "weight", "ce_weight")]
+        arguments = (*heads, *rows, 2.0, 1.0, 3.0, 1.0, 0.0, 40, *shared, None, "", backend, needed)
+    torch.library.opcheck(getattr(torch.ops.tide_kernels, f"linear_{op}").default, arguments)
+
+
+@both_backends
+@every_op
+def test_a_compiled_graph_holds_the_op_whole(op, backend):
+    inputs = make(5, 40)
+    student = [inputs[name] for name in STUDENT]
+
+    def loss(hidden, weight, bias):
+        changed = {"student_hidden": 2 * hidden, "student_weight": weight, "student_bias": bias}
+        return 3 * run(op, inputs | changed, backend=backend)
+
+    expected = loss(*student)
+    expected_gradients = torch.autograd.grad(expected, student)
+    torch.compiler.reset()
+    actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(*student)
+    assert relative(actual, expected.double()) < 8 * EPS32
+    for one, two in zip(torch.autograd.grad(actual, student), expected_gradients, strict=True):
+        # Traced code keeps no logits from forward to backward: the same sums in another order.
+        assert relative(one, two.double()) < 16 * EPS32
+
+
+@both_backends
+@every_op
+def test_a_checkpointed_segment_gives_the_same(op, backend):
+    inputs = make(5, 40)
+    student = [inputs[name] for name in STUDENT]
+
+    def loss(hidden, weight, bias):
+        changed = {"student_hidden": 2 * hidden, "student_weight": weight, "student_bias": bias}
+        return run(op, inputs | changed, backend=backend)
+
+    plain = torch.autograd.grad(loss(*student), student)
+    checkpointed = torch.utils.checkpoint.checkpoint(loss, *student, use_reentrant=False)
+    for one, two in zip(torch.autograd.grad(checkpointed, student), plain, strict=True):
+        assert torch.equal(one, two)
+
+
+@every_op
+def test_backends_refuse_what_they_cannot(op):
+    inputs = {name: x.double() if x.is_floating_point() else x for name, x in make(3, 20).items()}
+    with pytest.raises(ValueError, match=f"linear_{op}: backend 'triton' sums in fp32"):
+        run(op, inputs, backend="triton")

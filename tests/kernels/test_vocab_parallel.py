@@ -1,0 +1,305 @@
+"""Hidden-in ops on a head that two or four gloo processes share, against the whole head in fp64.
+
+Mutants that this file kills: labels counted from the start of a shard, a maximum or a sum that stays on its
+process, a gradient of hidden states that is not added up, padding rows taken for entries or left unset in the
+gradient, rows of the definition read from one shard, shards' lengths not compared.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import tide_kernels
+from tests.kernels.linear_cases import EPS32, STUDENT, make, widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS, SHARD_ROWS = 13, 64
+HEADS = ("student_weight", "student_bias", "teacher_weight", "teacher_bias")
+OPS = ("linear_interpolated_kl", "linear_reverse_kl", "linear_token_logprob")
+VARIANTS = ("plain", "padded", "excluded", "chunks", "scaled", "capped", "half")
+UPSTREAM = 1.5
+
+# Runs one rank: every case of argv[1] on its shard of the heads, then the calls that have to fail. Leaves
+# there what it got.
+RANK = """
+import os, sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import tide_kernels
+
+torch.set_num_threads(1)
+rank, world, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sys.argv[1]
+dist.init_process_group("gloo", timeout=timedelta(seconds=40))
+group = dist.group.WORLD
+
+def own(x):
+    rows = x.shape[0] // world
+    return x[rank * rows : (rank + 1) * rows].clone()
+
+def run(case, **changed):
+    function = getattr(tide_kernels, case["function"])
+    tensors = {name: own(x) if name in case["heads"] else x for name, x in case["tensors"].items()}
+    for name in case["trained"]:
+        tensors[name].requires_grad_()
+    tensors.update(changed.pop("tensors", {}))
+    result = function(**tensors, **case["options"], vocab_group=group, **changed)
+    if isinstance(result, torch.Tensor):
+        values, loss = {"log_p": result.detach()}, (result * case["upstream"]).sum()
+    else:
+        values = {name: x.detach() for name, x in result._asdict().items() if x is not None}
+        loss = result.loss * case["upstream"]
+    gradients = torch.autograd.grad(loss, [tensors[name] for name in case["trained"]])
+    return {"values": values, "gradients": dict(zip(case["trained"], gradients))}
+
+def failure(*arguments, **changed):
+    try:
+        run(*arguments, **changed)
+    except ValueError as error:
+        return str(error)
+    return None
+
+cases, shortened = torch.load(folder + "/cases.pt"), torch.load(folder + "/shortened.pt")
+seen = {name: run(case) for name, case in cases.items()}
+refused = {}
+for name, case in shortened.items():
+    refused[name + "-triton"] = failure(case, backend="triton")
+    refused[name + "-reference"] = failure(case, backend="reference")
+    # A length that no call before had, and the last rank's is another.
+    rows = 9 if rank < world - 1 else 8
+    shorter = {key: case["tensors"][key][:rows].clone() for key in case["heads"]}
+    refused[name + "-length"] = failure(case, tensors=shorter)
+    whole = {key: case["tensors"][key][:10].clone() for key in case["heads"]}
+    refused[name + "-vocab_size"] = failure(case, tensors=whole, vocab_size=10 * (world - 1))
+torch.save({"seen": seen, "refused": refused}, f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def make_case(op: str, variant: str, world: int) -> dict[str, Any]:
+    """Whole heads of `vocab` entries, and options. Labels lie on every shard."""
+    vocab = SHARD_ROWS * world - 3 * (variant == "padded")
+    dtype = torch.bfloat16 if variant == "half" else torch.float32
+    inputs = make(ROWS, vocab, dtype, seed=world)
+    ids = torch.arange(ROWS) * (vocab - 1) // (ROWS - 1)
+    options: dict[str, Any] = {}
+    if variant == "padded":
+        options["vocab_size"] = vocab
+    if variant == "chunks":
+        # Two rows of a chunk, four of a block; seven columns of a run.
+        options["workspace_bytes"] = ROWS * 4 * 7 if op == "linear_token_logprob" else SHARD_ROWS * 4 * 15
+    scale, cap = (0.7 if variant == "scaled" else 1.0), (3.0 if variant == "capped" else None)
+    if variant == "excluded":
+        exclude(inputs, op, vocab)
+    if op == "linear_token_logprob":
+        if variant == "excluded":
+            ids[4] = 5
+        tensors = {name: inputs[f"student_{name}"] for name in ("hidden", "weight", "bias")}
+        tensors["token_ids"] = ids
+        options.update(logit_scale=scale, softcap=cap)
+        heads, trained = ("weight", "bias"), ("hidden", "weight", "bias")
+        upstream: Any = torch.linspace(-1.0, UPSTREAM, ROWS)
+    else:
+        tensors = {**inputs, "labels": ids}
+        if op == "linear_reverse_kl":
+            del tensors["lambda_t"]
+        options.update(
+            student_logit_scale=scale,
+            teacher_logit_scale=1.3 if variant == "scaled" else 1.0,
+            student_softcap=cap,
+            teacher_softcap=None if cap is None else 2 * cap,
+            temperature=2.0,
+        )
+        heads, trained, upstream = HEADS, STUDENT, UPSTREAM
+    return {
+        "function": op,
+        "heads": heads,
+        "trained": trained,
+        "upstream": upstream,
+        "tensors": {name: x.detach() for name, x in tensors.items()},
+        "options": options,
+    }
+
+
+def exclude(inputs: dict[str, Tensor], op: str, vocab: int) -> None:
+    """-inf biases: on both sides in column 7, the student's alone in 5 and in most of the last shard."""
+    both, student = [7, vocab - 2], [5, *range(vocab - SHARD_ROWS + 1, vocab - 5)]
+    for name in ("student_bias", "teacher_bias"):
+        inputs[name].data[both] = -torch.inf
+    inputs["student_bias"].data[student] = -torch.inf
+    if op == "linear_interpolated_kl":
+        # Where only the teacher has none r has none; under reverse KL it makes every row infinite.
+        inputs["teacher_bias"].data[9] = -torch.inf
+        inputs["lambda_t"][0], inputs["lambda_t"][1] = 0.0, 1.0  # the second is infinite
+        inputs["lambda_t"][2] = 0.5
+
+
+def padded(case: dict[str, Any], world: int) -> dict[str, Any]:
+    """The case with heads of as many rows as the shards have, the added ones NaN."""
+
+    def pad(x: Tensor) -> Tensor:
+        missing = SHARD_ROWS * world - x.shape[0]
+        return torch.cat([x, x.new_full((missing, *x.shape[1:]), torch.nan)])
+
+    tensors = {name: pad(x) if name in case["heads"] else x for name, x in case["tensors"].items()}
+    return {**case, "tensors": tensors}
+
+
+def truth(case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Values and gradients of the definition in fp64, on whole heads."""
+    for name in case["trained"]:
+        case["tensors"][name].requires_grad_()
+    wide = widened(case["tensors"])
+    result = getattr(tide_kernels, case["function"])(**wide, **case["options"], backend="reference")
+    if isinstance(result, torch.Tensor):
+        values, loss = {"log_p": result.detach()}, (result * case["upstream"]).sum()
+    else:
+        values, loss = {name: x.detach() for name, x in result._asdict().items()}, result.loss * UPSTREAM
+    gradients = torch.autograd.grad(loss, [wide[name] for name in case["trained"]])
+    return {"values": values, "gradients": dict(zip(case["trained"], gradients, strict=True))}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What every rank saw and was refused."""
+    world = request.param
+    folder = tmp_path_factory.mktemp(f"ranks{world}")
+    cases = {(op, variant): make_case(op, variant, world) for op in OPS for variant in VARIANTS}
+    torch.save({name: padded(case, world) for name, case in cases.items()}, folder / "cases.pt")
+    torch.save({op: cases[op, "plain"] for op in OPS}, folder / "shortened.pt")
+    environment = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(world),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(folder)],
+            env={**os.environ, **environment, "RANK": str(rank)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        said = [process.communicate(timeout=90)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world, "\n".join(said)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    """Largest error by the largest entry, where infinities are the same; else infinite."""
+    actual, infinite = actual.double(), expected.isinf()
+    if not torch.equal(actual[infinite], expected[infinite]):
+        return float("inf")
+    scale = expected[~infinite].abs().amax().clamp_min(1e-30) if (~infinite).any() else 1.0
+    error = ((actual - expected)[~infinite].abs() / scale).nan_to_num(torch.inf)
+    return float(error.amax()) if error.numel() else 0.0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("op", OPS)
+def test_values_equal_the_whole_head_in_fp64(ranks: list[dict[str, Any]], op: str, variant: str) -> None:
+    expected = truth(make_case(op, variant, len(ranks)))["values"]
+    for rank, seen in enumerate(ranks):
+        values = seen["seen"][op, variant]["values"]
+        assert values.keys() == expected.keys()
+        for name, wanted in expected.items():
+            assert values[name].dtype == torch.float32
+            assert distance(values[name], wanted) < 32 * EPS32, (rank, name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("op", OPS)
+def test_values_and_the_gradient_of_hidden_states_are_the_same_bits_on_every_rank(
+    ranks: list[dict[str, Any]], op: str, variant: str
+) -> None:
+    first, *others = (seen["seen"][op, variant] for seen in ranks)
+    hidden = next(iter(first["gradients"]))
+    for other in others:
+        assert all(torch.equal(value, other["values"][name]) for name, value in first["values"].items())
+        assert torch.equal(first["gradients"][hidden], other["gradients"][hidden])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("op", OPS)
+def test_gradients_equal_the_whole_head_in_fp64(ranks: list[dict[str, Any]], op: str, variant: str) -> None:
+    case = make_case(op, variant, len(ranks))
+    hidden, *head = case["trained"]
+    expected = truth(case)["gradients"]
+    seen = [rank["seen"][op, variant]["gradients"] for rank in ranks]
+    rounding = 0.51 * torch.finfo(case["tensors"][hidden].dtype).eps if variant == "half" else 0.0
+    assert expected[hidden].abs().max() > 0
+    assert distance(seen[0][hidden], expected[hidden]) < rounding + 64 * EPS32
+    for name in head:
+        whole = torch.cat([gradients[name] for gradients in seen])
+        in_use = expected[name].shape[0]
+        assert whole.shape[0] == SHARD_ROWS * len(ranks)
+        # By shard: an error in a shard of small gradients is not hidden by the largest of all.
+        for start in range(0, in_use, SHARD_ROWS):
+            part = slice(start, min(start + SHARD_ROWS, in_use))
+            assert distance(whole[part], expected[name][part]) < rounding + 256 * EPS32, (name, start)
+        assert distance(whole[:in_use], expected[name]) < rounding + 64 * EPS32, name
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_padding_rows_get_no_gradient_whatever_they_hold(ranks: list[dict[str, Any]], op: str) -> None:
+    gradients = ranks[-1]["seen"][op, "padded"]["gradients"]
+    for name in list(gradients)[1:]:
+        assert torch.equal(gradients[name][-3:], torch.zeros_like(gradients[name][-3:])), name
+        assert gradients[name][:-3].abs().max() > 0
+
+
+def test_the_case_of_excluded_entries_needs_the_definition(ranks: list[dict[str, Any]]) -> None:
+    kl = ranks[0]["seen"]["linear_interpolated_kl", "excluded"]["values"]["kl"]
+    assert kl.isposinf().tolist() == [row == 1 for row in range(ROWS)]
+    log_p = ranks[0]["seen"]["linear_token_logprob", "excluded"]["values"]["log_p"]
+    assert bool(log_p[4].isneginf())
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("op", OPS)
+def test_other_backends_are_refused(ranks: list[dict[str, Any]], op: str, backend: str) -> None:
+    for seen in ranks:
+        message = seen["refused"][f"{op}-{backend}"]
+        assert message is not None and "vocab_group" in message and backend in message and op in message
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_rank_refuses_shards_of_different_length(ranks: list[dict[str, Any]], op: str) -> None:
+    for seen in ranks:
+        message = seen["refused"][f"{op}-length"]
+        assert message is not None and op in message and "vocab_group" in message
+        assert "(9, " in message and "(8, " in message, "the lengths by rank"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_rank_refuses_a_vocab_size_that_leaves_a_shard_empty(
+    ranks: list[dict[str, Any]], op: str
+) -> None:
+    for seen in ranks:
+        message = seen["refused"][f"{op}-vocab_size"]
+        assert message is not None and f"got vocab_size {10 * (len(ranks) - 1)}" in message
