@@ -167,8 +167,8 @@ def shard_extent(function: str, weight_rows: int, vocab_size: int | None, group:
     vocab = weight_rows * world if vocab_size is None else vocab_size
     key = (group.group_name, weight_rows, vocab)
     if key not in _known_shards:
-        # When a length is first seen, not in every call, which would wait for the device: a rank whose head has
-        # another length would leave the others waiting, or add up strangers.
+        # When a length is first seen, not in every call, which would wait for the device: a rank whose head
+        # has another length would leave the others waiting, or add up strangers.
         lengths: list[Any] = [None] * world
         dist.all_gather_object(lengths, (weight_rows, vocab), group=group)
         if len(set(lengths)) > 1:
