@@ -43,8 +43,9 @@ def product_tile(
     return total
 
 
-# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
-@triton.jit(do_not_specialize=["N"])
+# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation; nothing
+# is loaded along V.
+@triton.jit(do_not_specialize=["N", "V"])
 def linear_token_logprob_fwd_kernel(
     hidden_ptr,  # [N, d] fp32, bf16 or fp16
     weight_ptr,  # [V, d] the same
