@@ -170,6 +170,17 @@ def test_the_epilogue_of_the_triton_product_keeps_what_log_p_needs(rows, vocab, 
             assert relative(actual, exact) <= 0.51 * torch.finfo(dtype).eps + 32 * EPS32
 
 
+def test_the_epilogue_reads_ids_and_bias_with_their_strides():
+    inputs, _ = make(4, 70, width=32)
+    ids = torch.stack([torch.zeros(4, dtype=torch.int64), inputs["token_ids"]], 1)[:, 1]
+    bias = torch.stack([torch.full((70,), 5.0), inputs["bias"].detach()], 1)[:, 1]
+    with torch.no_grad():
+        expected = call(inputs, backend="torch")
+        spread = call(inputs | {"token_ids": ids, "bias": bias}, backend="triton")
+    assert not ids.is_contiguous() and not bias.is_contiguous()
+    assert relative(spread, expected.double()) < 16 * EPS32
+
+
 def test_the_epilogue_gives_nan_for_an_id_that_nobody_checked(monkeypatch):
     function = importlib.import_module("tide_kernels.linear_token_logprob.function")
     monkeypatch.setattr(function, "check_id_values", lambda *_: None)

@@ -50,6 +50,8 @@ def product_dtype(
     """
     if hidden.device.type == "cpu" or dtype == torch.float64:
         return dtype
+    if hidden.dtype == weight.dtype and weight.dtype in HALF_DTYPES:
+        return weight.dtype
     if autocast_dtype is not None:
         return autocast_dtype
     return weight.dtype if hidden.dtype == weight.dtype else dtype

@@ -105,8 +105,9 @@ class _Rows:
         entry = (self.gradient_dtype().itemsize if self.wanted else 0, apart * logits_dtype.itemsize)
         plan = plan_rows(
             self.kl.shape[0],
-            self.vocabulary.size * entry[0],
-            self.vocabulary.size * entry[1] + self.scratch_bytes(),
+            # The same chunks on every process that shares the head: each of their sums is a message.
+            self.vocabulary.largest_size * entry[0],
+            self.vocabulary.largest_size * entry[1] + self.scratch_bytes(),
             IN_PLACE_RATIO if self.in_place else SEPARATE_RATIO,
             self.settings.workspace_bytes,
         )
@@ -157,7 +158,7 @@ class _FormulaRows(_Rows):
     def scratch_bytes(self) -> int:
         # Sharded, a chunk goes through the formulas whole, since each of their sums is a message.
         entry = len(Scratch._fields) * self.dtype.itemsize
-        return self.vocabulary.size * entry if self.vocabulary.sharded else 0
+        return self.vocabulary.largest_size * entry if self.vocabulary.sharded else 0
 
     def take(
         self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]

@@ -26,6 +26,7 @@ class Vocabulary:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.largest_size = size  # of any process: what all of them plan by
 
     def sum(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
         """Over the vocabulary."""
@@ -108,6 +109,7 @@ class VocabularyShard(VocabularyRun):
         self.group, self.shard, self.vocab = group, shard, vocab
         start = dist.get_rank(group) * shard
         super().__init__(start, min(shard, vocab - start))
+        self.largest_size = shard
 
     def sum(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
         return self.total(x.sum(1))

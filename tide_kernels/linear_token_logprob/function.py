@@ -194,13 +194,17 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     arguments, ctx.settings, _ = _split(inputs)
+    # Else torch would make zeros as large as the logits that were kept.
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*arguments, output[1])
     ctx.kept = output[2]
 
 
 @first_order_only
-def _differentiate(ctx: Any, d_log_p: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, d_log_p: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if d_log_p is None:
+        return (None,) * (len(TokenLogprobArguments._fields) + len(TokenLogprobSettings._fields))
     *tensors, statistics = ctx.saved_tensors
     # The first backward writes over kept logits; a second one makes them again.
     kept, ctx.kept = ctx.kept, ctx.kept.new_empty((0, 0))

@@ -67,8 +67,10 @@ def _product_fits(call: TokenLogprobCall) -> bool:
 
 def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
     """(log_p, statistics) of all rows."""
-    hidden, weight, bias = call.arguments.hidden.contiguous(), call.head.weight, call.head.raw_bias
-    token_ids, settings = call.arguments.token_ids, call.settings
+    settings = call.settings
+    hidden, token_ids = call.arguments.hidden.contiguous(), call.arguments.token_ids.contiguous()
+    weight, bias = call.head.weight, call.head.raw_bias
+    bias = None if bias is None else bias.contiguous()
     (num_rows, width), vocab, device = hidden.shape, weight.shape[0], hidden.device
     blocks = blocks_for("linear_token_logprob_fwd", device)
     block_n = max(16, min(BLOCK_N, 1 << (num_rows - 1).bit_length())) if num_rows else BLOCK_N
