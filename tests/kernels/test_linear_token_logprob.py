@@ -150,10 +150,12 @@ def test_runs_of_columns_and_threads_do_not_change_the_result(threads):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("rows", "vocab"), [(1, 1), (17, 64), (5, 65), (130, 200), (2, 4200)])
 def test_the_epilogue_of_the_triton_product_keeps_what_log_p_needs(rows, vocab, dtype, monkeypatch):
-    """Rows cross a row block, columns a tile and what is joined at once. Rounded inputs, so that fp64 sees the same ones."""
+    """Rows cross a row block, columns a tile and the tiles that are joined at once."""
     launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
     monkeypatch.setattr(launch, "linear_token_logprob_chunked_forward", None)
     inputs, upstream = make(rows, vocab, dtype, width=32)
+    with torch.no_grad():
+        inputs["bias"][-1] += 4  # the largest entry comes last, whatever was joined before
     options = {"logit_scale": 0.7, "softcap": 9.0}
     for chosen in ({}, options):
         wide = widened(inputs)
