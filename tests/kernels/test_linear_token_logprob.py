@@ -12,59 +12,17 @@ import itertools
 import pytest
 import torch
 
+from tests.kernels.linear_token_cases import (
+    EPS32,
+    TENSORS,
+    call,
+    gradients,
+    make,
+    relative,
+    truth,
+    widened,
+)
 from tide_kernels import linear_token_logprob, token_logprob
-
-EPS32 = torch.finfo(torch.float32).eps
-TENSORS = ("hidden", "weight", "bias")
-
-
-def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24):
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape, scale=1.0):
-        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
-    inputs = {
-        "hidden": normal(rows, width),
-        "weight": normal(vocab, width, scale=2 * width**-0.5),
-        "bias": normal(vocab),
-        "token_ids": torch.randint(vocab, (rows,), generator=generator),
-    }
-    # The last column has to matter: a kernel that stops before it must fail.
-    inputs["bias"][-1] += 5
-    inputs["token_ids"][::2] = vocab - 1
-    for name in TENSORS:
-        inputs[name].requires_grad_()
-    upstream = torch.randn(rows, generator=generator)
-    return inputs, upstream
-
-
-def call(inputs, **options):
-    return linear_token_logprob(
-        inputs["hidden"], inputs["weight"], inputs["token_ids"], bias=inputs["bias"], **options
-    )
-
-
-def gradients(log_p, upstream, inputs, names=TENSORS, **options):
-    return torch.autograd.grad(log_p, [inputs[name] for name in names], upstream.to(log_p.dtype), **options)
-
-
-def widened(inputs):
-    return {
-        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
-        for name, x in inputs.items()
-    }
-
-
-def truth(inputs, upstream):
-    wide = widened(inputs)
-    log_p = call(wide, backend="reference")
-    return log_p.detach(), gradients(log_p, upstream, wide)
-
-
-def relative(actual, expected):
-    scale = expected.detach().abs().max().clamp_min(1e-30)
-    return float((actual.detach().double() - expected.detach()).abs().max() / scale)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
@@ -372,31 +330,3 @@ def test_reference_passes_gradcheck():
         return linear_token_logprob(hidden, weight, ids, bias=bias, backend="reference")
 
     assert torch.autograd.gradcheck(function, [wide[name] for name in TENSORS])
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        (
-            {"hidden": torch.zeros(13, 5)},
-            {},
-            r"hidden \[N, d\] and weight \[V, d\] must share d; got \(13, 5\)",
-        ),
-        ({"hidden": torch.zeros(13)}, {}, "hidden must be two-dimensional"),
-        ({"weight": torch.zeros(1000, 24, dtype=torch.int64)}, {}, "weight must be fp32, bf16"),
-        ({"bias": torch.zeros(7)}, {}, "bias must have one entry for each of the 1000"),
-        ({"token_ids": torch.full((13,), -1)}, {}, r"token_ids must lie in \[0, 1000\)"),
-        (
-            {"token_ids": torch.zeros(12, dtype=torch.int64)},
-            {},
-            "token_ids must have one entry for each of the 13",
-        ),
-        ({}, {"vocab_size": 0}, r"vocab_size must lie in \[1, 1000\]"),
-        ({}, {"workspace_bytes": -5}, "workspace_bytes must be positive; got -5"),
-        ({}, {"backend": "cuda"}, "unknown backend 'cuda'"),
-    ],
-)
-def test_errors_name_function_rule_values_and_remedy(change, options, message):
-    inputs, _ = make()
-    with pytest.raises(ValueError, match=f"linear_token_logprob: .*{message}"):
-        call({**inputs, **change}, **options)

@@ -1,0 +1,59 @@
+"""Inputs, calls and fp64 truth for the tests of linear_token_logprob."""
+
+from __future__ import annotations
+
+import torch
+
+from tide_kernels import linear_token_logprob
+
+EPS32 = torch.finfo(torch.float32).eps
+TENSORS = ("hidden", "weight", "bias")
+
+
+def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0):
+        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+    inputs = {
+        "hidden": normal(rows, width),
+        "weight": normal(vocab, width, scale=2 * width**-0.5),
+        "bias": normal(vocab),
+        "token_ids": torch.randint(vocab, (rows,), generator=generator),
+    }
+    # The last column has to matter: a kernel that stops before it must fail.
+    inputs["bias"][-1] += 5
+    inputs["token_ids"][::2] = vocab - 1
+    for name in TENSORS:
+        inputs[name].requires_grad_()
+    upstream = torch.randn(rows, generator=generator)
+    return inputs, upstream
+
+
+def call(inputs, **options):
+    return linear_token_logprob(
+        inputs["hidden"], inputs["weight"], inputs["token_ids"], bias=inputs["bias"], **options
+    )
+
+
+def gradients(log_p, upstream, inputs, names=TENSORS, **options):
+    return torch.autograd.grad(log_p, [inputs[name] for name in names], upstream.to(log_p.dtype), **options)
+
+
+def widened(inputs):
+    return {
+        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+
+
+def truth(inputs, upstream):
+    wide = widened(inputs)
+    log_p = call(wide, backend="reference")
+    return log_p.detach(), gradients(log_p, upstream, wide)
+
+
+def relative(actual, expected):
+    scale = expected.detach().abs().max().clamp_min(1e-30)
+    return float((actual.detach().double() - expected.detach()).abs().max() / scale)
