@@ -31,19 +31,24 @@ class _Gradient:
         weight: Float[Tensor, "V d"],
         bias: Float[Tensor, " V"] | None,
         needed: tuple[bool, bool, bool],
-        dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
     ) -> None:
-        self.head, self.needed = head, needed
+        self.head, self.needed, self.hidden_dtype = head, needed, hidden.dtype
         in_use, device = head.weight.shape[0], hidden.device
         shapes = (hidden.shape, weight.shape, weight.shape[:1])
         self.d_hidden, self.d_weight, self.d_bias = (
             on_huge_pages(torch.empty(shape if asked else (0,), dtype=dtype, device=device))
-            for shape, asked, dtype in zip(shapes, needed, dtypes, strict=True)
+            for shape, asked, dtype in zip(shapes, needed, self._dtypes(weight, bias), strict=True)
         )
         if hidden.shape[0] == 0:
             in_use = 0  # no product writes anything
         self.d_weight[in_use:].zero_()
         self.d_bias[in_use:].zero_()
+
+    def _dtypes(
+        self, weight: Float[Tensor, "V d"], bias: Float[Tensor, " V"] | None
+    ) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+        """In which the three are made: that of accumulation where something is added up."""
+        return self.head.dtype, self.head.dtype, self.head.dtype
 
     @property
     def wanted(self) -> bool:
@@ -56,16 +61,6 @@ class GradientByRows(_Gradient):
 
     All in the dtype of accumulation.
     """
-
-    def __init__(
-        self,
-        head: Head,
-        hidden: Float[Tensor, "N d"],
-        weight: Float[Tensor, "V d"],
-        bias: Float[Tensor, " V"] | None,
-        needed: tuple[bool, bool, bool],
-    ) -> None:
-        super().__init__(head, hidden, weight, bias, needed, (head.dtype,) * 3)
 
     def add(self, rows: slice, hidden: Float[Tensor, "n d"], d_logits: Float[Tensor, "n v"]) -> None:
         """Take in one chunk, in order: its hidden states and its product's gradient."""
@@ -89,17 +84,10 @@ class GradientByColumns(_Gradient):
     """From runs of the vocabulary: rows of the weight's gradient are written once, in the weight's dtype, and
     the hidden states' are added up in the dtype of accumulation."""
 
-    def __init__(
-        self,
-        head: Head,
-        hidden: Float[Tensor, "N d"],
-        weight: Float[Tensor, "V d"],
-        bias: Float[Tensor, " V"] | None,
-        needed: tuple[bool, bool, bool],
-    ) -> None:
-        dtypes = (head.dtype, weight.dtype, head.dtype if bias is None else bias.dtype)
-        super().__init__(head, hidden, weight, bias, needed, dtypes)
-        self.hidden_dtype = hidden.dtype
+    def _dtypes(
+        self, weight: Float[Tensor, "V d"], bias: Float[Tensor, " V"] | None
+    ) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+        return self.head.dtype, weight.dtype, self.head.dtype if bias is None else bias.dtype
 
     def add(self, run: slice, hidden: Float[Tensor, "N d"], d_logits: Float[Tensor, "N v"]) -> None:
         """Take in one run, in order: all hidden states and its product's gradient."""

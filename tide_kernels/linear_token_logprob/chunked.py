@@ -145,8 +145,7 @@ def linear_token_logprob_chunked_backward(
     needed = (settings.needed[0], settings.needed[1], settings.needed[2])
     gradient = GradientByColumns(call.head, *arguments[:3], needed)
     size, runs = call.runs()
-    use_kept = kept.shape[0] > 0
-    buffer = None if use_kept else call.buffer(size, settings.kept_dtype)
+    buffer = None if kept.shape[0] else call.buffer(size, settings.kept_dtype)
     d_buffer = call.buffer(size, call.head.gradient_dtype) if call.separate else None
     # Of the product and not of the logits.
     d_log_p = d_log_p * settings.logit_scale
