@@ -110,7 +110,9 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[Kernel, Variant, str, 
         for target in options.targets:
             for blocks in blocks_of(kernel, target):
                 if blocks is not None:
-                    blocks = Blocks(options.block or blocks.block_v, options.warps or blocks.num_warps)
+                    blocks = blocks._replace(
+                        block_v=options.block or blocks.block_v, num_warps=options.warps or blocks.num_warps
+                    )
                 for variant in applicable(kernel):
                     quick = variant.name == REPRESENTATIVE
                     quick |= target == COUNTED and kernel.rows > 0 and variant.name in WIDE
@@ -149,7 +151,8 @@ def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | Non
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
     warps = blocks.num_warps if blocks else 1
-    binary = triton.compile(source, target=TARGETS[target], options={"num_warps": warps})
+    limit = {"maxnreg": blocks.max_registers} if blocks and blocks.max_registers else {}
+    binary = triton.compile(source, target=TARGETS[target], options={"num_warps": warps, **limit})
     resources, listing = (_sass.nvidia if TARGETS[target].backend == "cuda" else _sass.amd)(binary)
     loop = _sass.main_loop(listing) if kernel.rows else None
     access = _sass.accesses(listing, loop) if loop else _sass.Access([], [])

@@ -99,6 +99,27 @@ def work_of(
     return work
 
 
+def candidates_for(kernel: str) -> tuple[Blocks, ...]:
+    """What to try: with the register limit that the table's default has, and without one.
+
+    Args:
+        kernel: its name in the table.
+    """
+    candidates = PRODUCT_CANDIDATES if kernel in PRODUCTS else CANDIDATES
+    limit = block_table()["default"][kernel].max_registers
+    return candidates + tuple(blocks._replace(max_registers=limit) for blocks in candidates if limit)
+
+
+def named(blocks: Blocks) -> str:
+    """Columns, warps and, where there is one, the register limit.
+
+    Args:
+        blocks: to name.
+    """
+    limit = f"/{blocks.max_registers}" if blocks.max_registers else ""
+    return f"{blocks.block_v}/{blocks.num_warps}{limit}"
+
+
 def event_ms(run: Callable[[], Any]) -> float:
     """Milliseconds of one call on the current GPU, by its own clock."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -134,10 +155,10 @@ def best_blocks(
             except (
                 Exception
             ) as error:  # Triton raises its own types, also for resources that the device lacks
-                print(f"{kernel} {blocks.block_v}/{blocks.num_warps}: {type(error).__name__}, left out")
+                print(f"{kernel} {named(blocks)}: {type(error).__name__}, left out")
                 continue
         if not deviation <= LARGEST_DEVIATION:
-            print(f"{kernel} {blocks.block_v}/{blocks.num_warps}: off by {deviation:.1e}, left out")
+            print(f"{kernel} {named(blocks)}: off by {deviation:.1e}, left out")
             continue
         running[blocks] = []
     for _ in range(rounds):
@@ -157,7 +178,10 @@ def write_table(path: Path, section: str, chosen: dict[str, Blocks]) -> None:
         chosen: launch parameters by kernel.
     """
     table: dict[str, Any] = json.loads(path.read_text())
-    table[section] = {kernel: blocks._asdict() for kernel, blocks in chosen.items()}
+    table[section] = {
+        kernel: {key: value for key, value in blocks._asdict().items() if value}
+        for kernel, blocks in chosen.items()
+    }
     path.write_text(json.dumps(table, indent=2) + "\n")
 
 
@@ -186,10 +210,9 @@ def main(arguments: list[str] | None = None) -> None:
     section = architecture(device)
     chosen = dict(block_table().get(section, block_table()["default"]))
     for kernel in options.kernels or work:
-        candidates = PRODUCT_CANDIDATES if kernel in PRODUCTS else CANDIDATES
-        medians = best_blocks(kernel, work[kernel], options.rounds, candidates=candidates)
+        medians = best_blocks(kernel, work[kernel], options.rounds, candidates=candidates_for(kernel))
         for blocks, milliseconds in medians.items():
-            print(f"{kernel:24} {blocks.block_v:6} {blocks.num_warps:2} {milliseconds:9.3f} ms")
+            print(f"{kernel:24} {named(blocks):>12} {milliseconds:9.3f} ms")
         chosen[kernel] = next(iter(medians))
     if not options.dry_run:
         write_table(TABLE, section, chosen)

@@ -62,6 +62,19 @@ def test_only_the_section_of_this_architecture_is_rewritten(tmp_path):
     assert after == before
 
 
+def test_register_limits_are_tried_and_reach_nvidias_compiler_alone(monkeypatch):
+    limited = [blocks for blocks in tune.candidates_for(KERNEL) if blocks.max_registers]
+    assert [blocks._replace(max_registers=0) for blocks in limited] == list(tune.CANDIDATES)
+    assert tune.candidates_for("token_logprob_fwd") == tune.CANDIDATES
+    assert tune.named(Blocks(512, 2, 128)) == "512/2/128"
+    # AMD's compiler refuses the option.
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert Blocks(512, 2, 128).options() == {"num_warps": 2}
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert Blocks(512, 2, 128).options() == {"num_warps": 2, "maxnreg": 128}
+    assert Blocks(512, 2).options() == {"num_warps": 2}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_it_says_so():
     with pytest.raises(SystemExit, match="no GPU here"):

@@ -71,7 +71,7 @@ class DivergenceKernels(NamedTuple):
             "HAS_MASK": mask is not None,
             "SPLITS": splits,
             "BLOCK_V": blocks.block_v,
-            "num_warps": blocks.num_warps,
+            **blocks.options(),
         }
         with on_device(device):
             self.fwd[(num_rows * splits,)](
@@ -136,7 +136,7 @@ class DivergenceKernels(NamedTuple):
                     LOCKSTEP=in_lockstep(student, teacher, target),
                     SPLITS=splits,
                     BLOCK_V=blocks.block_v,
-                    num_warps=blocks.num_warps,
+                    **blocks.options(),
                 )
         if target is not d_student:
             d_student.copy_(target)

@@ -33,6 +33,14 @@ class Blocks(NamedTuple):
 
     block_v: int  # columns a tile, a power of 2
     num_warps: int
+    max_registers: int = 0  # a thread's, on NVIDIA GPUs; 0 leaves it to the compiler
+
+    def options(self) -> dict[str, int]:
+        """What Triton's compiler is told: warps a program and, where the table sets one, a register limit."""
+        options = {"num_warps": self.num_warps}
+        if self.max_registers and torch.version.cuda:
+            options["maxnreg"] = self.max_registers
+        return options
 
 
 def architecture(device: torch.device) -> str:

@@ -54,7 +54,7 @@ def chunk_likelihood_forward(
                 OBJECTIVE=objective,
                 BLOCK_C=BLOCK_C,
                 BLOCK_L=blocks.block_v,
-                num_warps=blocks.num_warps,
+                **blocks.options(),
             )
     return loss, slope
 
@@ -79,6 +79,6 @@ def chunk_likelihood_backward(
                 length,
                 slope.shape[1],
                 BLOCK_L=blocks.block_v,
-                num_warps=blocks.num_warps,
+                **blocks.options(),
             )
     return d_student

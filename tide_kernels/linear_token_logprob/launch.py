@@ -104,7 +104,7 @@ def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[
             BLOCK_N=block_n,
             BLOCK_V=blocks.block_v,
             BLOCK_D=BLOCK_D[hidden.dtype.itemsize],
-            num_warps=blocks.num_warps,
+            **blocks.options(),
         )
         linear_token_logprob_join_kernel[(-(-num_rows // JOIN_BLOCK_N),)](
             token_ids,

@@ -52,7 +52,7 @@ def token_logprob_forward(
             LOCKSTEP=in_lockstep(rows),
             SPLITS=splits,
             BLOCK_V=blocks.block_v,
-            num_warps=blocks.num_warps,
+            **blocks.options(),
         )
         if splits > 1:
             token_logprob_join_kernel[(num_rows,)](
@@ -101,7 +101,7 @@ def token_logprob_backward(
                 LOCKSTEP=in_lockstep(rows, target),
                 SPLITS=splits,
                 BLOCK_V=blocks.block_v,
-                num_warps=blocks.num_warps,
+                **blocks.options(),
             )
     if target is not d_logits:
         d_logits.copy_(target)

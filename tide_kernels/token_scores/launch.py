@@ -41,7 +41,7 @@ def token_scores_forward(logits: Float[Tensor, "N V"], vocab: int) -> TokenScore
             LOCKSTEP=in_lockstep(rows),
             SPLITS=splits,
             BLOCK_V=blocks.block_v,
-            num_warps=blocks.num_warps,
+            **blocks.options(),
         )
         if splits > 1:
             token_scores_join_kernel[(num_rows,)](*scores, parts, part_ids, vocab, SPLITS=splits, num_warps=1)
