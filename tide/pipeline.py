@@ -5,32 +5,29 @@ recipe -> tokenizers, configurations (checked) -> examples -> models -> trainer 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tide.config import Recipe, load_recipe
 from tide.data import read_rows
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.losses.objective import METHODS
 from tide.models import check_weights, load_config, load_model, load_tokenizer
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
 from tide.training import build_trainer
-from tide.training.checkpoints import StopOnSignal, checkpoints_in, latest_complete_checkpoint
+from tide.training.checkpoints import StopOnSignal
+from tide.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedTokenizerFast, TrainerCallback
 
     from tide.batch import Example
-
-RECIPE_FILE, INPUTS_FILE, SUMMARY_FILE = "recipe.yaml", "inputs.sha256", "summary.json"
+    from tide.config import Recipe
 
 
 @dataclass(frozen=True)
@@ -81,10 +78,10 @@ def distill(
     Raises:
         ValueError: the output directory holds another run, or an input is missing or unfit.
     """
-    _check_output_dir(recipe, resume=resume)
+    directory = RunDirectory(recipe)
+    directory.check(resume=resume)
     tokenizers, examples, held_out = _checked_inputs(recipe)
-    inputs = _fingerprint(examples)
-    _check_same_inputs(recipe, inputs)
+    directory.check_examples(examples)
     student = load_model(recipe.student.path, dtype="float32", trainable=True)
     teacher = None
     if recipe.teacher is not None and tokenizers.teacher is not None:
@@ -100,37 +97,37 @@ def distill(
         shared_vocab_size=tokenizers.shared_vocab_size,
         callbacks=[stop, *callbacks],
     )
-    output_dir = Path(recipe.training.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     with trainer.args.main_process_first(local=False):
         if trainer.is_world_process_zero():
-            _replace(output_dir / RECIPE_FILE, recipe.to_yaml())
-            _replace(output_dir / INPUTS_FILE, inputs + "\n")
-        checkpoint = latest_complete_checkpoint(output_dir) if resume else None
+            directory.begin(examples)
+        checkpoint = directory.newest_checkpoint() if resume else None
     start = time.perf_counter()
     with stop.installed():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    result = DistillResult(
-        output_dir=output_dir,
-        finished=trainer.state.global_step >= trainer.state.max_steps,
-        steps=trainer.state.global_step,
-        seconds=time.perf_counter() - start,
-        peak_memory_mib=_peak_memory_mib(),
-        log_history=trainer.state.log_history,
-    )
-    if result.finished:
+    seconds, peak_memory_mib = time.perf_counter() - start, _peak_memory_mib()
+    finished = trainer.state.global_step >= trainer.state.max_steps
+    likelihood = None
+    if finished:
         trainer.save_model()
-        if trainer.is_world_process_zero():
-            if held_out:
-                likelihood = held_out_likelihood(
-                    student,
-                    tokenizers.student,
-                    held_out,
-                    block_size=recipe.masking.block_size,
-                    batch_size=recipe.training.batch_size,
-                )
-                result = replace(result, held_out=likelihood)
-            _write_summary(result, recipe)
+        if trainer.is_world_process_zero() and held_out:
+            likelihood = held_out_likelihood(
+                student,
+                tokenizers.student,
+                held_out,
+                block_size=recipe.masking.block_size,
+                batch_size=recipe.training.batch_size,
+            )
+    result = DistillResult(
+        output_dir=directory.path,
+        finished=finished,
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        peak_memory_mib=peak_memory_mib,
+        log_history=trainer.state.log_history,
+        held_out=likelihood,
+    )
+    if finished and trainer.is_world_process_zero():
+        directory.finish(_summary(result, recipe))
     return result
 
 
@@ -140,7 +137,7 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
     Raises:
         ValueError: as `distill`.
     """
-    _check_output_dir(recipe, resume=resume)
+    RunDirectory(recipe).check(resume=resume)
     tokenizers, examples, _ = _checked_inputs(recipe)
     sides = f"{len(tokenizers.student)} student tokens"
     if tokenizers.teacher is not None:
@@ -209,34 +206,6 @@ def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example], list[Exa
     return tokenizers, examples, held_out
 
 
-def _check_output_dir(recipe: Recipe, *, resume: bool) -> None:
-    output_dir = Path(recipe.training.output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"distill: training.output_dir {str(output_dir)!r} is a file. Name a directory.")
-    checkpoints = checkpoints_in(output_dir)
-    if not resume and (checkpoints or (output_dir / SUMMARY_FILE).exists()):
-        held = checkpoints[-1].name if checkpoints else SUMMARY_FILE
-        raise ValueError(
-            f"distill: {str(output_dir)!r} already holds {held} of a run. "
-            "Pass --resume to go on with it, or name another training.output_dir."
-        )
-    written = output_dir / RECIPE_FILE
-    if resume and not checkpoints and (output_dir / SUMMARY_FILE).is_file():
-        raise ValueError(
-            f"distill: the run in {str(output_dir)!r} is finished, and its checkpoints are gone. "
-            "Name another training.output_dir to train again."
-        )
-    if resume and written.is_file():
-        earlier, now = _flat(load_recipe(written).to_dict()), _flat(recipe.to_dict())
-        # A run that was moved, or is named by another path, is the same run.
-        changed = sorted(key for key in now if key != "training.output_dir" and earlier.get(key) != now[key])
-        if changed:
-            raise ValueError(
-                f"distill: the recipe differs from the run in {str(output_dir)!r} at {', '.join(changed)}. "
-                "Resume with that run's recipe.yaml, or name another training.output_dir."
-            )
-
-
 def _check_models(recipe: Recipe) -> None:
     needs_teacher = METHODS[recipe.method].teacher is not None
     for model in (recipe.student, recipe.teacher if needs_teacher else None):
@@ -294,30 +263,8 @@ def _shared_vocab_size(
     return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared
 
 
-def _fingerprint(examples: list[Example]) -> str:
-    """A hash of everything that training reads of its examples."""
-    digest = hashlib.sha256()
-    for example in examples:
-        for side in filter(None, (example.student, example.teacher)):
-            for tensor in (side.token_ids, side.maskable, side.chunks):
-                digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_same_inputs(recipe: Recipe, inputs: str) -> None:
-    """A resumed run would otherwise go on with other data, silently."""
-    written = Path(recipe.training.output_dir) / INPUTS_FILE
-    if not checkpoints_in(recipe.training.output_dir) or not written.is_file():
-        return
-    if written.read_text(encoding="utf-8").strip() != inputs:
-        raise ValueError(
-            f"distill: the examples differ from those of the run in {recipe.training.output_dir!r}: "
-            "data.train or a tokenizer has changed. Restore it, or name another training.output_dir."
-        )
-
-
-def _write_summary(result: DistillResult, recipe: Recipe) -> None:
-    summary = {
+def _summary(result: DistillResult, recipe: Recipe) -> dict[str, object]:
+    return {
         "method": recipe.method,
         "steps": result.steps,
         "seconds": result.seconds,
@@ -325,23 +272,8 @@ def _write_summary(result: DistillResult, recipe: Recipe) -> None:
         "held_out": None if result.held_out is None else asdict(result.held_out),
         "log_history": result.log_history,
     }
-    _replace(result.output_dir / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes `path` in one go: whoever reads it meanwhile, or after a crash, finds it whole."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def _peak_memory_mib() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # Bytes on macOS, KiB on Linux.
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

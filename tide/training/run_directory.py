@@ -1,0 +1,122 @@
+"""The output directory of a run: what a run writes there, and when a run may start or go on in it.
+
+recipe.yaml     the recipe, every default written out
+inputs.sha256   a hash of the examples that it trains on
+checkpoint-N/   the Trainer's, N steps done
+summary.json    a finished run's figures; beside it the student, as `save_pretrained` writes it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tide.config import load_recipe
+from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tide.batch import Example
+    from tide.config import Recipe
+
+RECIPE_FILE, INPUTS_FILE, SUMMARY_FILE = "recipe.yaml", "inputs.sha256", "summary.json"
+
+
+class RunDirectory:
+    """`training.output_dir` of a recipe. It need not exist: nothing is written before `begin`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.path = Path(recipe.training.output_dir)
+
+    def check(self, *, resume: bool) -> None:
+        """Whether this recipe may start here or, with `resume`, go on here.
+
+        Raises:
+            ValueError: a file is in the way, or another run, or this run cannot be gone on with.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"distill: training.output_dir {str(self.path)!r} is a file. Name a directory.")
+        checkpoints, has_summary = checkpoints_in(self.path), (self.path / SUMMARY_FILE).is_file()
+        if not resume and (checkpoints or has_summary):
+            held = checkpoints[-1].name if checkpoints else SUMMARY_FILE
+            raise ValueError(
+                f"distill: {str(self.path)!r} already holds {held} of a run. "
+                "Pass --resume to go on with it, or name another training.output_dir."
+            )
+        if resume and has_summary and not checkpoints:
+            raise ValueError(
+                f"distill: the run in {str(self.path)!r} is finished, and its checkpoints are gone. "
+                "Name another training.output_dir to train again."
+            )
+        if resume:
+            self._check_same_recipe()
+
+    def check_examples(self, examples: Sequence[Example]) -> None:
+        """A resumed run would otherwise go on with other data, silently.
+
+        Raises:
+            ValueError: the checkpoints here come from other examples.
+        """
+        written = self.path / INPUTS_FILE
+        if not checkpoints_in(self.path) or not written.is_file():
+            return
+        if written.read_text(encoding="utf-8").strip() != _fingerprint(examples):
+            raise ValueError(
+                f"distill: the examples differ from those of the run in {str(self.path)!r}: "
+                "data.train or a tokenizer has changed. Restore it, or name another training.output_dir."
+            )
+
+    def begin(self, examples: Sequence[Example]) -> None:
+        """Writes what a later `--resume` is compared with."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.path / RECIPE_FILE, self.recipe.to_yaml())
+        _replace(self.path / INPUTS_FILE, _fingerprint(examples) + "\n")
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest complete one, to go on from; torn ones are removed."""
+        return latest_complete_checkpoint(self.path)
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Writes the figures of the finished run."""
+        _replace(self.path / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+
+    def _check_same_recipe(self) -> None:
+        written = self.path / RECIPE_FILE
+        if not written.is_file():
+            return
+        earlier, now = _flat(load_recipe(written).to_dict()), _flat(self.recipe.to_dict())
+        # A run that was moved, or is named by another path, is the same run.
+        changed = sorted(key for key in now if key != "training.output_dir" and earlier.get(key) != now[key])
+        if changed:
+            raise ValueError(
+                f"distill: the recipe differs from the run in {str(self.path)!r} at {', '.join(changed)}. "
+                "Resume with that run's recipe.yaml, or name another training.output_dir."
+            )
+
+
+def _fingerprint(examples: Sequence[Example]) -> str:
+    """A hash of everything that training reads of its examples."""
+    digest = hashlib.sha256()
+    for example in examples:
+        for side in filter(None, (example.student, example.teacher)):
+            for tensor in (side.token_ids, side.maskable, side.chunks):
+                digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes `path` in one go: whoever reads it meanwhile, or after a crash, finds it whole."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
