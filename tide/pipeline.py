@@ -5,11 +5,8 @@ recipe -> tokenizers, configurations (checked) -> examples -> models -> trainer 
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from tide.data import read_rows
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
@@ -18,10 +15,12 @@ from tide.models import check_weights, load_config, load_model, load_tokenizer
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
 from tide.training import build_trainer
 from tide.training.checkpoints import StopOnSignal
+from tide.training.meter import RunMeter
 from tide.training.run_directory import RunDirectory
+from tide.training.trackers import check_trackers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -38,10 +37,11 @@ class DistillResult:
         output_dir: the student, as `save_pretrained` writes it, with recipe.yaml and summary.json.
         finished: False when a signal stopped it early; a checkpoint is there to resume from.
         steps: optimiser steps done.
-        seconds: of training in this call, without loading.
-        peak_memory_mib: peak resident memory of the process.
+        seconds: of training, without loading; with those of the processes that it was resumed from.
+        peak_memory_mib: peak resident memory of the process, or of an earlier one if that was larger.
         log_history: the Trainer's logs, with the metrics of every term.
         held_out: likelihood of `data.held_out` under the finished student, where the recipe names it.
+        already_finished: the run was complete before: nothing was loaded, trained or written.
     """
 
     output_dir: Path
@@ -51,6 +51,7 @@ class DistillResult:
     peak_memory_mib: float
     log_history: list[dict[str, float]]
     held_out: HeldOutLikelihood | None = None
+    already_finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ class Tokenizers:
 
 
 def distill(
-    recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> DistillResult:
     """Trains the recipe's student and writes it to `training.output_dir`.
 
@@ -73,8 +78,9 @@ def distill(
     Args:
         recipe: checked on reading.
         resume: go on from the newest complete checkpoint in the output directory (or start, where there is
-            none).
+            none). A finished run is left as it is.
         callbacks: further callbacks of the Trainer.
+        say: told, in a line each, where the run starts and what takes long after training.
     Raises:
         ValueError: the output directory holds another run, or an input is missing or unfit.
     """
@@ -82,11 +88,13 @@ def distill(
     directory.check(resume=resume)
     tokenizers, examples, held_out = _checked_inputs(recipe)
     directory.check_examples(examples)
+    if resume and (summary := directory.finished_summary()) is not None:
+        return _result_of(summary, directory)
     student = load_model(recipe.student.path, dtype="float32", trainable=True)
     teacher = None
     if recipe.teacher is not None and tokenizers.teacher is not None:
         teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
-    stop = StopOnSignal()
+    stop, meter = StopOnSignal(), RunMeter()
     trainer = build_trainer(
         recipe,
         examples,
@@ -95,38 +103,41 @@ def distill(
         teacher=teacher,
         teacher_tokenizer=tokenizers.teacher,
         shared_vocab_size=tokenizers.shared_vocab_size,
-        callbacks=[stop, *callbacks],
+        callbacks=[stop, meter, *callbacks],
     )
+    is_main = trainer.is_world_process_zero()
     with trainer.args.main_process_first(local=False):
-        if trainer.is_world_process_zero():
+        if is_main:
             directory.begin(examples)
         checkpoint = directory.newest_checkpoint() if resume else None
-    start = time.perf_counter()
+    if resume and is_main:
+        beginning = f"no checkpoint in {directory.path}: starting from the beginning"
+        say(beginning if checkpoint is None else f"going on from {checkpoint}")
+    meter.start(checkpoint)
     with stop.installed():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds, peak_memory_mib = time.perf_counter() - start, _peak_memory_mib()
-    finished = trainer.state.global_step >= trainer.state.max_steps
-    likelihood = None
-    if finished:
-        trainer.save_model()
-        if trainer.is_world_process_zero() and held_out:
-            likelihood = held_out_likelihood(
-                student,
-                tokenizers.student,
-                held_out,
-                block_size=recipe.masking.block_size,
-                batch_size=recipe.training.batch_size,
-            )
     result = DistillResult(
         output_dir=directory.path,
-        finished=finished,
+        finished=trainer.state.global_step >= trainer.state.max_steps,
         steps=trainer.state.global_step,
-        seconds=seconds,
-        peak_memory_mib=peak_memory_mib,
+        seconds=meter.seconds,
+        peak_memory_mib=meter.peak_memory_mib,
         log_history=trainer.state.log_history,
-        held_out=likelihood,
     )
-    if finished and trainer.is_world_process_zero():
+    if not result.finished:
+        return result
+    trainer.save_model()
+    if is_main and held_out:
+        say(f"evaluating {len(held_out)} held-out texts")
+        likelihood = held_out_likelihood(
+            student,
+            tokenizers.student,
+            held_out,
+            block_size=recipe.masking.block_size,
+            batch_size=recipe.training.batch_size,
+        )
+        result = replace(result, held_out=likelihood)
+    if is_main:
         directory.finish(_summary(result, recipe))
     return result
 
@@ -189,6 +200,7 @@ def prepare_examples(recipe: Recipe, tokenizers: Tokenizers, *, path: str | None
 
 def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example], list[Example]]:
     """Tokenizers, training examples and held-out examples (the student's side)."""
+    check_trackers(recipe.training.report_to)
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
     _check_embeddings(recipe, tokenizers)
@@ -274,6 +286,22 @@ def _summary(result: DistillResult, recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # Bytes on macOS, KiB on Linux.
+def _result_of(summary: dict[str, Any], directory: RunDirectory) -> DistillResult:
+    """The inverse of `_summary`."""
+    held_out = summary["held_out"]
+    if held_out is not None:
+        by_time = {
+            name: {float(time): value for time, value in held_out[name].items()}
+            for name in ("nats_per_byte", "accuracy")
+        }
+        held_out = HeldOutLikelihood(**{**held_out, **by_time})
+    return DistillResult(
+        output_dir=directory.path,
+        finished=True,
+        steps=summary["steps"],
+        seconds=summary["seconds"],
+        peak_memory_mib=summary["peak_memory_mib"],
+        log_history=summary["log_history"],
+        held_out=held_out,
+        already_finished=True,
+    )

@@ -183,6 +183,14 @@ def missing_shard(bench: Bench) -> None:
     (bench.teacher / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
 
 
+def unknown_tracker(bench: Bench) -> None:
+    bench.values["training"]["report_to"] = ["nosuch"]
+
+
+def missing_tracker(bench: Bench) -> None:
+    bench.values["training"]["report_to"] = ["clearml"]
+
+
 def different_tokenizers(bench: Bench) -> None:
     make_tokenizer(300, words=False).save_pretrained(bench.teacher)
 
@@ -231,6 +239,14 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         (cut_weights, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
         (no_weights_at_all, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
         (missing_shard, "weights at '.*teacher' cannot be read .*model-00002-of-00002.*Copy or download"),
+        (
+            unknown_tracker,
+            r"training\.report_to: transformers knows no tracker 'nosuch'\. Name some of .*, wandb, or leave",
+        ),
+        (
+            missing_tracker,
+            r"training\.report_to: 'clearml' is not installed here\. Install it \(pip install clearml\), or",
+        ),
         (
             different_tokenizers,
             r"two tokenizers differ from id \d+ on. Use .* tokenizers: calm or tide_cross.",

@@ -133,6 +133,42 @@ def test_overrides_win_over_the_file(
     assert (written.training.max_steps, written.objective.ce_weight) == (2, 2.0)
 
 
+def test_overrides_stand_anywhere(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run").to_yaml())
+    last = f"data.max_length={8 * 9}"
+    for arguments in (
+        [str(recipe), "--check", "method=kl", last],
+        ["--check", str(recipe), "method=kl", last],
+        [str(recipe), "method=none", "--check", "method=kl", "--resume", last],  # The later one wins.
+    ):
+        assert main(["distill", *arguments, f"teacher.path={tiny_checkpoints.teacher}"]) == 0
+        assert "method kl, 300 student tokens, 300 teacher tokens, 8 examples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["distill", "recipe.yaml", "--chek", "method=kl"], "--chek"),
+        (["distill", "recipe.yaml", "--check", "method"], "method"),
+        (["distill", "recipe.yaml", "--method=kl"], "--method=kl"),
+        (["quickstart", "method=kl"], "method=kl"),
+        (["sample", "somewhere", "x", "--block-size=3", "a=1"], "a=1"),
+    ],
+)
+def test_what_is_no_override_is_refused(
+    arguments: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"usage: tide {arguments[0]} ")
+    assert err.endswith(f"tide {arguments[0]}: error: unrecognized arguments: {wrong}\n")
+
+
 def test_held_out_text_is_measured_at_the_end(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +176,9 @@ def test_held_out_text_is_measured_at_the_end(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run", "kl").to_yaml())
     assert main(["distill", str(recipe), f"data.held_out={held_out}"]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
+    out, err = capsys.readouterr()
+    line = out.splitlines()[-1]
+    assert "tide distill: evaluating 3 held-out texts\n" in err
     student, tokenizer = (
         load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
     )
@@ -149,9 +187,21 @@ def test_held_out_text_is_measured_at_the_end(
     )
     expected = held_out_likelihood(student, tokenizer, examples, block_size=8).nats_per_byte
     printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())
-    assert line == f"held out, nats per byte: {printed}"
+    assert line == f"held out (3 texts), nats per byte: {printed}"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]
     assert list(summary["nats_per_byte"].values()) == pytest.approx(list(expected.values()), rel=1e-5)
+
+
+def test_a_finished_run_is_said_to_be(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run").to_yaml())
+    assert main(["distill", str(recipe)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"{tmp_path / 'run'}: 3 steps in ")
+    assert main(["distill", str(recipe), "--resume"]) == 0
+    assert capsys.readouterr().out == line.replace(": 3 steps", ": already finished: 3 steps") + "\n"
 
 
 def test_an_interrupt_before_training_is_no_traceback(

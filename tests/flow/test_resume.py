@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from tests.flow.recipes import tiny_recipe
+from tests.flow.recipes import tiny_recipe, tiny_values
 from tests.tiny import ROWS, write_rows
 from tide import distill, pipeline
 from tide.cli.main import main
+from tide.config import Recipe
 from tide.training.checkpoints import checkpoints_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.tiny import TinyCheckpoints
-    from tide.config import Recipe
 
 # Epochs of four steps; warm-up and decay, so that the schedule's state counts as well.
 LONG = {
@@ -166,7 +166,9 @@ def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     assert not (tmp_path / "run" / "summary.json").exists()
 
     assert main(["distill", str(tmp_path / "recipe.yaml"), "--resume"]) == 0
-    assert f"{tmp_path / 'run'}: 8 steps in" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'run'}: 8 steps in" in out
+    assert f"tide distill: going on from {tmp_path / 'run' / f'checkpoint-{step}'}\n" in err
     assert steps.trained == list(range(1, 9)), "every step once"
     assert main(["distill", str(tmp_path / "recipe.yaml"), f"training.output_dir={tmp_path / 'whole'}"]) == 0
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
@@ -214,7 +216,8 @@ def test_a_finished_run_is_finished(tiny_checkpoints: TinyCheckpoints, tmp_path:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **{**LONG, "max_steps": 7})
     distill(recipe)
     before, logs = weights(tmp_path / "run"), learned(tmp_path / "run")
-    (tmp_path / "run" / "model.safetensors").unlink()  # Killed after its last checkpoint, say.
+    for name in ("model.safetensors", "summary.json"):  # Killed after its last checkpoint.
+        (tmp_path / "run" / name).unlink()
     result = distill(recipe, resume=True)
     assert (result.finished, result.steps) == (True, 7)
     after = weights(tmp_path / "run")
@@ -223,10 +226,51 @@ def test_a_finished_run_is_finished(tiny_checkpoints: TinyCheckpoints, tmp_path:
     assert checkpoints_in(tmp_path / "run")[-1].name == "checkpoint-7"
 
 
-def test_resuming_nothing_starts(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
-    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True)
-    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"))
-    assert started.steps == 3
+def test_a_finished_run_keeps_its_figures(finished: Recipe, tmp_path: Path) -> None:
+    """`finished` fails where weights load again."""
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    said: list[str] = []
+    result = distill(finished, resume=True, say=said.append)
+    assert (result.finished, result.already_finished, result.steps, said) == (True, True, 2, [])
+    assert (result.seconds, result.peak_memory_mib) == (summary["seconds"], summary["peak_memory_mib"])
+    assert result.log_history == summary["log_history"]
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_held_out_figures_are_read_back(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    values = tiny_values(tiny_checkpoints, tmp_path / "run", max_steps=1)
+    values["data"]["held_out"] = str(write_rows(tmp_path / "held_out.jsonl", ROWS[:3]))
+    recipe, said = Recipe.from_dict(values), []
+    first = distill(recipe, say=said.append)
+    assert said == ["evaluating 3 held-out texts"]
+    assert distill(recipe, resume=True) == replace(first, already_finished=True)
+
+
+def test_a_resumed_run_reports_all_of_its_time_and_memory(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **LONG)
+    assert not distill(recipe, callbacks=[SignalAt(6)]).finished
+    state = tmp_path / "run" / "checkpoint-6" / "trainer_state.json"
+    values = json.loads(state.read_text())
+    meter = values["stateful_callbacks"]["RunMeter"]["attributes"]
+    assert meter["seconds"] > 0 and meter["peak_memory_mib"] > 0
+    meter |= {"seconds": 1e6, "peak_memory_mib": 1e9}
+    state.write_text(json.dumps(values))
+    result = distill(recipe, resume=True, callbacks=[SignalAt(7)])
+    assert 1e6 < result.seconds < 1e6 + 600 and result.peak_memory_mib == 1e9
+    assert distill(recipe, resume=True).seconds > result.seconds, "over two interrupts"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["seconds"] > 1e6 and summary["peak_memory_mib"] == 1e9
+
+
+def test_resuming_nothing_starts_and_says_so(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    said: list[str] = []
+    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, say=said.append)
+    assert said == [f"no checkpoint in {tmp_path / 'one'}: starting from the beginning"]
+    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"), say=said.append)
+    assert started.steps == 3 and len(said) == 1
     assert_same_bits(tmp_path / "one", tmp_path / "two")
 
 

@@ -18,12 +18,15 @@ def add_parser(commands: Subparsers) -> None:
         "distill",
         help="train a student by a recipe",
         description="Train the student of a recipe. The student, its recipe.yaml and a summary.json end in "
-        "training.output_dir. Ctrl-C writes a checkpoint and stops; --resume goes on from it.",
+        "training.output_dir. Ctrl-C writes a checkpoint and stops; --resume goes on from it. Options and "
+        "key=value stand in any order.",
     )
     parser.add_argument("recipe", metavar="RECIPE.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.max_steps=10")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in training.output_dir"
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in training.output_dir; without one, say so and start",
     )
     parser.add_argument(
         "--check", action="store_true", help="check recipe, tokenizers and data, and stop before training"
@@ -35,15 +38,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     from tide.config import load_recipe
 
-    recipe = load_recipe(
-        arguments.recipe, arguments.overrides
-    )  # Before torch is imported: a typo answers at once.
+    # Before torch is imported: a typo answers at once.
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
     from tide.pipeline import check, distill
 
     if arguments.check:
         print(f"{arguments.recipe}: {check(recipe, resume=arguments.resume)}")
         return 0
-    result = distill(recipe, resume=arguments.resume)
+    result = distill(
+        recipe,
+        resume=arguments.resume,
+        say=lambda line: print(f"tide distill: {line}", file=sys.stderr, flush=True),
+    )
     if not result.finished:
         print(
             f"tide distill: stopped after step {result.steps} of {recipe.training.max_steps}, with a "
@@ -51,11 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
+    already = "already finished: " if result.already_finished else ""
     print(
-        f"{result.output_dir}: {result.steps} steps in {result.seconds:.0f} s, peak "
+        f"{result.output_dir}: {already}{result.steps} steps in {result.seconds:.0f} s, peak "
         f"{result.peak_memory_mib:.0f} MiB"
     )
     if result.held_out is not None:
         by_time = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in result.held_out.nats_per_byte.items())
-        print(f"held out, nats per byte: {by_time}")
+        print(f"held out ({result.held_out.num_texts} texts), nats per byte: {by_time}")
     return 0

@@ -22,6 +22,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (quickstart, distill, sample):
         command.add_parser(commands)
+    for one in commands.choices.values():
+        one.set_defaults(parser=one)  # For errors that `main` finds: they show this command's usage.
     return top
 
 
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 bad input (said in one line a problem), 130 interrupted.
     """
-    parsed = parser().parse_args(arguments)
+    parsed, rest = parser().parse_known_args(arguments)
+    _take_overrides(parsed, rest)
     try:
         status: int = parsed.run(parsed)
     except ValueError as error:
@@ -42,6 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ntide {parsed.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
     return status
+
+
+def _take_overrides(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    """argparse leaves what stands after an option: key=value is an override, all else is an error."""
+    overrides = getattr(parsed, "overrides", None)
+    unknown = [text for text in rest if overrides is None or text.startswith("-") or "=" not in text]
+    if unknown:
+        parsed.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if overrides is not None:
+        overrides += rest
 
 
 if __name__ == "__main__":

@@ -39,12 +39,14 @@ class HeldOutLikelihood:
         nats_per_byte: by time; negative log-likelihood of the masked tokens over their bytes.
         accuracy: by time; share of masked tokens whose most likely token is the true one, in [0, 1].
         num_tokens, num_bytes: masked, over all times.
+        num_texts: evaluated.
     """
 
     nats_per_byte: dict[float, float]
     accuracy: dict[float, float]
     num_tokens: int
     num_bytes: int
+    num_texts: int
 
 
 @torch.no_grad()
@@ -96,6 +98,7 @@ def held_out_likelihood(
         accuracy=dict(zip(times, (correct / tokens.clamp_min(1)).tolist(), strict=True)),
         num_tokens=int(tokens.sum()),
         num_bytes=int(num_bytes.sum()),
+        num_texts=len(examples),
     )
 
 

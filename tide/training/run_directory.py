@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tide.config import load_recipe
 from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
@@ -79,6 +79,19 @@ class RunDirectory:
     def newest_checkpoint(self) -> Path | None:
         """The newest complete one, to go on from; torn ones are removed."""
         return latest_complete_checkpoint(self.path)
+
+    def finished_summary(self) -> dict[str, Any] | None:
+        """What `finish` wrote, where the student and the checkpoint of the last step are there, too."""
+        checkpoints, student = checkpoints_in(self.path), self.path / "model.safetensors"
+        if not checkpoints or not student.is_file():
+            return None
+        if int(checkpoints[-1].name.split("-")[-1]) < self.recipe.training.max_steps:
+            return None
+        try:
+            summary: dict[str, Any] = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Writes the figures of the finished run."""
