@@ -230,7 +230,7 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
             chunks_of_one_tokenizer,
             "masking.student_masking: 'chunks' needs .* set method: calm or tide_cross",
         ),
-        (no_checkpoint, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
+        (no_checkpoint, "no folder '.*teacher' here. Give a folder saved by save_pretrained"),
         (no_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_config, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),

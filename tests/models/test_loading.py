@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import make_model, make_tokenizer
-from tide.models import load_config, load_model, load_tokenizer, without_progress_bars
+from tide.models import load_config, load_model, load_tokenizer, loading, without_progress_bars
 
 
 @pytest.fixture
@@ -194,9 +194,25 @@ def test_weights_that_do_not_load(checkpoint, damage, message, capfd):
 
 
 @pytest.mark.parametrize("load", [load_tokenizer, load_config])
-def test_a_folder_that_does_not_exist(load, tmp_path):
-    with pytest.raises(ValueError, match=rf"{load.__name__}: .*nowhere.* Give a folder"):
-        load(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize(
+    "place", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", "a/b/c", "runs/nowhere"]
+)
+def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(load, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for module, name in ((loading.AutoTokenizer, "from_pretrained"), (PretrainedConfig, "get_config_dict")):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: pytest.fail("the hub was asked"))
+    with pytest.raises(ValueError) as caught:
+        load(place)
+    assert str(caught.value).startswith(f"{load.__name__}: no folder {place!r} here. Give a folder saved by ")
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, load_config])
+@pytest.mark.parametrize("place", ["nowhere", "nowhere/model"])
+def test_a_name_that_the_hub_does_not_give_either(load, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"^{load.__name__}: no folder '{place}' here; no readable .* hub"):
+        load(place)
 
 
 def test_a_broken_tokenizer(checkpoint):

@@ -42,6 +42,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         ValueError: nothing loadable at `path`, a slow tokenizer, no mask token, or one that is also eos, pad
             or bos.
     """
+    _check_place("load_tokenizer", path)
     try:
         folder = Path(path)
         if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -51,7 +52,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     # transformers raises OSError, ValueError, KeyError, or a JSON or Rust error by cause.
     except Exception as error:
         raise ValueError(
-            f"load_tokenizer: no readable tokenizer at {path!r} ({_first_line(error)}). "
+            f"load_tokenizer: {_not_here(path)}no readable tokenizer at {path!r} ({_first_line(error)}). "
             "Give a folder with tokenizer.json, or the id of a repository on the hub."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
@@ -91,13 +92,14 @@ def load_config(path: str) -> PretrainedConfig:
     Raises:
         ValueError: no readable config.json at `path`, or an architecture that is not supported.
     """
+    _check_place("load_config", path)
     try:
         values, _ = PretrainedConfig.get_config_dict(path)
         if not values:  # What transformers makes of a folder without the file.
             raise FileNotFoundError("no such file")
     except Exception as error:
         raise ValueError(
-            f"load_config: no readable config.json at {path!r} ({_first_line(error)}). "
+            f"load_config: {_not_here(path)}no readable config.json at {path!r} ({_first_line(error)}). "
             "Give a folder saved by save_pretrained, or the id of a repository on the hub."
         ) from error
     model_type = values.get("model_type")
@@ -208,6 +210,23 @@ def _unreadable_weights(function: str, path: str, error: Exception) -> ValueErro
         f"{function}: the weights at {path!r} cannot be read ({_first_line(error)}). "
         "Copy or download the checkpoint again; it needs model.safetensors that matches config.json."
     )
+
+
+def _check_place(function: str, path: str) -> None:
+    """Refuses what is neither a folder nor a name on the hub, which would be asked for it, with retries."""
+    first, *rest = path.split("/")
+    is_hub_id = not path.startswith((".", "~")) and first != "" and len(rest) <= 1
+    if rest and Path(first).is_dir():
+        is_hub_id = False  # A mistyped path under a folder that is here.
+    if not is_hub_id and not Path(path).is_dir():
+        raise ValueError(
+            f"{function}: no folder {path!r} here. Give a folder saved by save_pretrained (relative to the "
+            "current directory; ~ is not expanded), or the id of a repository on the hub."
+        )
+
+
+def _not_here(path: str) -> str:
+    return "" if Path(path).is_dir() else f"no folder {path!r} here; "
 
 
 def _first_line(error: BaseException) -> str:
