@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -230,26 +232,75 @@ def test_sample_prints_each_prompt_with_its_completion(
     assert any(expected), "an untrained model says something"
 
 
+@pytest.mark.parametrize("written", ["run/recipe.yaml", "recipe.yaml", None])
+def test_sample_takes_the_block_size_of_training(
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    written: str | None,
+) -> None:
+    """Of a student's folder, and of a checkpoint's, which lies in the student's."""
+    run, size, said = shutil.copytree(tiny_checkpoints.student, tmp_path / "run"), 32, "as no recipe.yaml"
+    if written is not None:
+        recipe = tiny_recipe(tiny_checkpoints, run)
+        trained = replace(recipe, masking=replace(recipe.masking, block_size=4))
+        (tmp_path / written).write_text(trained.to_yaml())
+        size, said = 4, f"from {tmp_path / written}"
+    model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))
+    (expected,) = generate(model, tokenizer, ["def add"], max_new_tokens=10, block_size=size)
+    capsys.readouterr()
+    assert main(["sample", str(run), "def add", "--max-new-tokens=10"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"def add{expected}\n"
+    assert f"tide sample: block size {size}, {said}" in err
+    assert main(["sample", str(run), "def add", "--max-new-tokens=10", "--block-size=8"]) == 0
+    assert "block size" not in capsys.readouterr().err, "it was given"
+
+
+def test_sample_passes_over_a_recipe_of_another_program(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
+    (run / "recipe.yaml").write_text("ingredients: [flour]\n")
+    assert main(["sample", str(run), "x", "--max-new-tokens=1"]) == 0
+    assert "tide sample: block size 32, as no recipe.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("place", "message"),
     [
-        (["nowhere/model", "x"], "load_tokenizer: no readable tokenizer at 'nowhere/model'"),
-        (
-            ["{student}", "x", "--max-new-tokens=0"],
-            "generate: max_new_tokens, block_size and steps_per_block",
-        ),
+        ("nowhere/model", "no folder 'nowhere/model' here; no readable tokenizer at 'nowhere/model' "),
+        ("./model", "no folder './model' here. Give a folder"),
     ],
 )
 def test_sample_answers_bad_input_in_a_line(
-    tiny_checkpoints: TinyCheckpoints,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    capsys: pytest.CaptureFixture[str], place: str, message: str
 ) -> None:
-    given = [text.format(student=tiny_checkpoints.student) for text in arguments]
-    assert main(["sample", *given]) == 2
+    assert main(["sample", place, "x"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("tide sample: ")]
-    assert len(lines) == 1 and message in lines[0]
+    assert len(lines) == 1 and f"load_tokenizer: {message}" in lines[0]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("sample somewhere x", ["--max-new-tokens", "--block-size", "--steps-per-block"]),
+        ("quickstart", ["--steps", "--seeds", "--jobs"]),
+    ],
+)
+@pytest.mark.parametrize("value", ["0", "-2", "many"])
+def test_a_count_is_checked_by_its_own_name(
+    capsys: pytest.CaptureFixture[str], command: str, options: list[str], value: str
+) -> None:
+    for option in options:
+        with pytest.raises(SystemExit) as ended:
+            main([*command.split(), f"{option}={value}"])
+        assert ended.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == (
+            f"tide {command.split()[0]}: error: argument {option}: "
+            f"expected a whole number of at least 1, got '{value}'"
+        )

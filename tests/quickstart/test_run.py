@@ -70,10 +70,13 @@ def test_outside_a_clone_it_says_so(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["--steps", "--seeds"])
-def test_steps_and_seeds_are_counts(option, tmp_path, capsys):
-    assert main(["quickstart", option, "0", "--output-dir", str(tmp_path / "out")]) == 2
-    assert "must be at least 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("steps", "seeds", "wrong"), [(0, None, "steps"), (None, -1, "seeds"), (3, 0, "seeds")]
+)
+def test_steps_and_seeds_are_counts(steps, seeds, wrong):
+    got = steps if wrong == "steps" else seeds
+    with pytest.raises(ValueError, match=rf"quickstart: {wrong} must be at least 1; got {got}\."):
+        Settings.quick().changed(steps=steps, num_seeds=seeds)
 
 
 @pytest.mark.parametrize(

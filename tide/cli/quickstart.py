@@ -1,10 +1,12 @@
-"""tide quickstart: distil small students by each method on real text, with a table and a report."""
+"""tide quickstart: distil small students by five methods on real text, with a table and a report."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tide.cli.subparsers import count
 
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
@@ -14,19 +16,20 @@ def add_parser(commands: Subparsers) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "quickstart",
-        help="distil small students by each method, with a table and a report",
-        description="Distil a small student from the shipped teacher by each of the paper's methods, within "
-        "one tokenizer and across two, on functions of the Python standard library. Run it from a clone of "
-        "the repository. An interrupted quickstart goes on where it stopped.",
+        help="distil small students by five methods, with a table and a report",
+        description="Distil a small student from the shipped teacher on functions of the Python standard "
+        "library: without a teacher, by KL and TIDE-Shared within one tokenizer, by CALM and TIDE-Cross "
+        "across two. Run it from a clone of the repository. An interrupted quickstart goes on where it "
+        "stopped.",
     )
     parser.add_argument("--full", action="store_true", help="more seeds and steps: the table of the README")
     parser.add_argument("--output-dir", type=Path, help="default: runs/quickstart, or runs/quickstart-full")
     parser.add_argument(
         "--fresh", action="store_true", help="discard what an earlier quickstart left in the output directory"
     )
-    parser.add_argument("--steps", type=int, help="optimiser steps of each run instead of the usual number")
-    parser.add_argument("--seeds", type=int, help="number of seeds instead of the usual number")
-    parser.add_argument("--jobs", type=int, help="runs side by side (default: one per core, at most six)")
+    parser.add_argument("--steps", type=count, help="optimiser steps of each run instead of the usual number")
+    parser.add_argument("--seeds", type=count, help="number of seeds instead of the usual number")
+    parser.add_argument("--jobs", type=count, help="runs side by side (default: one per core, at most six)")
     parser.set_defaults(run=run)
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tide.cli.subparsers import count
 
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
+
+DEFAULT_BLOCK_SIZE = 32  # Of recipes that do not name one.
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -18,10 +24,14 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("checkpoint", help="folder or hub id of a block-diffusion model with its tokenizer")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help=r"text; \n stands for a line break")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--block-size", type=int, default=32, help="as in training (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=count, default=128, help="default: %(default)s")
     parser.add_argument(
-        "--steps-per-block", type=int, help="denoising steps per block (default: one token a step)"
+        "--block-size",
+        type=count,
+        help=f"as in training (default: that of the checkpoint's recipe.yaml, or else {DEFAULT_BLOCK_SIZE})",
+    )
+    parser.add_argument(
+        "--steps-per-block", type=count, help="denoising steps per block (default: one token a step)"
     )
     parser.set_defaults(run=run)
 
@@ -32,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tide.sampling import generate
 
     tokenizer = load_tokenizer(arguments.checkpoint)
+    block_size = arguments.block_size or _trained_block_size(arguments.checkpoint)
     model = load_model(arguments.checkpoint, trainable=False)
     prompts = [prompt.replace("\\n", "\n") for prompt in arguments.prompts]
     completions = generate(
@@ -39,8 +50,26 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer,
         prompts,
         max_new_tokens=arguments.max_new_tokens,
-        block_size=arguments.block_size,
+        block_size=block_size,
         steps_per_block=arguments.steps_per_block,
     )
     print("\n\n".join(prompt + completion for prompt, completion in zip(prompts, completions, strict=True)))
     return 0
+
+
+def _trained_block_size(checkpoint: str) -> int:
+    """From the recipe that `tide distill` writes beside a student; says what it takes and from where."""
+    from tide.config import RecipeError, load_recipe
+
+    size, source = DEFAULT_BLOCK_SIZE, "as no recipe.yaml beside the checkpoint says how it was trained"
+    folder = Path(checkpoint)
+    # A student has it in its folder, a `checkpoint-N` of a run in the folder above.
+    for path in (folder / "recipe.yaml", folder.absolute().parent / "recipe.yaml"):
+        if folder.is_dir() and path.is_file():
+            try:
+                size, source = load_recipe(path).masking.block_size, f"from {path}"
+            except RecipeError:  # Of another program: the name is a common one.
+                continue
+            break
+    print(f"tide sample: block size {size}, {source}", file=sys.stderr, flush=True)
+    return size

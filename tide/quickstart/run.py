@@ -82,8 +82,9 @@ class Settings:
         Raises:
             ValueError: a number below 1.
         """
-        if min(1 if steps is None else steps, 1 if num_seeds is None else num_seeds) < 1:
-            raise ValueError(f"quickstart: steps and seeds must be at least 1; got {steps} and {num_seeds}.")
+        for name, number in (("steps", steps), ("seeds", num_seeds)):
+            if number is not None and number < 1:
+                raise ValueError(f"quickstart: {name} must be at least 1; got {number}.")
         seeds = self.seeds if num_seeds is None else tuple(range(num_seeds))
         return replace(self, steps=self.steps if steps is None else steps, seeds=seeds)
 

@@ -54,11 +54,9 @@ def generate(
             f"generate: prompts must be a sequence of texts; got one text, {prompts[:40]!r}. Pass [prompt]."
         )
     steps = block_size if steps_per_block is None else steps_per_block
-    if min(max_new_tokens, block_size, steps) < 1:
-        raise ValueError(
-            "generate: max_new_tokens, block_size and steps_per_block must be at least 1; "
-            f"got {max_new_tokens}, {block_size} and {steps}."
-        )
+    sizes = {"max_new_tokens": max_new_tokens, "block_size": block_size, "steps_per_block": steps}
+    if wrong := next((name for name, size in sizes.items() if size < 1), None):
+        raise ValueError(f"generate: {wrong} must be at least 1; got {sizes[wrong]}.")
     if tokenizer.mask_token_id is None:
         raise ValueError(
             "generate: the tokenizer has no mask token. Load the one that the model was trained with."
