@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
+from tide.data.conversation import TextRow
 
-@dataclass(frozen=True)
-class TextRow:
-    """A prompt, kept clean, and the completion that diffusion masks and losses read."""
-
-    prompt: str
-    completion: str
+__all__ = ["TextRow", "read_rows"]
 
 
 def read_rows(path: str | Path) -> list[TextRow]:

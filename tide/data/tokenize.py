@@ -1,19 +1,132 @@
-"""Text rows -> token ids in whole blocks, with the completion marked."""
+"""Rendered rows -> token ids, with those marked that are learnt; text rows -> the same in whole blocks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+
+from tide.data.conversation import BadRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Int, Int64
+    from tokenizers import Encoding
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-    from tide.data.rows import TextRow
+    from tide.data.conversation import TextRow
+    from tide.data.rendering import Rendered
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedText:
+    """Tokens of a rendered row; nothing is cut or filled yet.
+
+    Attributes:
+        token_ids: [L] int64.
+        learnt: [L] bool, what a loss reads.
+        piece_lengths: tokens of each piece that was tokenized apart; their sum is L.
+    """
+
+    token_ids: Int64[np.ndarray, " L"]
+    learnt: Bool[np.ndarray, " L"]
+    piece_lengths: tuple[int, ...]
+
+
+def tokenize_rendered(
+    rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerFast
+) -> list[TokenizedText | BadRow]:
+    """Token ids of rendered rows, in one batch; no special tokens but those in the text.
+
+    A token is learnt if it begins inside a learnt span. One that begins before it does not count, though most
+    of it may lie inside: its beginning is context, and it is predicted before the span begins. One that runs
+    over the end counts.
+
+    Args:
+        rendered: rows as this tokenizer's side reads them.
+        tokenizer: a fast one: it says where its tokens begin.
+    Returns:
+        One per row; a BadRow with reason "mask token in the text" where the text holds it, which stands for
+        hidden text.
+    Raises:
+        ValueError: the tokenizer is not a fast one.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"tokenize_rendered: {type(tokenizer).__name__} is not a fast tokenizer, so it does not say "
+            "where tokens begin. Load it with AutoTokenizer, or convert it to a tokenizer.json."
+        )
+    if not rendered:
+        return []
+    pieces = [piece for row in rendered for piece in row.pieces]
+    batch = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False)
+    trimmed = _trimmed_spaces(tokenizer, len(tokenizer))
+    encoded = zip(batch["input_ids"], batch.encodings, strict=True)
+    tokenized: list[TokenizedText | BadRow] = []
+    for row in rendered:
+        ids_of_pieces, learnt_of_pieces, at = [], [], 0
+        for piece in row.pieces:
+            token_ids, encoding = next(encoded)
+            learnt = np.zeros(len(token_ids), dtype=bool)
+            for span in row.learnt:
+                if span[0] < at + len(piece) and span[1] > at:
+                    first, last = (_first_from(place - at, encoding, token_ids, trimmed) for place in span)
+                    learnt[first:last] = True
+            ids_of_pieces.append(np.array(token_ids, dtype=np.int64))
+            learnt_of_pieces.append(learnt)
+            at += len(piece)
+        whole = np.concatenate(ids_of_pieces)
+        if tokenizer.mask_token_id is not None and (whole == tokenizer.mask_token_id).any():
+            mask = f"{tokenizer.mask_token!r} stands for hidden text"
+            tokenized.append(BadRow("mask token in the text", mask))
+            continue
+        lengths = tuple(map(len, ids_of_pieces))
+        tokenized.append(TokenizedText(whole, np.concatenate(learnt_of_pieces), lengths))
+    return tokenized
+
+
+def _first_from(
+    place: int, encoding: Encoding, token_ids: Sequence[int], trimmed: Int64[np.ndarray, " V"] | None
+) -> int:
+    """The first token that begins at character `place` or after it."""
+
+    # Tokens begin in order, so few are looked at: all offsets as Python numbers take as long as tokenizing.
+    def begin(token: int) -> int:
+        start, _ = encoding.token_to_chars(token) or (0, 0)
+        if trimmed is None:
+            return start
+        _, before = encoding.token_to_chars(token - 1) or (0, 0) if token else (0, 0)
+        return max(min(before, start), start - int(trimmed[token_ids[token]]))
+
+    return bisect_left(range(len(token_ids)), place, key=begin)
+
+
+@lru_cache(maxsize=8)
+def _trimmed_spaces(tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> Int64[np.ndarray, " V"] | None:
+    """How many spaces at a token's beginning its offsets leave out, by id; None if they leave out none.
+
+    Post-processors of byte-level tokenizers do that (`trim_offsets`).
+    """
+    processor = tokenizer.backend_tokenizer.post_processor
+    if processor is None or not _trims(json.loads(processor.__getstate__())):
+        return None
+    tokens = tokenizer.convert_ids_to_tokens(range(num_tokens))
+    # The byte-level alphabet writes a space as Ġ; other white space stands only in added tokens.
+    spaces = (token.replace("Ġ", " ") if token else "" for token in tokens)
+    return np.array([len(token) - len(token.lstrip()) for token in spaces], dtype=np.int64)
+
+
+def _trims(state: Any) -> bool:
+    if isinstance(state, dict):
+        return state.get("trim_offsets") is True or any(map(_trims, state.values()))
+    return isinstance(state, list) and any(map(_trims, state))
 
 
 def tokenize_rows(

@@ -1,0 +1,179 @@
+"""Rows: what a source's mappings mean, in the forms of the ecosystem; and what makes one unfit.
+
+The first form that is there counts. Other keys are ignored, and a key whose value is null is not there.
+
+    {"messages": [{"role": ..., "content": ...}, ...]}            conversations
+    {"conversations": [{"from": ..., "value": ...}, ...]}         the same as ShareGPT writes them
+    {"prompt": [messages], "completion": [messages]}              the same; no answer in the prompt is learnt
+    {"prompt": "...", "completion": "..."}                        text without a chat template
+    {"text": "..."}                                               the same, all of it learnt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+ASSISTANT = "assistant"
+KEYS = ("messages", "conversations", "prompt", "completion", "text")  # all that is read of a mapping
+# ShareGPT's speakers, by the names that chat templates know.
+_SPEAKERS = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "observation": "tool"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: who speaks (system, user, assistant, tool, ...), and the text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns that a chat template joins.
+
+    Attributes:
+        messages: in order.
+        num_prompt: how many of them are the prompt. Answers among those are read and never learnt.
+    """
+
+    messages: tuple[Message, ...]
+    num_prompt: int = 0
+
+    def is_answer(self, index: int) -> bool:
+        """Whether message `index` is to be learnt."""
+        return index >= self.num_prompt and self.messages[index].role == ASSISTANT
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A prompt, kept clean, and the completion that diffusion masks and losses read."""
+
+    prompt: str
+    completion: str
+
+
+Row: TypeAlias = TextRow | Conversation
+
+
+class BadRow(ValueError):
+    """A row to set aside, not a reason to stop.
+
+    Attributes:
+        reason: a short fixed phrase, for counting.
+        detail: what is wrong in this row; it may quote it.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)  # Both: exceptions are pickled by their args.
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+def parse_row(value: Mapping[str, object]) -> Row:
+    """The row that a mapping stands for.
+
+    A conversation needs an answer, and no answer to be learnt may be blank: a model that saw one would learn
+    to say nothing, and leaving the turn out would change what follows it. A text row needs a completion that
+    is not empty; white space alone is a completion.
+
+    Args:
+        value: in one of the module's forms. A message's content is text, or parts {"type": "text", "text":
+            ...} that are joined as they are.
+    Returns:
+        A Conversation, or a TextRow whose prompt is "" for plain text.
+    Raises:
+        BadRow: with reason "no text" (none of the forms), "wrong type", "no messages", "no answer",
+            "empty answer", "not text" (parts other than text), "tool calls" (a turn that is more than its
+            text), "half a surrogate pair".
+    """
+    given = {key: value[key] for key in KEYS if value.get(key) is not None}
+    for key in ("messages", "conversations"):
+        if key in given:
+            return _conversation(_messages(given[key], key), 0)
+    if "prompt" in given and "completion" in given:
+        prompt, completion = given["prompt"], given["completion"]
+        if isinstance(prompt, str) and isinstance(completion, str):
+            return _text_row(prompt, completion)
+        first = _messages(prompt, "prompt")
+        return _conversation(first + _messages(completion, "completion"), len(first))
+    if "text" in given:
+        return _text_row("", _text(given["text"], "text"))
+    raise BadRow(
+        "no text",
+        f"keys {sorted(map(str, value))}, expected messages, conversations, prompt and completion, or text",
+    )
+
+
+def _text_row(prompt: str, completion: str) -> TextRow:
+    if not _text(completion, "completion"):
+        raise BadRow("empty answer", "the completion is empty")
+    return TextRow(_text(prompt, "prompt"), completion)
+
+
+def _conversation(messages: tuple[Message, ...], num_prompt: int) -> Conversation:
+    if not messages:
+        raise BadRow("no messages")
+    conversation = Conversation(messages, num_prompt)
+    answers = [message for at, message in enumerate(messages) if conversation.is_answer(at)]
+    if not answers:
+        raise BadRow("no answer", f"roles {[message.role for message in messages]}")
+    if not all(answer.content.strip() for answer in answers):
+        raise BadRow("empty answer", f"one of {len(answers)} answers is blank")
+    return conversation
+
+
+def _messages(value: object, where: str) -> tuple[Message, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise BadRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
+    return tuple(_message(item, f"{where}[{at}]") for at, item in enumerate(value))
+
+
+def _message(value: object, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise BadRow("wrong type", f"{where} is {_kind(value)}, not a message")
+    if value.get("tool_calls"):
+        raise BadRow("tool calls", f"{where} calls tools, which is more than its content")
+    role = value.get("role")
+    content = value.get("content")
+    if role is None and content is None:
+        role, content = value.get("from"), value.get("value")
+        role = _SPEAKERS.get(role, role) if isinstance(role, str) else role
+    if not isinstance(role, str) or not role:
+        raise BadRow("wrong type", f"{where} has no role that is text")
+    return Message(_text(role, where), _content(content, where))
+
+
+def _content(value: object, where: str) -> str:
+    if isinstance(value, str):
+        return _text(value, where)
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise BadRow("wrong type", f"the content of {where} is {_kind(value)}")
+    parts = []
+    for part in value:
+        if not isinstance(part, Mapping):
+            raise BadRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
+        if part.get("type") != "text":
+            raise BadRow("not text", f"the content of {where} has a part of type {part.get('type')!r}")
+        parts.append(_text(part.get("text"), where))
+    return "".join(parts)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow("wrong type", f"{where} is {_kind(value)}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(
+            "half a surrogate pair", f"{where} has {value[error.start]!a}, which is no character"
+        ) from None
+    return value
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"of type {type(value).__name__}"

@@ -1,0 +1,247 @@
+"""Where rows come from: files, directories, saved data sets, the hub. Any row of any of them, by its number.
+
+Files are JSON lines or arrays (`.jsonl`, `.ndjson`, `.json`, each also `.gz`), Parquet (`.parquet`) and Arrow
+(`.arrow`, `.feather`). Only the hub needs the `datasets` package.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+from tide.data.arrow_rows import ARROW_SUFFIXES, PARQUET_SUFFIXES, ArrowRows, arrow_rows, parquet_rows
+from tide.data.conversation import BadRow
+from tide.data.json_rows import SUFFIXES as JSON_SUFFIXES
+from tide.data.json_rows import JsonRows
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+
+Raw: TypeAlias = Mapping[str, object]
+SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the files of a split
+_SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval"})
+_READ_AT_ONCE = 256
+
+
+class _Rows(Protocol):
+    def __len__(self) -> int: ...
+    def rows(self, indices: Any) -> list[Raw | BadRow]: ...
+    def where(self, index: int) -> str: ...
+
+
+class Source:
+    """Rows in a fixed order, each read when it is asked for; pickled, another process reads the same.
+
+    What a source unpacked to a temporary file is gone when the object that `open_source` returned is: copies
+    in other processes do not keep it.
+
+    Attributes:
+        name: what it was opened by.
+        files: that the rows come from, in order; none for a data set of the hub.
+    """
+
+    def __init__(self, name: str, files: Sequence[Path], parts: Sequence[_Rows]) -> None:
+        self.name = name
+        self.files = tuple(files)
+        self._parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __iter__(self) -> Iterator[tuple[int, Raw | BadRow]]:
+        """Every row with its number."""
+        for start in range(0, len(self), _READ_AT_ONCE):
+            indices = range(start, min(start + _READ_AT_ONCE, len(self)))
+            yield from zip(indices, self.rows(indices), strict=True)
+
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+        """The rows of these numbers, in this order; any may come more than once.
+
+        Args:
+            indices: each from 0 to len(self) - 1.
+        Returns:
+            One mapping per index, or a BadRow with file and line where there is none to be read.
+        Raises:
+            IndexError: there is no such row.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"Source: no row {wanted.max()} or {wanted.min()} among {len(self)}")
+        part_of = np.searchsorted(self._ends, wanted, side="right")
+        rows: list[Raw | BadRow] = [{}] * len(wanted)
+        for number in np.unique(part_of).tolist():
+            part, places = self._parts[number], np.flatnonzero(part_of == number)
+            local = wanted[places] - (int(self._ends[number]) - len(part))
+            for place, row in zip(places, part.rows(local), strict=True):
+                rows[place] = row
+        return rows
+
+    def where(self, index: int) -> str:
+        """File and line of a row, or what comes closest."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self._parts[number]
+        return part.where(index - (int(self._ends[number]) - len(part)))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that is read of the rows: the same wherever and however compressed they lie."""
+        digest = hashlib.sha256()
+        for _, row in self:
+            value = row.reason if isinstance(row, BadRow) else row
+            digest.update(json.dumps(value, sort_keys=True, default=repr).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def open_source(path: str | Path, *, subset: str | None = None, split: str = "train") -> Source:
+    """Opens a file, directory, glob, saved data set, or else a data set of the Hugging Face hub.
+
+    Args:
+        path: a file; a glob of files; a directory that `datasets.save_to_disk` wrote; any other directory, of
+            whose files, at any depth, all are read that have a known suffix, in the order of their names; or
+            the name of a data set on the hub. What exists here goes before the hub.
+        subset: the configuration of a data set on the hub.
+        split: of a data set on the hub or a saved dictionary of data sets. In a directory: if any file or
+            folder is named after a split (`test.jsonl`, `train-00000-of-00002.parquet`), only those of this
+            one are read. Files and globs are read whole.
+    Returns:
+        A source of one row or more.
+    Raises:
+        ValueError: nothing is there, or no rows are, a file is damaged, the split is not there, or the hub is
+            asked for without the `datasets` package or does not have it.
+    """
+    name = str(path)
+    expanded = Path(name).expanduser()
+    if expanded.is_dir():
+        files = _saved_files(expanded, split) or _directory_files(expanded, split)
+    elif expanded.exists():
+        files = [expanded]
+    elif glob.has_magic(name):
+        found = map(Path, glob.glob(str(expanded), recursive=True))
+        files = sorted(file for file in found if file.is_file() and _suffix(file))
+        if not files:
+            raise ValueError(f"open_source: no file of a known kind matches {name!r}. {_known_suffixes()}")
+    elif _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
+        return _not_empty(Source(name, [], [_hub_rows(name, subset, split)]))
+    else:
+        raise ValueError(f"open_source: no file or directory at {name!r}. Correct the path.")
+    return _not_empty(Source(name, files, [_file_rows(file) for file in files]))
+
+
+def _not_empty(source: Source) -> Source:
+    if not len(source):
+        raise ValueError(f"open_source: {source.name!r} holds no rows. Leave it out, or give it some.")
+    return source
+
+
+def _file_rows(path: Path) -> _Rows:
+    suffix = _suffix(path)
+    if suffix in PARQUET_SUFFIXES:
+        return parquet_rows(path)
+    if suffix in ARROW_SUFFIXES:
+        return arrow_rows(path)
+    if suffix in JSON_SUFFIXES:
+        return JsonRows(path)
+    raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_known_suffixes()}")
+
+
+def _suffix(path: Path) -> str | None:
+    """The longest known suffix."""
+    name = path.name.lower()
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default=None)
+
+
+def _known_suffixes() -> str:
+    return f"Known are {', '.join(SUFFIXES)}."
+
+
+def _saved_files(directory: Path, split: str) -> list[Path]:
+    """Arrow files of a directory that `datasets.save_to_disk` wrote; none if it is not one."""
+    of_splits = directory / "dataset_dict.json"
+    if of_splits.is_file():
+        splits = json.loads(of_splits.read_text(encoding="utf-8"))["splits"]
+        if split not in splits:
+            raise ValueError(f"open_source: {str(directory)!r} has no split {split!r}, only {splits}.")
+        directory = directory / split
+    state = directory / "state.json"
+    if not state.is_file() or not (directory / "dataset_info.json").is_file():
+        return []
+    values = json.loads(state.read_text(encoding="utf-8"))
+    if values.get("_indices_data_files"):
+        raise ValueError(
+            f"open_source: {str(directory)!r} was saved by an old `datasets` as a selection of rows. Load it "
+            "with `datasets.load_from_disk`, and save it again."
+        )
+    return [directory / file["filename"] for file in values["_data_files"]]
+
+
+def _directory_files(directory: Path, split: str) -> list[Path]:
+    found = sorted(file for file in directory.rglob("*") if file.is_file() and _suffix(file))
+    files = [file for file in found if not _is_hidden(file.relative_to(directory))]
+    if not files:
+        raise ValueError(
+            f"open_source: {str(directory)!r} holds no file of a known kind. {_known_suffixes()}"
+        )
+    splits = {file: _splits(file.relative_to(directory), split) for file in files}
+    if not any(splits.values()):
+        return files
+    files = [file for file in files if split in splits[file]]
+    if not files:
+        there = sorted(set().union(*splits.values()))
+        raise ValueError(f"open_source: {str(directory)!r} has no split {split!r}, only {there}.")
+    return files
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _splits(path: Path, split: str) -> set[str]:
+    """Names of splits in a file's name, or else in its folders'."""
+    stem = path.name[: -len(_suffix(path) or "")]
+    shard = _SHARD.fullmatch(stem)
+    if shard:
+        return {shard[1]}
+    for name in (stem, *reversed(path.parts[:-1])):
+        if name == split:
+            return {name}
+        words = _SPLIT_WORDS.intersection(re.split(r"[^a-z0-9]+", name.lower()))
+        if words:
+            return set(words)
+    return set()
+
+
+def _hub_rows(name: str, subset: str | None, split: str) -> ArrowRows:
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"open_source: no file or directory at {name!r}, and a data set of the hub needs the `datasets` "
+            'package. Correct the path, or pip install "tide-distill[hub]".'
+        ) from None
+    try:
+        dataset = datasets.load_dataset(name, name=subset, split=split)
+    except Exception as error:
+        raise ValueError(
+            f"open_source: no file or directory at {name!r}, and the hub gives no such data set, subset "
+            f"{subset!r}, split {split!r} ({error}). Correct the name, or log in to the hub."
+        ) from error
+    return ArrowRows(name, _HubTable(dataset))
+
+
+class _HubTable:
+    """Opens a data set's table; the data set is pickled by the files it lies in."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __call__(self) -> Any:
+        return self.dataset.with_format("arrow")[:]

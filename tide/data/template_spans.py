@@ -1,0 +1,213 @@
+"""Where the contents of messages stand in a rendered chat template, from the template's own output.
+
+Contents are not searched for: a content may also stand in a header, in another message or in itself. The
+template is asked instead. Rendered once with a marker in place of every content, it shows its literal text
+and where contents go; put the contents there, and it must be the real rendering, character for character. A
+template that looks into contents may fail that. Then a marker is put into one content at a time, at several
+places: it shows where that content stands if nothing but the marker has come in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from tide.data.conversation import BadRow
+
+Apply = Callable[[Sequence[str]], str]  # renders the conversation with these contents; raises BadRow
+_MARK = re.compile(r"Zq7x(\d{6})x7qZ")
+
+
+class Place(NamedTuple):
+    """A content, or the part of it that the template shows as it is.
+
+    Attributes:
+        start, end: characters of the rendered text.
+        offset: where the part begins in the content.
+    """
+
+    start: int
+    end: int
+    offset: int
+
+
+def locate(apply: Apply, contents: Sequence[str], text: str) -> list[Place | None]:
+    """Where each content stands in the rendering.
+
+    Args:
+        apply: renders the same roles with other contents.
+        contents: of every message.
+        text: `apply(contents)`.
+    Returns:
+        A place per message; None if the content is blank, or the template leaves it out. Places do not
+        overlap; they are in the order of messages unless the template changes it. Places keep white space
+        around a content that the template keeps.
+    Raises:
+        BadRow: the template shows a content more than once, or not as it is.
+    """
+    if any(_MARK.search(content) for content in contents):
+        raise BadRow("template: marker in the text", "a content holds the text that marks contents")
+    places = _by_skeleton(apply, contents, text)
+    if places is None:
+        places = [_by_insertion(apply, contents, at, text) for at in range(len(contents))]
+        _check_apart([place for place in places if place is not None])
+    return places
+
+
+def common_length(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (here, there) in pairs if here != there), min(len(one), len(other)))
+
+
+def _mark(number: int) -> str:
+    return f"Zq7x{number:06}x7qZ"
+
+
+def _by_skeleton(apply: Apply, contents: Sequence[str], text: str) -> list[Place | None] | None:
+    """None if the template with markers is another one."""
+    edges = [_edges(content) for content in contents]
+    # A blank content stays: templates leave its header out.
+    marked = [
+        f"{before}{_mark(at)}{after}" if content.strip() else content
+        for at, (content, (before, after)) in enumerate(zip(contents, edges, strict=True))
+    ]
+    try:
+        order, literals = _split(apply(marked))
+    except BadRow:
+        return None
+    if len(set(order)) < len(order):
+        raise BadRow("template: a message twice", f"message {max(order, key=order.count)} (from 0)")
+    cores = [contents[at].strip() for at in order]
+    rebuilt = [literals[0]]
+    for core, literal in zip(cores, literals[1:], strict=True):
+        rebuilt += [core, literal]
+    if "".join(rebuilt) != text:
+        return None
+    kept = _kept_edges(apply, contents, edges, order, literals)
+    places: list[Place | None] = [None] * len(contents)
+    end = 0
+    for at, core, literal, (before, after) in zip(order, cores, literals, kept, strict=False):
+        start = end + len(literal)
+        end = start + len(core)
+        places[at] = Place(start - before, end + after, len(edges[at][0]) - before)
+    return places
+
+
+def _edges(content: str) -> tuple[str, str]:
+    """White space before and after."""
+    core = content.strip()
+    before = len(content) - len(content.lstrip())
+    return content[:before], content[before + len(core) :]
+
+
+def _split(skeleton: str) -> tuple[list[int], list[str]]:
+    """Messages in the order of their markers, and the literal text around those."""
+    parts = _MARK.split(skeleton)
+    return [int(number) for number in parts[1::2]], parts[::2]
+
+
+def _kept_edges(
+    apply: Apply,
+    contents: Sequence[str],
+    edges: list[tuple[str, str]],
+    order: list[int],
+    literals: list[str],
+) -> list[tuple[int, int]]:
+    """How much white space before and after each content the template keeps: all of a side, or none.
+
+    In the same template without that white space, literals are shorter by what is kept.
+    """
+    kept = [[0, 0] for _ in order]
+    if not any(before or after for before, after in edges):
+        return [(0, 0) for _ in order]
+    bare = [_mark(at) if content.strip() else content for at, content in enumerate(contents)]
+    try:
+        bare_order, bare_literals = _split(apply(bare))
+    except BadRow:
+        bare_order, bare_literals = [], []
+    if bare_order == order:
+        for gap, (literal, bare_literal) in enumerate(zip(literals, bare_literals, strict=True)):
+            after = edges[order[gap - 1]][1] if gap else ""
+            before = edges[order[gap]][0] if gap < len(order) else ""
+            for ahead, behind in ((after, before), (after, ""), ("", before)):
+                if literal == ahead + bare_literal + behind:
+                    if ahead:
+                        kept[gap - 1][1] = len(ahead)
+                    if behind:
+                        kept[gap][0] = len(behind)
+                    break
+    return [(before, after) for before, after in kept]
+
+
+def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str) -> Place | None:
+    content = contents[message]
+    if not content.strip():
+        return None
+    before, after = (len(edge) for edge in _edges(content))
+    core_end = len(content) - after
+    middle = (before + core_end) // 2
+    cuts = [core_end, before, middle, (before + middle) // 2, (middle + core_end) // 2]
+    best: Place | None = None
+    seen = False
+    for cut in dict.fromkeys(cuts):
+        at, same = _insert(apply, contents, message, cut, text)
+        seen |= not same
+        if at is None:
+            continue
+        left = common_length(content[:cut][::-1], text[:at][::-1])
+        right = common_length(content[cut:], text[at:])
+        place = _without_cut_edges(Place(at - left, at + right, cut - left), content, text)
+        if place.end - place.start == len(content):
+            return place
+        if best is None or place.end - place.start > best.end - best.start:
+            best = place
+    if not seen:
+        return None
+    # A part: what is left out begins where a marker no longer lands where it should.
+    if best is None or best.end == best.start or not _lands(apply, contents, message, best, text):
+        raise BadRow("template: changes a message", f"message {message} (from 0) is not shown as it is")
+    return best
+
+
+def _without_cut_edges(place: Place, content: str, text: str) -> Place:
+    """Without white space next to what is left out: whose it is cannot be told."""
+    start, end, offset = place
+    if offset > 0:
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+    if offset + (place.end - place.start) < len(content):
+        end = start + len(text[start:end].rstrip())
+    return Place(start, end, offset + start - place.start)
+
+
+def _lands(apply: Apply, contents: Sequence[str], message: int, place: Place, text: str) -> bool:
+    """Whether markers at both ends of the part come in at both ends of its place."""
+    start, end, offset = place
+    return all(
+        _insert(apply, contents, message, cut, text)[0] == at
+        for cut, at in ((offset, start), (offset + end - start, end))
+    )
+
+
+def _insert(
+    apply: Apply, contents: Sequence[str], message: int, cut: int, text: str
+) -> tuple[int | None, bool]:
+    """Where a marker at `cut` of a content comes in, if it is all that does; whether nothing has changed."""
+    mark = _mark(message)
+    content = contents[message]
+    changed = [*contents[:message], content[:cut] + mark + content[cut:], *contents[message + 1 :]]
+    try:
+        shown = apply(changed)
+    except BadRow:
+        return None, False
+    before, found, after = shown.partition(mark)
+    return (len(before) if found and before + after == text else None), shown == text
+
+
+def _check_apart(places: list[Place]) -> None:
+    places = sorted(places)
+    for one, other in pairwise(places):
+        if other.start < one.end:
+            raise BadRow("template: changes a message", "two messages share a part of the text")
