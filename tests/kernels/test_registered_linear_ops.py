@@ -26,6 +26,16 @@ def run(op, inputs, **options):
     return (inputs["weight"] * log_p).sum()
 
 
+def loss_of(op, inputs, backend):
+    """That scalar as a function of the student's tensors, with work before and after the op."""
+
+    def loss(hidden, weight, bias):
+        changed = {"student_hidden": 2 * hidden, "student_weight": weight, "student_bias": bias}
+        return 3 * run(op, inputs | changed, backend=backend)
+
+    return loss
+
+
 @both_backends
 @every_op
 @pytest.mark.parametrize("needed", [[True, True, True], [True, False, False], [False, False, False]])
@@ -54,10 +64,7 @@ def test_a_compiled_graph_holds_the_op_whole(op, backend):
     inputs = make(5, 40)
     student = [inputs[name] for name in STUDENT]
 
-    def loss(hidden, weight, bias):
-        changed = {"student_hidden": 2 * hidden, "student_weight": weight, "student_bias": bias}
-        return 3 * run(op, inputs | changed, backend=backend)
-
+    loss = loss_of(op, inputs, backend)
     expected = loss(*student)
     expected_gradients = torch.autograd.grad(expected, student)
     torch.compiler.reset()
@@ -74,10 +81,7 @@ def test_a_checkpointed_segment_gives_the_same(op, backend):
     inputs = make(5, 40)
     student = [inputs[name] for name in STUDENT]
 
-    def loss(hidden, weight, bias):
-        changed = {"student_hidden": 2 * hidden, "student_weight": weight, "student_bias": bias}
-        return run(op, inputs | changed, backend=backend)
-
+    loss = loss_of(op, inputs, backend)
     plain = torch.autograd.grad(loss(*student), student)
     checkpointed = torch.utils.checkpoint.checkpoint(loss, *student, use_reentrant=False)
     for one, two in zip(torch.autograd.grad(checkpointed, student), plain, strict=True):

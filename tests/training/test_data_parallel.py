@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.flow.recipes import tiny_values
+from tests.ranks import run_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,12 +81,6 @@ with open(f"{folder}/{rank}.json", "w") as file:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def ranks(
     tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory
@@ -100,31 +91,7 @@ def ranks(
         tiny_checkpoints, folder / "run", "tide_shared", max_steps=6, batch_size=2, save_steps=100
     )
     (folder / "recipe.json").write_text(json.dumps(values))
-    world = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    command = [sys.executable, "-c", RANK, str(folder / "recipe.json"), str(folder)]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    run_ranks(RANK, 2, folder, str(folder / "recipe.json"), str(folder), seconds=240)
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

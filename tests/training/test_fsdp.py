@@ -8,16 +8,13 @@ states detached before the loss. What is wrong in both modules alike is for test
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from tests.flow.recipes import tiny_values, trainer_of
+from tests.ranks import run_ranks
 from tide import Recipe
 
 if TYPE_CHECKING:
@@ -46,8 +43,10 @@ from tide import Recipe
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-# By arguments: accelerate, which the trainer is made with, would take part by the environment's.
-dist.init_process_group("gloo", init_method=sys.argv[2], rank=int(sys.argv[3]), world_size=2)
+dist.init_process_group("gloo")
+# accelerate, which the trainer is made with, would take part by these.
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    del os.environ[name]
 mesh = init_device_mesh("cpu", (2,))
 seen = {}
 for method in METHODS:
@@ -65,7 +64,7 @@ for method in METHODS:
         "own": {name: x.to_local().numel() / x.numel() for name, x in parameters.items()},
         "tied": module.student.lm_head.weight is module.student.base_model.embed_tokens.weight,
     }
-torch.save(seen, folder / f"{sys.argv[3]}.pt")
+torch.save(seen, folder / f"{dist.get_rank()}.pt")
 dist.destroy_process_group()
 """
 
@@ -76,12 +75,6 @@ def noised_batch(trainer: DistillationTrainer) -> NoisedBatch:
     return trainer.noiser(batch, torch.Generator().manual_seed(5), torch.tensor([0.4, 0.55, 0.7]))
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def folder(tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recipes and what two ranks left."""
@@ -89,28 +82,7 @@ def folder(tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathF
     for method in METHODS:
         values = tiny_values(tiny_checkpoints, folder / "run", method)
         (folder / f"{method}.json").write_text(json.dumps(values))
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    command = [sys.executable, "-c", RANK, str(folder), f"tcp://127.0.0.1:{free_port()}"]
-    processes = [
-        subprocess.Popen(
-            [*command, rank],
-            env={**os.environ, **environment},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    run_ranks(RANK, 2, folder, str(folder), seconds=120)
     return folder
 
 
