@@ -2,10 +2,11 @@
 
     logits = cap tanh(scale (hidden @ weight.T + bias) / cap), without a cap scale (hidden @ weight.T + bias)
 
-Logits are made in fp32, unless the caller asks for a half type: rounding them to bf16 costs 2 to 16 % of
-the gradient. A GPU multiplies bf16 inputs with fp32 output, and the gradient of the logits goes back in bf16:
-what is summed there is thousands of products, whose roundings cancel. A processor without such a product gets
-the weight converted in tiles that are used at once and overwritten, so that no second copy of a head exists.
+Logits are made in fp32. Where the caller asks for a half type, product, scale, bias and cap are still fp32,
+and the result is rounded once: to bf16 it costs 2 to 16 % of the gradient. A CUDA or ROCm device multiplies
+half inputs with fp32 output, and the gradient of the logits goes back in bf16: what is summed there is
+thousands of products, whose roundings cancel. Other devices get the weight converted to fp32 in tiles that
+are used at once and overwritten, so that no second copy of a head exists.
 Legend: N rows, n rows of a chunk, V vocabulary entries in use, v entries of a tile, d hidden size.
 """
 
@@ -15,6 +16,8 @@ import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+from tide_kernels._shared.workspace import ALIGNED_ENTRIES, aligned_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 CPU_TILE_BYTES = 16 << 20
 GPU_TILE_BYTES = 64 << 20
 HALF_DTYPES = (torch.bfloat16, torch.float16)
+# Where products of half inputs have fp32 output (`out_dtype`): torch documents it for CUDA. Builds for ROCm,
+# whose devices have the same name, do it with hipBLASLt and rocBLAS; with Composable Kernel they raise.
+WIDE_PRODUCT_DEVICES = ("cuda",)
+# Logits are rounded in so many parts of the columns: a buffer for all of them would take more than the half
+# type saves.
+ROUNDED_PARTS = 8
 
 
 class HeadOptions(NamedTuple):
@@ -45,10 +54,10 @@ def product_dtype(
 ) -> torch.dtype:
     """The dtype of a product's inputs; its output is in the dtype of accumulation, or in the logits' own.
 
-    A GPU takes half inputs as they are, and under autocast rounds wider ones as it does everywhere. A CPU,
-    where half products are slow, works in the dtype of accumulation throughout.
+    A device with fp32 output takes half inputs as they are, and under autocast rounds wider ones as it does
+    everywhere. Others, and a CPU, where half products are slow, work in the dtype of accumulation throughout.
     """
-    if hidden.device.type == "cpu" or dtype == torch.float64:
+    if hidden.device.type not in WIDE_PRODUCT_DEVICES or dtype == torch.float64:
         return dtype
     if hidden.dtype == weight.dtype and weight.dtype in HALF_DTYPES:
         return weight.dtype
@@ -83,6 +92,7 @@ class Head:
         options: scale and cap.
         dtype: of accumulation.
         product_dtype: of the inputs of products.
+        logits_dtype: what logits are rounded to; the dtype of accumulation for not at all.
     """
 
     def __init__(
@@ -92,11 +102,10 @@ class Head:
         options: HeadOptions,
         dtype: torch.dtype,
         product_dtype: torch.dtype,
+        logits_dtype: torch.dtype,
     ) -> None:
-        self.weight, self.options = weight, options
-        self.raw_bias = bias
-        self.bias = None if bias is None else bias.to(dtype) * options.logit_scale
-        self.dtype, self.product_dtype = dtype, product_dtype
+        self.weight, self.bias, self.options = weight, bias, options
+        self.dtype, self.product_dtype, self.logits_dtype = dtype, product_dtype, logits_dtype
         # bf16 has the range of fp32; in fp16 a gradient of 1e-8 would be nothing.
         self.gradient_dtype = product_dtype if product_dtype == torch.bfloat16 else dtype
         self._converted: dict[torch.dtype, Tensor] = {}
@@ -108,21 +117,54 @@ class Head:
         part = copy.copy(self)
         part.weight = self.weight[run]
         part.bias = None if self.bias is None else self.bias[run]
-        part.raw_bias = None if self.raw_bias is None else self.raw_bias[run]
         return part
 
-    def logits(self, hidden: Float[Tensor, "n d"], out: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
-        """Logits of some rows, written into `out`, which has the dtype of accumulation or of products."""
-        hidden = hidden.to(self.product_dtype)
+    def rounds_through(self, out_dtype: torch.dtype) -> torch.dtype | None:
+        """The dtype of the buffer that `logits` into an `out` of this dtype needs; None for none."""
+        if self.logits_dtype == self.dtype:
+            return None
+        if out_dtype == self.dtype:
+            return self.logits_dtype
+        # A product that nothing follows is rounded by what makes it.
+        alone = self.bias is None and self.options == HeadOptions()
+        return None if alone and self.product_dtype == out_dtype else self.dtype
+
+    def logits(
+        self,
+        hidden: Float[Tensor, "n d"],
+        out: Float[Tensor, "n V"],
+        through: Float[Tensor, "n v"] | None = None,
+    ) -> Float[Tensor, "n V"]:
+        """Logits of some rows, rounded once, written into `out`: in the dtype of accumulation or their own.
+
+        Args:
+            hidden: the rows.
+            out: where they go.
+            through: buffer of `rounding_buffer` where `rounds_through` asks for one.
+        """
+        hidden, num_rows = hidden.to(self.product_dtype), out.shape[0]
+        most = None if through is None else through.shape[1]
         # In one product a CPU's library would take a buffer as large as `out`, and keep it.
-        for columns, tile in self._tiles(self.product_dtype, always=hidden.device.type == "cpu"):
-            multiply(hidden, tile.T, out[:, columns])
+        always = hidden.device.type == "cpu"
+        for columns, tile in self._tiles(self.product_dtype, always=always, most=most):
+            part = out[:, columns]
+            buffer = None if through is None else through[:num_rows, : part.shape[1]]
+            made = buffer if buffer is not None and buffer.dtype == self.dtype else part
+            multiply(hidden, tile.T, made)
+            self._follow(made, columns)
+            if buffer is not None:
+                part.copy_(buffer if made is buffer else buffer.copy_(made))
+        return out
+
+    def _follow(self, product: Float[Tensor, "n v"], columns: slice) -> None:
+        """Scale, bias and cap of a product, in place."""
         scale, cap = self.options
         if scale != 1.0:
-            out.mul_(scale)
+            product.mul_(scale)
         if self.bias is not None:
-            out.add_(self.bias)
-        return out.div_(cap).tanh_().mul_(cap) if cap else out
+            product.add_(self.bias[columns], alpha=scale)
+        if cap:
+            product.div_(cap).tanh_().mul_(cap)
 
     def slope(self, logits: Float[Tensor, "n V"], out: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
         """What a cap multiplies the gradient of its output by, written into `out`; 1 without a cap."""
@@ -136,15 +178,19 @@ class Head:
             multiply(d_logits[:, columns], tile, out, add=add or columns.start > 0)
 
     def _tiles(
-        self, dtype: torch.dtype, *, always: bool = False
+        self, dtype: torch.dtype, *, always: bool = False, most: int | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "v d"]]]:
-        """The weight in a dtype: whole if it has that and nobody asks for tiles, else in converted tiles."""
+        """The weight in a dtype: whole if it has that and nobody asks for tiles, else in converted tiles.
+
+        No tile has more than `most` entries.
+        """
         vocab, width = self.weight.shape
         as_it_is = self.weight.dtype == dtype
         budget = CPU_TILE_BYTES if self.weight.device.type == "cpu" else GPU_TILE_BYTES
-        height = min(vocab, max(1, budget // (max(width, 1) * dtype.itemsize)))
+        height = vocab if most is None else min(vocab, most)
+        if always or not as_it_is:
+            height = min(height, max(1, budget // (max(width, 1) * dtype.itemsize)))
         if as_it_is:
-            height = height if always else vocab
             for start in range(0, vocab, height):
                 yield slice(start, min(start + height, vocab)), self.weight[start : start + height]
             return
@@ -163,13 +209,27 @@ def cut_to_vocabulary(x: Float[Tensor, "V ..."], vocab: int) -> Float[Tensor, "v
     return x if x.shape[0] == vocab else x[:vocab]
 
 
+def rounding_columns(columns: int) -> int:
+    """Of the buffer through which so many columns of logits are rounded."""
+    part = -(-columns // ROUNDED_PARTS)
+    return min(columns, -(-part // ALIGNED_ENTRIES) * ALIGNED_ENTRIES)
+
+
+def rounding_bytes(columns: int, dtype: torch.dtype | None) -> int:
+    """What a row of that buffer takes."""
+    return 0 if dtype is None else rounding_columns(columns) * dtype.itemsize
+
+
+def rounding_buffer(
+    num_rows: int, columns: int, dtype: torch.dtype | None, device: torch.device
+) -> Float[Tensor, "n v"] | None:
+    """That buffer, unset; None where logits are not rounded."""
+    return None if dtype is None else aligned_rows(num_rows, rounding_columns(columns), dtype, device)
+
+
 def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], out: Tensor, *, add: bool = False) -> None:
     """out = a @ b, or out += a @ b; summed in fp32 where a and b are of a half type and out is not."""
-    if out.dtype != a.dtype and out.device.type == "cpu":
-        # Only GPUs have a product whose output has another dtype.
-        product = a @ b
-        out.copy_(out + product if add else product)
-        return
+    assert out.dtype == a.dtype or out.device.type in WIDE_PRODUCT_DEVICES
     wider: dict[str, Any] = {} if out.dtype == a.dtype else {"out_dtype": out.dtype}
     if add:
         torch.addmm(out, a, b, out=out, **wider)

@@ -82,7 +82,10 @@ class GradientByRows(_Gradient):
 
 class GradientByColumns(_Gradient):
     """From runs of the vocabulary: rows of the weight's gradient are written once, in the weight's dtype, and
-    the hidden states' are added up in the dtype of accumulation."""
+    the hidden states' are added up in the dtype of accumulation.
+
+    `hidden` of `add` is in the dtype of the products: all runs read it.
+    """
 
     def _dtypes(
         self, weight: Float[Tensor, "V d"], bias: Float[Tensor, " V"] | None
@@ -91,13 +94,14 @@ class GradientByColumns(_Gradient):
 
     def add(self, run: slice, hidden: Float[Tensor, "N d"], d_logits: Float[Tensor, "N v"]) -> None:
         """Take in one run, in order: all hidden states and its product's gradient."""
+        assert hidden.dtype == self.head.gradient_dtype
         d_logits = d_logits.to(self.head.gradient_dtype)
         if self.needed[0]:
             self.head.columns(run).hidden_gradient(d_logits, self.d_hidden, add=run.start > 0)
         if self.needed[1] and hidden.shape[0] > 0:
             out = self.d_weight[run]
             made = out if out.dtype == d_logits.dtype else torch.empty_like(out, dtype=self.head.dtype)
-            multiply(d_logits.T, hidden.to(d_logits.dtype), made)
+            multiply(d_logits.T, hidden, made)
             if made is not out:
                 out.copy_(made)
         if self.needed[2]:

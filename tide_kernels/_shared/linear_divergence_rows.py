@@ -16,7 +16,7 @@ import torch
 
 from tide_kernels._shared.chunking import Scratch, rows_per_chunk
 from tide_kernels._shared.divergence_chunks import chunk_gradient, chunk_values
-from tide_kernels._shared.head import Head, product_dtype
+from tide_kernels._shared.head import Head, product_dtype, rounding_buffer, rounding_bytes
 from tide_kernels._shared.head_gradient import GradientByRows
 from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
 from tide_kernels._shared.workers import map_chunks
@@ -54,19 +54,26 @@ def linear_divergence_rows(
     hidden, dtype = arguments.student_hidden, arguments.lambda_t.dtype
     vocabulary = vocabulary_of(arguments.student_weight.shape[0], settings.vocab, settings.vocab_group)
     student_head, teacher_head = (
-        Head(weight, bias, options, dtype, product_dtype(x, weight, dtype, settings.autocast_dtype))
+        Head(
+            weight,
+            bias,
+            options,
+            dtype,
+            product_dtype(x, weight, dtype, settings.autocast_dtype),
+            settings.logits_dtype,
+        )
         for (x, weight, bias), options in arguments.sides(settings, vocabulary.size)
     )
     needed = (settings.needed[0], settings.needed[1], settings.needed[2])
     gradient = GradientByRows(student_head, *arguments[:3], needed)
-    given = (arguments, settings, student_head, vocabulary, gradient.wanted)
+    given = (arguments, settings, student_head, teacher_head, vocabulary, gradient.wanted)
     rows = _FormulaRows(formulas, *given) if kernels is None else _KernelRows(kernels, *given)
     plan = rows.plan()
     for block in row_steps(hidden.shape[0], plan.block):
         for chunk in row_steps(block, plan.chunk):
             student, teacher = rows.buffers(chunk, block)
-            student_head.logits(hidden[chunk], student)
-            teacher_head.logits(arguments.teacher_hidden[chunk], teacher)
+            student_head.logits(hidden[chunk], student, rows.through)
+            teacher_head.logits(arguments.teacher_hidden[chunk], teacher, rows.through)
             rows.take(chunk, block, student, teacher)
         if gradient.wanted:
             gradient.add(block, hidden[block], rows.d_block[: block.stop - block.start])
@@ -84,11 +91,13 @@ class _Rows:
         arguments: LinearArguments,
         settings: LinearSettings,
         head: Head,
+        teacher_head: Head,
         vocabulary: Vocabulary,
         wanted: bool,
     ) -> None:
         self.arguments, self.settings = arguments, settings
-        self.head, self.vocabulary, self.wanted = head, vocabulary, wanted
+        self.head, self.teacher_head = head, teacher_head
+        self.vocabulary, self.wanted = vocabulary, wanted
         self.dtype, self.device = arguments.lambda_t.dtype, arguments.lambda_t.device
         self.kl = torch.zeros_like(arguments.lambda_t)
         self.ce = self.kl.new_zeros(0) if arguments.labels is None else torch.zeros_like(self.kl)
@@ -102,12 +111,14 @@ class _Rows:
         # The gradient takes the place of the student's logits where they have its dtype.
         self.in_place = self.wanted and self.gradient_dtype() == logits_dtype
         apart = 1 if self.in_place else 2
-        entry = (self.gradient_dtype().itemsize if self.wanted else 0, apart * logits_dtype.itemsize)
+        # The same chunks on every process that shares the head: each of their sums is a message.
+        size = self.vocabulary.largest_size
+        # Both sides' logits are rounded through one buffer.
+        rounded = self.head.rounds_through(logits_dtype) or self.teacher_head.rounds_through(logits_dtype)
         plan = plan_rows(
             self.kl.shape[0],
-            # The same chunks on every process that shares the head: each of their sums is a message.
-            self.vocabulary.largest_size * entry[0],
-            self.vocabulary.largest_size * entry[1] + self.scratch_bytes(),
+            size * self._gradient_bytes(),
+            size * apart * logits_dtype.itemsize + rounding_bytes(size, rounded) + self.scratch_bytes(),
             IN_PLACE_RATIO if self.in_place else SEPARATE_RATIO,
             self.settings.workspace_bytes,
         )
@@ -118,7 +129,13 @@ class _Rows:
         self.d_block = rows_of(plan.block if self.wanted else 0, self.gradient_dtype())
         self.teacher = rows_of(plan.chunk, logits_dtype)
         self.student = rows_of(0 if self.in_place else plan.chunk, logits_dtype)
+        self.through = rounding_buffer(plan.chunk, self.vocabulary.size, rounded, self.device)
         return plan
+
+    def _gradient_bytes(self) -> int:
+        """What an entry of a block takes: its gradient, and a copy where products want another dtype."""
+        made, read = self.gradient_dtype(), self.head.gradient_dtype
+        return (made.itemsize + (0 if made == read else read.itemsize)) if self.wanted else 0
 
     def buffers(self, chunk: slice, block: slice) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]:
         """Where the student's and the teacher's logits of a chunk go."""
@@ -182,9 +199,6 @@ class _FormulaRows(_Rows):
         self, rows: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"], scratch: Scratch
     ) -> None:
         arguments, settings = self.arguments, self.settings
-        if settings.logits_dtype != self.dtype:
-            student.copy_(student.to(settings.logits_dtype))
-            teacher.copy_(teacher.to(settings.logits_dtype))
         labels = None if arguments.labels is None else arguments.labels[rows]
         given = (student, teacher, arguments.lambda_t[rows], settings.temperature, self.vocabulary, scratch)
         statistics = chunk_values(self.formulas, *given, labels)

@@ -11,11 +11,19 @@ Legend: N rows, V vocabulary entries of this process, v entries of a run.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.head import Head, HeadOptions, product_dtype
+from tide_kernels._shared.head import (
+    ROUNDED_PARTS,
+    Head,
+    HeadOptions,
+    product_dtype,
+    rounding_buffer,
+    rounding_bytes,
+)
 from tide_kernels._shared.head_gradient import GradientByColumns
 from tide_kernels._shared.label import (
     LabelStatistics,
@@ -76,18 +84,49 @@ class TokenLogprobCall:
             HeadOptions(settings.logit_scale, settings.softcap),
             self.dtype,
             product_dtype(hidden, weight, self.dtype, settings.autocast_dtype),
+            settings.logits_dtype,
         ).columns(slice(0, self.vocabulary.size))
         # The kernels' gradient has its own place where it has its own dtype.
-        self.separate = settings.backend == "triton" and self.head.gradient_dtype != settings.kept_dtype
+        self.kernels = settings.backend == "triton"
+        self.separate = self.kernels and self.head.gradient_dtype != settings.kept_dtype
+        self.rounded = self.head.rounds_through(settings.kept_dtype)
 
+    @functools.cached_property
+    def hidden(self) -> Float[Tensor, "N d"]:
+        """In the dtype of the product that makes logits, for all runs."""
+        return self.arguments.hidden.to(self.head.product_dtype)
+
+    @functools.cached_property
+    def hidden_for_gradient(self) -> Float[Tensor, "N d"]:
+        """In the dtype of the products with the logits' gradient, for all runs."""
+        wanted = self.head.gradient_dtype
+        return self.hidden if wanted == self.head.product_dtype else self.arguments.hidden.to(wanted)
+
+    @functools.cached_property
     def runs(self) -> tuple[int, list[slice]]:
         """Columns of a run, and the runs."""
-        entry = self.settings.kept_dtype.itemsize
-        if self.separate:
-            entry += self.head.gradient_dtype.itemsize
-        return column_runs(
-            self.vocabulary.size, self.num_rows * entry, self.settings.workspace_bytes, self.device
-        )
+        # Forward widens logits of a half type; otherwise it writes over them.
+        kept = self.settings.kept_dtype
+        forward = 0 if kept == self.dtype else self.dtype.itemsize
+        through = 0 if self.rounded is None else -(-self.rounded.itemsize // ROUNDED_PARTS)
+        entry = kept.itemsize + through + max(forward, self._backward_bytes())
+        budget = self.settings.workspace_bytes
+        return column_runs(self.vocabulary.size, self.num_rows * entry, budget, self.device)
+
+    def fits(self) -> bool:
+        """Whether the workspace has room for all logits, and beside them for what a run of them needs."""
+        size, _ = self.runs
+        # The torch backend's exponentials go to a buffer: kept logits cannot be written over.
+        forward = rounding_bytes(size, self.rounded) + (0 if self.kernels else size * self.dtype.itemsize)
+        kept = self.vocabulary.size * self.settings.kept_dtype.itemsize
+        beside = max(forward, size * self._backward_bytes())
+        return self.num_rows * (kept + beside) <= self.settings.workspace_bytes
+
+    def _backward_bytes(self) -> int:
+        """What an entry of a run takes in backward beside its logits."""
+        gradient, slope = self.head.gradient_dtype, bool(self.settings.softcap) and not self.kernels
+        apart = gradient != self.settings.kept_dtype  # written there, or copied for the products
+        return apart * gradient.itemsize + slope * self.dtype.itemsize
 
     def buffer(self, columns: int, dtype: torch.dtype) -> Float[Tensor, "N v"]:
         """For one run, unset."""
@@ -95,10 +134,11 @@ class TokenLogprobCall:
 
     def logits(self, run: slice, out: Float[Tensor, "N v"]) -> Float[Tensor, "N v"]:
         """Of some columns, written into `out` and rounded as asked."""
-        self.head.columns(run).logits(self.arguments.hidden, out)
-        if out.dtype != self.settings.logits_dtype:
-            out.copy_(out.to(self.settings.logits_dtype))
-        return out
+        return self.head.columns(run).logits(self.hidden, out, self._through)
+
+    @functools.cached_property
+    def _through(self) -> Float[Tensor, "N w"] | None:
+        return rounding_buffer(self.num_rows, self.runs[0], self.rounded, self.device)
 
     def part(self, run: slice) -> VocabularyRun:
         """Where a run lies in the whole vocabulary."""
@@ -110,7 +150,7 @@ def linear_token_logprob_chunked_forward(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
     """(log_p, statistics: the fields of LabelStatistics, all logits if they are kept, else none)."""
     call = TokenLogprobCall(arguments, settings)
-    size, runs = call.runs()
+    size, runs = call.runs
     kept_shape = (call.num_rows, call.vocabulary.size) if settings.keep else (0, 0)
     kept = torch.empty(kept_shape, dtype=settings.kept_dtype, device=call.device)
     buffer = call.buffer(size, settings.kept_dtype)
@@ -144,7 +184,7 @@ def linear_token_logprob_chunked_backward(
     call = TokenLogprobCall(arguments, settings)
     needed = (settings.needed[0], settings.needed[1], settings.needed[2])
     gradient = GradientByColumns(call.head, *arguments[:3], needed)
-    size, runs = call.runs()
+    size, runs = call.runs
     buffer = None if kept.shape[0] else call.buffer(size, settings.kept_dtype)
     d_buffer = call.buffer(size, call.head.gradient_dtype) if call.separate else None
     # Of the product and not of the logits.
@@ -154,7 +194,7 @@ def linear_token_logprob_chunked_backward(
         logits = kept[:, run] if buffer is None else call.logits(run, buffer[:, :width])
         out = logits if d_buffer is None else d_buffer[:, :width]
         _write_run_gradient(call, run, logits, statistics, d_log_p, out)
-        gradient.add(run, arguments.hidden, out)
+        gradient.add(run, call.hidden_for_gradient, out)
     return gradient.made(call.vocabulary)
 
 
@@ -169,7 +209,7 @@ def _write_run_gradient(
     """The gradient of a run's product; out may be the logits."""
     ids, softcap = call.arguments.token_ids, call.settings.softcap
     part = call.part(run)
-    if call.settings.backend == "triton":
+    if call.kernels:
         from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
 
         # An id that lies elsewhere meets no column.

@@ -3,8 +3,9 @@
 A product of [BLOCK_N, d] and [d, BLOCK_V] stays in registers; its epilogue keeps, of every row, the maximum,
 the sum of the other exponentials, and the token's own logit where the tile holds it. Two numbers a row and
 tile go to memory, 8 / BLOCK_V bytes an entry where logits would be 4. A second kernel joins them, always in
-the same order. Row blocks of one tile run side by side: each entry of the weight is read once, and the hidden
-states stay in the L2 cache.
+the same order. Row blocks of one tile run side by side: each entry of the weight is read once a launch, and
+the hidden states stay in the L2 cache. Where the numbers of all rows would exceed the workspace, launch.py
+passes rows in slices.
 
 For the gradient, logits are made by runs of columns and go through the kernel of `token_logprob`.
 Legend: N rows, V vocabulary entries in use, d hidden size, T = ceil(V / BLOCK_V) tiles.

@@ -12,6 +12,7 @@ import torch
 
 from tide_kernels._shared.backends import interpreted
 from tide_kernels._shared.launch import blocks_for, on_device
+from tide_kernels._shared.workspace import row_steps
 from tide_kernels.linear_token_logprob.chunked import (
     TokenLogprobCall,
     linear_token_logprob_chunked_forward,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 BLOCK_N = 128
 BLOCK_D = {2: 64, 4: 16}  # by bytes of an input
 JOIN_BLOCK_N, JOIN_BLOCK_T = 16, 64
+PARTS = 2  # numbers a row and tile
 
 
 def linear_token_logprob_forward(
@@ -42,7 +44,8 @@ def linear_token_logprob_forward(
     call = TokenLogprobCall(arguments, settings)
     if settings.keep:
         kept = call.buffer(call.vocabulary.size, settings.kept_dtype)
-        call.logits(slice(0, call.vocabulary.size), kept)
+        for run in call.runs[1]:
+            call.logits(run, kept[:, run])
         return *token_logprob_forward(kept, arguments.token_ids, None, call.vocabulary.size), kept
     if not _product_fits(call):
         log_p, fields, none = linear_token_logprob_chunked_forward(arguments, settings)
@@ -66,57 +69,65 @@ def _product_fits(call: TokenLogprobCall) -> bool:
 
 
 def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
-    """(log_p, statistics) of all rows."""
+    """(log_p, statistics) of all rows, as many at a time as have room for their parts in the workspace."""
     settings = call.settings
     hidden, token_ids = call.arguments.hidden.contiguous(), call.arguments.token_ids.contiguous()
-    weight, bias = call.head.weight, call.head.raw_bias
+    weight, bias = call.head.weight, call.head.bias
     bias = None if bias is None else bias.contiguous()
     (num_rows, width), vocab, device = hidden.shape, weight.shape[0], hidden.device
     blocks = blocks_for("linear_token_logprob_fwd", device)
-    block_n = max(16, min(BLOCK_N, 1 << (num_rows - 1).bit_length())) if num_rows else BLOCK_N
     num_tiles = -(-vocab // blocks.block_v)
     wide: dict[str, Any] = {"dtype": torch.float32, "device": device}
     log_p, label_logit = torch.empty(num_rows, **wide), torch.empty(num_rows, **wide)
     statistics = torch.empty((num_rows, STATISTICS.value), **wide)
     if num_rows == 0:
         return log_p, statistics
-    parts = torch.empty((num_tiles, 2, num_rows), **wide)
-    with on_device(device):
-        linear_token_logprob_fwd_kernel[(num_tiles * -(-num_rows // block_n),)](
-            hidden,
-            weight,
-            bias,
-            token_ids,
-            label_logit,
-            parts,
-            hidden.stride(0),
-            weight.stride(0),
-            num_rows,
-            vocab,
-            width,
-            settings.logit_scale,
-            settings.softcap,
-            HAS_BIAS=bias is not None,
-            HAS_SOFTCAP=settings.softcap != 0.0,
-            ROUNDED=settings.logits_dtype != settings.dtype,
-            # The interpreter has no arithmetic in bf16.
-            WIDEN=interpreted() and hidden.dtype != torch.float32,
-            BLOCK_N=block_n,
-            BLOCK_V=blocks.block_v,
-            BLOCK_D=BLOCK_D[hidden.dtype.itemsize],
-            **blocks.options(),
-        )
-        linear_token_logprob_join_kernel[(-(-num_rows // JOIN_BLOCK_N),)](
-            token_ids,
-            label_logit,
-            parts,
-            log_p,
-            statistics,
-            num_rows,
-            vocab,
-            num_tiles,
-            BLOCK_N=JOIN_BLOCK_N,
-            BLOCK_T=JOIN_BLOCK_T,
-            num_warps=1,
-        )
+    part_bytes = num_tiles * PARTS * torch.float32.itemsize
+    step = rows_at_once(num_rows, part_bytes, settings.workspace_bytes)
+    parts = torch.empty((num_tiles, PARTS, step), **wide)
+    for rows in row_steps(num_rows, step):
+        count = rows.stop - rows.start
+        block_n = max(16, min(BLOCK_N, 1 << (count - 1).bit_length()))
+        per_row = (token_ids[rows], label_logit[rows], parts)
+        with on_device(device):
+            linear_token_logprob_fwd_kernel[(num_tiles * -(-count // block_n),)](
+                hidden[rows],
+                weight,
+                bias,
+                *per_row,
+                hidden.stride(0),
+                weight.stride(0),
+                count,
+                vocab,
+                width,
+                settings.logit_scale,
+                settings.softcap,
+                HAS_BIAS=bias is not None,
+                HAS_SOFTCAP=settings.softcap != 0.0,
+                ROUNDED=settings.logits_dtype != settings.dtype,
+                # The interpreter has no arithmetic in bf16.
+                WIDEN=interpreted() and hidden.dtype != torch.float32,
+                BLOCK_N=block_n,
+                BLOCK_V=blocks.block_v,
+                BLOCK_D=BLOCK_D[hidden.dtype.itemsize],
+                **blocks.options(),
+            )
+            linear_token_logprob_join_kernel[(-(-count // JOIN_BLOCK_N),)](
+                *per_row,
+                log_p[rows],
+                statistics[rows],
+                count,
+                vocab,
+                num_tiles,
+                BLOCK_N=JOIN_BLOCK_N,
+                BLOCK_T=JOIN_BLOCK_T,
+                num_warps=1,
+            )
     return log_p, statistics
+
+
+def rows_at_once(num_rows: int, row_bytes: int, budget: int) -> int:
+    """Rows whose parts fit the budget, one at least: whole blocks where it has room for some."""
+    most = min(num_rows, max(1, budget // row_bytes))
+    # Rows that begin on a block keep their alignment: other slices would be another compilation.
+    return most if most == num_rows or most < BLOCK_N else most - most % BLOCK_N
