@@ -2,15 +2,12 @@
 
 Mutants that this file kills: labels counted from the start of a shard, a maximum or a sum that stays on its
 process, a gradient of hidden states that is not added up, padding rows taken for entries or left unset in the
-gradient, rows of the definition read from one shard, shards' lengths not compared.
+gradient, rows of the definition read from one shard, arguments or errors of one rank that the others do not
+hear of.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +15,7 @@ import torch
 
 import tide_kernels
 from tests.kernels.linear_cases import EPS32, STUDENT, make, widened
+from tests.ranks import run_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +29,7 @@ UPSTREAM = 1.5
 # Runs one rank: every case of argv[1] on its shard of the heads, then the calls that have to fail. Leaves
 # there what it got.
 RANK = """
-import os, sys
+import os, sys, time
 from datetime import timedelta
 
 import torch
@@ -53,7 +51,7 @@ def run(case, **changed):
     for name in case["trained"]:
         tensors[name].requires_grad_()
     tensors.update(changed.pop("tensors", {}))
-    result = function(**tensors, **case["options"], vocab_group=group, **changed)
+    result = function(**tensors, **case["options"] | changed, vocab_group=group)
     if isinstance(result, torch.Tensor):
         values, loss = {"log_p": result.detach()}, (result * case["upstream"]).sum()
     else:
@@ -63,11 +61,36 @@ def run(case, **changed):
     return {"values": values, "gradients": dict(zip(case["trained"], gradients))}
 
 def failure(*arguments, **changed):
+    start = time.monotonic()
     try:
         run(*arguments, **changed)
     except ValueError as error:
-        return str(error)
-    return None
+        return str(error), time.monotonic() - start
+    return None, 0.0
+
+last = rank == world - 1
+
+def apart(name, case):
+    # Calls in which the last rank has something else than the others.
+    tensors, token = case["tensors"], name == "linear_token_logprob"
+    ids = "token_ids" if token else "labels"
+    hidden = "hidden" if token else "student_hidden"
+    heads = case["heads"]
+    yield "workspace_bytes", {"workspace_bytes": 4096 if last else 1 << 20}
+    rows = tensors[ids].shape[0] - last
+    # All there is one entry of for each row.
+    per_row = {key: x[:rows].clone() for key, x in tensors.items() if key not in heads}
+    yield "rows", {"tensors": per_row}
+    yield "dtype", {"tensors": {hidden: tensors[hidden].to(torch.bfloat16 if last else torch.float32)}}
+    if token:
+        yield "trained", {"tensors": {hidden: tensors[hidden].detach().clone().requires_grad_(not last)}}
+    else:
+        yield "temperature", {"temperature": 1.5 if last else 2.0}
+    outside = tensors[ids].clone()
+    outside[3] = -1 if last else 0
+    yield "ids", {"tensors": {ids: outside}}
+    yield "shape", {"tensors": {hidden: tensors[hidden][:, :-1].clone() if last else tensors[hidden]}}
+    yield "type", {"tensors": {hidden: None if last else tensors[hidden]}}
 
 cases, shortened = torch.load(folder + "/cases.pt"), torch.load(folder + "/shortened.pt")
 seen = {name: run(case) for name, case in cases.items()}
@@ -81,7 +104,10 @@ for name, case in shortened.items():
     refused[name + "-length"] = failure(case, tensors=shorter)
     whole = {key: case["tensors"][key][:10].clone() for key in case["heads"]}
     refused[name + "-vocab_size"] = failure(case, tensors=whole, vocab_size=10 * (world - 1))
-torch.save({"seen": seen, "refused": refused}, f"{folder}/{rank}.pt")
+    for rule, changed in apart(name, case):
+        refused[name + "-" + rule] = failure(case, **changed)
+again = {name: run(case) for name, case in shortened.items()}
+torch.save({"seen": seen, "refused": refused, "again": again}, f"{folder}/{rank}.pt")
 dist.destroy_process_group()
 """
 
@@ -169,12 +195,6 @@ def truth(case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     return {"values": values, "gradients": dict(zip(case["trained"], gradients, strict=True))}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module", params=[2, 4])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What every rank saw and was refused."""
@@ -183,30 +203,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     cases = {(op, variant): make_case(op, variant, world) for op in OPS for variant in VARIANTS}
     torch.save({name: padded(case, world) for name, case in cases.items()}, folder / "cases.pt")
     torch.save({op: cases[op, "plain"] for op in OPS}, folder / "shortened.pt")
-    environment = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(world),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(folder)],
-            env={**os.environ, **environment, "RANK": str(rank)},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        said = [process.communicate(timeout=90)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * world, "\n".join(said)
+    run_ranks(RANK, world, folder, str(folder), seconds=90)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
@@ -280,26 +277,66 @@ def test_the_case_of_excluded_entries_needs_the_definition(ranks: list[dict[str,
     assert bool(log_p[4].isneginf())
 
 
+def refusals(ranks: list[dict[str, Any]], name: str) -> str:
+    """What every rank said of a call, the same on all and long before a rank that waits would give up."""
+    messages = {seen["refused"][name][0] for seen in ranks}
+    assert len(messages) == 1
+    assert max(seen["refused"][name][1] for seen in ranks) < 15
+    message = messages.pop()
+    assert message is not None and message.startswith(name.split("-")[0] + ": ")
+    return str(message)
+
+
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("op", OPS)
 def test_other_backends_are_refused(ranks: list[dict[str, Any]], op: str, backend: str) -> None:
-    for seen in ranks:
-        message = seen["refused"][f"{op}-{backend}"]
-        assert message is not None and "vocab_group" in message and backend in message and op in message
+    message = refusals(ranks, f"{op}-{backend}")
+    assert "vocab_group needs backend 'torch'" in message and backend in message and "rank" not in message
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_rank_refuses_shards_of_different_length(ranks: list[dict[str, Any]], op: str) -> None:
-    for seen in ranks:
-        message = seen["refused"][f"{op}-length"]
-        assert message is not None and op in message and "vocab_group" in message
-        assert "(9, " in message and "(8, " in message, "the lengths by rank"
+    message = refusals(ranks, f"{op}-length")
+    assert "vocab_group needs the same" in message and "weight" in message
+    assert "(9, " in message and "(8, " in message, "the lengths by rank"
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_rank_refuses_a_vocab_size_that_leaves_a_shard_empty(
     ranks: list[dict[str, Any]], op: str
 ) -> None:
+    assert f"got vocab_size {10 * (len(ranks) - 1)}" in refusals(ranks, f"{op}-vocab_size")
+
+
+# What the last rank does otherwise, and what is said of it.
+APART = (
+    ("workspace_bytes", "the same workspace_bytes; got 1048576; {others}4096 by rank"),
+    ("rows", "hidden; got torch.float32 (13, 24); {others}torch.float32 (12, 24) by rank"),
+    ("dtype", "hidden; got torch.float32 (13, 24); {others}torch.bfloat16 (13, 24) by rank"),
+    ("trained", "the same needed; got [True, True, True]; {others}[False, True, True] by rank"),
+    ("temperature", "the same temperature; got 2.0; {others}1.5 by rank"),
+    ("ids", "rank {last} of vocab_group refuses its arguments: "),
+    ("shape", "rank {last} of vocab_group refuses its arguments: "),
+    ("type", "rank {last} of vocab_group refuses its arguments: AttributeError("),
+)
+# What an op is not asked.
+ELSEWHERE = {op: "temperature" if op == "linear_token_logprob" else "trained" for op in OPS}
+
+
+@pytest.mark.parametrize(
+    ("op", "rule", "said"), [(op, *case) for op in OPS for case in APART if case[0] != ELSEWHERE[op]]
+)
+def test_what_one_rank_does_otherwise_is_refused_by_all(
+    ranks: list[dict[str, Any]], op: str, rule: str, said: str
+) -> None:
+    last = len(ranks) - 1
+    first = said.split("got ")[-1].split("; ")[0]
+    assert said.format(last=last, others=f"{first}; " * (last - 1)) in refusals(ranks, f"{op}-{rule}")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_after_a_refusal_the_ranks_are_in_step(ranks: list[dict[str, Any]], op: str) -> None:
     for seen in ranks:
-        message = seen["refused"][f"{op}-vocab_size"]
-        assert message is not None and f"got vocab_size {10 * (len(ranks) - 1)}" in message
+        before, after = seen["seen"][op, "plain"], seen["again"][op]
+        for kind in ("values", "gradients"):
+            assert all(torch.equal(x, after[kind][name]) for name, x in before[kind].items())

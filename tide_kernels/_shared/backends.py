@@ -16,11 +16,17 @@ BACKENDS = ("auto", "reference", "torch", "triton")
 TRITON_DEVICES = ("cuda", "xpu")
 
 
-def resolve_backend(function: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve_backend(
+    function: str,
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    auto_devices: tuple[str, ...] = TRITON_DEVICES,
+) -> str:
     """The backend that a call of an op with Triton kernels runs on.
 
     `reference` is the definition, `torch` works in row chunks, `triton` in one pass. `auto` takes `triton` on
-    a GPU, and `torch` elsewhere and for fp64, in which the kernels do not sum.
+    `auto_devices`, and `torch` elsewhere and for fp64, in which the kernels do not sum.
 
     Raises:
         ValueError: no backend has that name, or `triton` cannot run there.
@@ -28,7 +34,7 @@ def resolve_backend(function: str, backend: str, device: torch.device, dtype: to
     check_backend(function, backend, BACKENDS)
     wide = dtype.itemsize > 4
     if backend == "auto":
-        return "triton" if device.type in TRITON_DEVICES and not wide and has_triton() else "torch"
+        return "triton" if device.type in auto_devices and not wide and has_triton() else "torch"
     if backend != "triton":
         return backend
     if not has_triton():

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from tide_kernels._shared.agreement import refused_by_all
+from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_frozen,
@@ -15,7 +17,7 @@ from tide_kernels._shared.checks import (
     check_vocab,
     row_lambda,
 )
-from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary, head_logits
+from tide_kernels._shared.head import WIDE_PRODUCT_DEVICES, HeadOptions, cut_to_vocabulary, head_logits
 from tide_kernels._shared.head_checks import check_head, check_head_options, check_logits_dtype
 from tide_kernels._shared.vocabulary import shard_extent
 from tide_kernels._shared.workspace import workspace
@@ -86,6 +88,7 @@ class LinearSettings(NamedTuple):
         )
 
 
+@refused_by_all
 def check_linear_divergence(
     function: str,
     student_hidden: Float[Tensor, "N ds"],
@@ -151,8 +154,8 @@ def check_linear_divergence(
         check_logits_dtype(function, logits_dtype, dtype, *heads),
         autocast_dtype_of(device),
         "" if vocab_group is None else vocab_group.group_name,
-        backend,
-        [],
+        linear_backend(function, backend, device, dtype, grouped=vocab_group is not None),
+        needed_gradients(student_hidden, student_weight, student_bias),
     )
     return arguments, settings
 
@@ -163,17 +166,27 @@ def autocast_dtype_of(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if enabled else None
 
 
-def torch_for_groups(function: str, backend: str, grouped: bool) -> str:
-    """The backend asked for; `torch` instead of `auto` where processes share the vocabulary.
+def needed_gradients(*trained: Tensor | None) -> list[bool]:
+    """Which of hidden states, weight and bias get a gradient."""
+    return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
+
+
+def linear_backend(
+    function: str, backend: str, device: torch.device, dtype: torch.dtype, *, grouped: bool
+) -> str:
+    """The backend of a hidden-in op. `auto` takes `triton` where products of half inputs have fp32 output.
+
+    Where processes share the vocabulary it is `torch`.
 
     Raises:
-        ValueError: another one is asked for by name: kernels keep a row's sums to themselves.
+        ValueError: it cannot run there; or, for a group, another one is asked for by name: kernels keep a
+            row's sums to themselves.
     """
-    if not grouped or backend == "torch":
-        return backend
-    if backend != "auto":
+    if grouped and backend == "auto":
+        return "torch"
+    if grouped and backend != "torch":
         raise ValueError(f"{function}: vocab_group needs backend 'torch' or 'auto'; got {backend!r}.")
-    return "torch"
+    return resolve_backend(function, backend, device, dtype, WIDE_PRODUCT_DEVICES)
 
 
 def _row_weight(

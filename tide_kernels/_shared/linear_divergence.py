@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.agreement import facts_of, go_on_together
 from tide_kernels._shared.checks import check_id_values, check_lambda_values
 from tide_kernels._shared.first_order import first_order_only
-from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings, torch_for_groups
+from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
 from tide_kernels._shared.linear_divergence_rows import linear_divergence_rows
 
 if TYPE_CHECKING:
@@ -74,9 +74,12 @@ def register_linear_divergence(
     @torch.library.custom_op(f"tide_kernels::{name}", mutates_args=(), schema=_SCHEMA)
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
         arguments, settings = _split(inputs)
-        check_lambda_values(name, arguments.lambda_t, None)
-        if arguments.labels is not None:
-            check_id_values(name, "labels", arguments.labels, settings.vocab, None)
+        go_on_together(
+            name,
+            settings.vocab_group,
+            lambda: facts_of(arguments, settings, but=("vocab_group",)),
+            lambda: _check_values(name, arguments, settings),
+        )
         run = kernels() if settings.backend == "triton" else None
         # Autocast would round products to a half type.
         with torch.autocast(arguments.student_hidden.device.type, enabled=False):
@@ -125,24 +128,23 @@ def linear_divergence(
     op: LinearDivergenceOp, arguments: LinearArguments, settings: LinearSettings
 ) -> LinearDivergence:
     """Run a checked call on its backend."""
-    hidden, dtype = arguments.student_hidden, arguments.lambda_t.dtype
-    which = torch_for_groups(op.name, settings.backend, bool(settings.vocab_group))
-    which = resolve_backend(op.name, which, hidden.device, dtype)
-    if which == "reference":
+    if settings.backend == "reference":
         return _by_definition(op, arguments, settings)
-    trained = (arguments.student_hidden, arguments.student_weight, arguments.student_bias)
-    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
-    loss, kl, ce, *_ = op.forward(*arguments, *settings._replace(backend=which, needed=needed))
+    loss, kl, ce, *_ = op.forward(*arguments, *settings)
     return LinearDivergence(loss, kl, None if arguments.labels is None else ce)
+
+
+def _check_values(name: str, arguments: LinearArguments, settings: LinearSettings) -> None:
+    check_lambda_values(name, arguments.lambda_t, None)
+    if arguments.labels is not None:
+        check_id_values(name, "labels", arguments.labels, settings.vocab, None)
 
 
 def _by_definition(
     op: LinearDivergenceOp, arguments: LinearArguments, settings: LinearSettings
 ) -> LinearDivergence:
     if not torch.compiler.is_compiling():
-        check_lambda_values(op.name, arguments.lambda_t, None)
-        if arguments.labels is not None:
-            check_id_values(op.name, "labels", arguments.labels, settings.vocab, None)
+        _check_values(op.name, arguments, settings)
     kl, ce = op.reference(arguments, settings)
     loss = (arguments.weight * kl).sum()
     if ce is None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from tide_kernels._shared.agreement import process_group
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Shaped
     from torch import Tensor
@@ -151,34 +153,19 @@ def vocabulary_of(weight_rows: int, vocab: int, group_name: str) -> Vocabulary:
     """What this process holds of `vocab` entries: all of them, or with a group its shard of `weight_rows`."""
     if not group_name:
         return Vocabulary(vocab)
-    # As torch's own collectives do it, which take a group by its name.
-    group = dist.distributed_c10d._resolve_process_group(group_name)  # type: ignore[attr-defined,arg-type]
-    return VocabularyShard(weight_rows, vocab, group)
-
-
-_known_shards: set[tuple[str, int, int]] = set()
+    return VocabularyShard(weight_rows, vocab, process_group(group_name))
 
 
 def shard_extent(function: str, weight_rows: int, vocab_size: int | None, group: Any) -> int:
     """Entries in use over all processes of the group, whose heads are shards of `weight_rows` rows.
 
+    That all have as many is for `agreement.py` to find.
+
     Raises:
-        ValueError: shards of different length, or a vocab_size that leaves a process without an entry.
+        ValueError: a vocab_size that leaves a process without an entry.
     """
     world = dist.get_world_size(group)
     vocab = weight_rows * world if vocab_size is None else vocab_size
-    key = (group.group_name, weight_rows, vocab)
-    if key not in _known_shards:
-        # When a length is first seen, not in every call, which would wait for the device: a rank whose head
-        # has another length would leave the others waiting, or add up strangers.
-        lengths: list[Any] = [None] * world
-        dist.all_gather_object(lengths, (weight_rows, vocab), group=group)
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                f"{function}: every process of vocab_group needs as many rows of the head and the same "
-                f"vocab_size; got {lengths} (rows, entries) by rank. Pad the last shard."
-            )
-        _known_shards.add(key)
     if not weight_rows * (world - 1) < vocab <= weight_rows * world:
         raise ValueError(
             f"{function}: {world} shards of {weight_rows} rows hold vocabularies of "

@@ -81,14 +81,14 @@ def linear_interpolated_kl(
         student_logit_scale, teacher_logit_scale: factor of hidden @ weight.T + bias.
         student_softcap, teacher_softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
         logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where all four inputs are, halves
-            them and costs 2 to 16 % of the gradient.
+            them and costs 2 to 16 % of the gradient. Product, bias, scale and cap are fp32, rounded once.
         workspace_bytes: for what is held of [n, V] at once, at least one row's; None for the environment
             variable TIDE_WORKSPACE_BYTES, or 240 MiB on CPU and 768 MiB on a GPU.
         vocab_group: processes that hold the heads in equal runs of rows, in the order of their ranks; labels
             and vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
             results; the weight's gradient is the shard's. Backend "torch".
-        backend: "auto" ("triton" on a GPU, else "torch"), "triton", "torch" (row chunks) or "reference" (all
-            logits at once).
+        backend: "auto" ("triton" on a CUDA or ROCm GPU, else "torch"), "triton", "torch" (row chunks) or
+            "reference" (all logits at once).
 
     Returns:
         LinearDivergence(loss, kl, ce): loss fp32 scalar, differentiable once; kl [N] and ce [N] or None,
@@ -96,7 +96,8 @@ def linear_interpolated_kl(
 
     Raises:
         ValueError: shapes, devices or dtypes that do not fit; a teacher, lambda or weight that requires grad;
-            a value outside its range (values of tensors are read on CPU only).
+            a value outside its range (values of tensors are read on CPU only). With vocab_group every process
+            raises what one of them has to, or that their arguments differ.
 
     Source: TIDE (arXiv 2604.26951) §2.1.
     """

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.agreement import facts_of, go_on_together, refused_by_all
 from tide_kernels._shared.checks import accumulation_dtype, check_id_values, check_ids, check_vocab
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary
 from tide_kernels._shared.head_checks import check_head, check_head_options, check_logits_dtype
-from tide_kernels._shared.linear_arguments import autocast_dtype_of, torch_for_groups
+from tide_kernels._shared.linear_arguments import autocast_dtype_of, linear_backend, needed_gradients
 from tide_kernels._shared.vocabulary import shard_extent
 from tide_kernels._shared.workspace import workspace
 from tide_kernels.linear_token_logprob.chunked import (
     TokenLogprobArguments,
+    TokenLogprobCall,
     TokenLogprobSettings,
     linear_token_logprob_chunked_backward,
     linear_token_logprob_chunked_forward,
@@ -26,6 +27,8 @@ from tide_kernels.linear_token_logprob.reference import linear_token_logprob_ref
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch.distributed import ProcessGroup
+
+NAME = "linear_token_logprob"
 
 
 def linear_token_logprob(
@@ -57,62 +60,90 @@ def linear_token_logprob(
         logit_scale: factor of hidden @ weight.T + bias.
         softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
         logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where both inputs are, halves them
-            and costs 2 to 16 % of the gradient.
+            and costs 2 to 16 % of the gradient. Product, bias, scale and cap are fp32, rounded once.
         workspace_bytes: for what is held of [N, v] at once, at least one column's; None for the environment
             variable TIDE_WORKSPACE_BYTES, or 240 MiB on CPU and 768 MiB on a GPU.
         vocab_group: processes that hold the head in equal runs of rows, in the order of their ranks; ids and
             vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
             results; the weight's gradient is the shard's. Backend "torch".
-        backend: "auto" ("triton" on a GPU, else "torch"), "triton", "torch" (row chunks) or "reference" (all
-            logits at once).
+        backend: "auto" ("triton" on a CUDA or ROCm GPU, else "torch"), "triton", "torch" (runs of columns) or
+            "reference" (all logits at once).
 
     Returns:
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
         ValueError: shapes, devices or dtypes that do not fit, or ids outside the vocabulary (read on CPU
-            only).
+            only). With vocab_group every process raises what one of them has to, or that their arguments
+            differ.
     """
-    name = "linear_token_logprob"
-    check_head(name, "", hidden, weight, bias, frozen=False)
-    dtype, device = accumulation_dtype(hidden, weight), hidden.device
-    which = torch_for_groups(name, backend, vocab_group is not None)
-    which = resolve_backend(name, which, device, dtype)
-    if vocab_group is None:
-        vocab = check_vocab(name, vocab_size, weight.shape[0])
-    else:
-        vocab = shard_extent(name, weight.shape[0], vocab_size, vocab_group)
-    budget = workspace(name, workspace_bytes, device)
-    trained = (hidden, weight, bias)
-    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
-    arguments = TokenLogprobArguments(
-        hidden, weight, bias, check_ids(name, "token_ids", token_ids, hidden.shape[0], device)
+    arguments, settings = _checked(
+        NAME,
+        hidden,
+        weight,
+        token_ids,
+        bias=bias,
+        vocab_size=vocab_size,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        logits_dtype=logits_dtype,
+        workspace_bytes=workspace_bytes,
+        vocab_group=vocab_group,
+        backend=backend,
     )
-    settings = TokenLogprobSettings(
-        *check_head_options(name, "", logit_scale, softcap),
-        vocab,
-        budget,
-        check_logits_dtype(name, logits_dtype, dtype, hidden, weight),
-        dtype,
-        autocast_dtype_of(device),
-        "" if vocab_group is None else vocab_group.group_name,
-        which,
-        needed,
-        any(needed)
-        and vocab_group is None
-        and not torch.compiler.is_compiling()
-        and hidden.shape[0] * vocab * dtype.itemsize <= budget,
-    )
-    if which == "reference":
+    if settings.backend == "reference":
         return _by_definition(arguments, settings)
     log_p: Tensor = _forward(*arguments, *settings)[0]
     return log_p
 
 
+@refused_by_all
+def _checked(
+    name: str,
+    hidden: Float[Tensor, "N d"],
+    weight: Float[Tensor, "V d"],
+    token_ids: Int[Tensor, " N"],
+    *,
+    bias: Float[Tensor, " V"] | None,
+    vocab_size: int | None,
+    logit_scale: float,
+    softcap: float | None,
+    logits_dtype: torch.dtype | None,
+    workspace_bytes: int | None,
+    vocab_group: ProcessGroup | None,
+    backend: str,
+) -> tuple[TokenLogprobArguments, TokenLogprobSettings]:
+    """The arguments in one form, and whether forward keeps all logits."""
+    check_head(name, "", hidden, weight, bias, frozen=False)
+    dtype, device = accumulation_dtype(hidden, weight), hidden.device
+    which = linear_backend(name, backend, device, dtype, grouped=vocab_group is not None)
+    if vocab_group is None:
+        vocab = check_vocab(name, vocab_size, weight.shape[0])
+    else:
+        vocab = shard_extent(name, weight.shape[0], vocab_size, vocab_group)
+    ids = check_ids(name, "token_ids", token_ids, hidden.shape[0], device)
+    arguments = TokenLogprobArguments(hidden, weight, bias, ids)
+    settings = TokenLogprobSettings(
+        *check_head_options(name, "", logit_scale, softcap),
+        vocab,
+        workspace(name, workspace_bytes, device),
+        check_logits_dtype(name, logits_dtype, dtype, hidden, weight),
+        dtype,
+        autocast_dtype_of(device),
+        "" if vocab_group is None else vocab_group.group_name,
+        which,
+        needed_gradients(hidden, weight, bias),
+        keep=False,
+    )
+    # Traced code would have to copy what backward writes over.
+    may_keep = any(settings.needed) and vocab_group is None and not torch.compiler.is_compiling()
+    return arguments, settings._replace(keep=may_keep and TokenLogprobCall(arguments, settings).fits())
+
+
 def _by_definition(arguments: TokenLogprobArguments, settings: TokenLogprobSettings) -> Float[Tensor, " N"]:
     hidden, weight, bias, token_ids = arguments
     if not torch.compiler.is_compiling():
-        check_id_values("linear_token_logprob", "token_ids", token_ids, settings.vocab, None)
+        check_id_values(NAME, "token_ids", token_ids, settings.vocab, None)
     return linear_token_logprob_reference(
         hidden,
         cut_to_vocabulary(weight, settings.vocab),
@@ -148,7 +179,12 @@ def _split(inputs: tuple[Any, ...]) -> tuple[TokenLogprobArguments, TokenLogprob
 )
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     arguments, settings, _ = _split(inputs)
-    check_id_values("linear_token_logprob", "token_ids", arguments.token_ids, settings.vocab, None)
+    go_on_together(
+        NAME,
+        settings.vocab_group,
+        lambda: facts_of(arguments, settings, but=("vocab_group",)),
+        lambda: check_id_values(NAME, "token_ids", arguments.token_ids, settings.vocab, None),
+    )
     # Autocast would round products to a half type.
     with torch.autocast(arguments.hidden.device.type, enabled=False):
         if settings.backend == "triton":

@@ -1,0 +1,267 @@
+"""Hidden-in ops: what they hold of logits fits the workspace, and nothing is rounded or converted twice.
+
+Mutants that this file kills: the parts of all rows at once, a gradient of kept logits that nobody counted, a
+half type between product and scale, hidden states converted in every run of columns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from tests.kernels import linear_cases, linear_token_cases
+from tests.kernels.linear_cases import DIVERGENCES, EPS32, relative
+from tide_kernels import linear_token_logprob
+from tide_kernels._shared import head, head_gradient, linear_divergence_rows
+from tide_kernels._shared.head import Head, HeadOptions, head_logits, product_dtype, rounding_buffer
+from tide_kernels._shared.linear_arguments import linear_backend
+
+# Columns in whole 16s: rows of logits are padded to them.
+ROWS, VOCAB, WIDTH = 11, 512, 32
+token_function = importlib.import_module("tide_kernels.linear_token_logprob.function")
+chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
+launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
+
+
+class Held(TorchDispatchMode):
+    """The most bytes held at once in tensors over the vocabulary, and the conversions of hidden states.
+
+    What ends in the width of the model is no such tensor, nor are a few numbers a row.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = self.conversions = 0
+        self.storages = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            if isinstance(x, torch.Tensor):
+                self._see(x, function)
+        return made
+
+    def _see(self, x, function):
+        if function is torch.ops.aten._to_copy.default and x.shape == (ROWS, WIDTH):
+            self.conversions += 1
+        if any(returned.alias_info is not None for returned in function._schema.returns):
+            return  # a view, or written in place
+        storage = x.untyped_storage()
+        if storage._cdata in self.storages or x.dim() < 2 or x.shape[-1] == WIDTH:
+            return
+        if x.dim() == 2 and x.shape[-1] < 10:
+            return
+        num_bytes = storage.nbytes()
+        self.storages.add(storage._cdata)
+        self.now += num_bytes
+        self.most = max(self.most, self.now)
+        weakref.finalize(x, self._free, storage._cdata, num_bytes)
+
+    def _free(self, key, num_bytes):
+        self.storages.discard(key)
+        self.now -= num_bytes
+
+
+def as_on_a_gpu(monkeypatch, *modules):
+    """The gradient of logits goes back in bf16, in products that a CPU has to widen."""
+
+    def made(*arguments):
+        one = Head(*arguments)
+        one.gradient_dtype = torch.bfloat16
+        return one
+
+    def widened(a, b, out, *, add=False):
+        with _disable_current_modes():
+            product = a.float() @ b.float()
+            out.copy_(out + product if add else product)
+
+    monkeypatch.setattr(head_gradient, "multiply", widened)
+    monkeypatch.setattr(head, "multiply", widened)
+    for module in modules:
+        monkeypatch.setattr(module, "Head", made)
+
+
+def checked_token_call(inputs, **options):
+    return token_function._checked(
+        "op",
+        inputs["hidden"],
+        inputs["weight"],
+        inputs["token_ids"],
+        **{
+            "bias": inputs["bias"],
+            "vocab_size": None,
+            "logit_scale": 0.5,
+            "softcap": 7.0,
+            "logits_dtype": None,
+            "workspace_bytes": None,
+            "vocab_group": None,
+            "backend": "torch",
+        }
+        | options,
+    )
+
+
+@pytest.mark.parametrize("columns", [350, 740, 768, 1000, 1500, 5000])
+@pytest.mark.parametrize("logits_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype, columns, monkeypatch):
+    """From a part of one run to all logits kept, with a gradient in bf16 beside them."""
+    as_on_a_gpu(monkeypatch, chunked)
+    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    # Other inputs than the kernel takes: forward goes by runs as well.
+    monkeypatch.setattr(launch, "_product_fits", lambda _: False)
+    budget = ROWS * 4 * columns
+    arguments, settings = checked_token_call(
+        inputs, backend=backend, logits_dtype=logits_dtype, workspace_bytes=budget
+    )
+    if backend == "triton" and logits_dtype == torch.float32:
+        assert settings.keep == (columns >= 768), "6 bytes an entry"
+    forward = chunked.linear_token_logprob_chunked_forward
+    if backend == "triton":
+        forward = launch.linear_token_logprob_forward
+    with torch.no_grad(), Held() as held:
+        _, statistics, kept = forward(arguments, settings)
+        chunked.linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, upstream)
+    assert kept.shape == ((ROWS, VOCAB) if settings.keep else (0, 0))
+    assert budget // 20 < held.most <= budget
+
+
+@pytest.mark.parametrize("rows_of_parts", [0, 1, 5, 11])
+def test_parts_of_the_product_fit_the_workspace(rows_of_parts):
+    """Two numbers a row and tile: of as many rows as have room for them, one at least."""
+    inputs, _ = linear_token_cases.make(ROWS, VOCAB, width=WIDTH)
+    arguments, settings = checked_token_call(inputs, backend="triton")
+    whole, whole_statistics, _ = launch.linear_token_logprob_forward(arguments, settings._replace(keep=False))
+    row_bytes = -(-VOCAB // launch.blocks_for("linear_token_logprob_fwd", whole.device).block_v) * 2 * 4
+    settings = settings._replace(keep=False, workspace_bytes=max(1, row_bytes * rows_of_parts))
+    with torch.no_grad(), Held() as held:
+        log_p, statistics, _ = launch.linear_token_logprob_forward(arguments, settings)
+    assert held.most == row_bytes * max(1, rows_of_parts)
+    assert relative(log_p, whole.double()) < 4 * EPS32
+    assert relative(statistics, whole_statistics.double()) < 4 * EPS32
+
+
+def test_slices_of_rows_are_whole_blocks_where_there_is_room():
+    assert launch.rows_at_once(1000, 10, 5000) == 384
+    assert launch.rows_at_once(300, 10, 5000) == 300
+    assert launch.rows_at_once(1000, 10, 1270) == 127
+    assert launch.rows_at_once(1000, 10, 3) == 1
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+@pytest.mark.parametrize("logits_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, logits_dtype, rows, monkeypatch):
+    as_on_a_gpu(monkeypatch, linear_divergence_rows)
+    inputs = linear_cases.make(ROWS, VOCAB, torch.bfloat16, widths=(WIDTH, WIDTH))
+    budget, seen = rows * VOCAB * 10, Held()
+    inner = linear_divergence_rows.linear_divergence_rows
+
+    def watched(*arguments):
+        with seen:
+            return inner(*arguments)
+
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence.linear_divergence_rows", watched)
+    linear_cases.call(
+        divergence,
+        inputs,
+        logits_dtype=logits_dtype,
+        workspace_bytes=budget,
+        backend="triton",
+        student_softcap=5.0,
+    )
+    assert budget // 3 < seen.most <= budget
+
+
+def exact_head(dtype, generator, rows=5, vocab=300, width=16):
+    """Products that fp32 holds exactly, and that a half type does not."""
+
+    def whole(*shape, scale):
+        return torch.randint(-64, 65, shape, generator=generator).to(dtype) * scale
+
+    return whole(rows, width, scale=0.125), whole(vocab, width, scale=0.0625), whole(vocab, scale=0.125)
+
+
+@pytest.mark.parametrize("out_dtype", ["fp32", "half"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("options", [HeadOptions(), HeadOptions(0.75), HeadOptions(-1.25, 30.0)], ids=str)
+def test_logits_of_a_half_type_are_rounded_once(options, dtype, out_dtype):
+    hidden, weight, bias = exact_head(dtype, torch.Generator().manual_seed(3))
+    wanted = head_logits(hidden, weight, bias, options, torch.float32).to(dtype)
+    twice = head_logits(hidden, weight, None, HeadOptions(), torch.float32).to(dtype) + bias
+    assert not torch.equal(wanted, twice), "a rounding between product and bias has to show"
+    one = Head(weight, bias, options, torch.float32, torch.float32, dtype)
+    out = torch.empty(5, 300, dtype=torch.float32 if out_dtype == "fp32" else dtype)
+    through = rounding_buffer(5, 300, one.rounds_through(out.dtype), out.device)
+    assert through.shape[1] == 48, "an eighth of the columns"
+    assert torch.equal(one.logits(hidden, out, through).to(dtype), wanted)
+    assert torch.equal(out.float(), wanted.float())
+
+
+def test_a_product_alone_is_rounded_by_what_makes_it():
+    _, weight, bias = exact_head(torch.bfloat16, torch.Generator().manual_seed(3))
+    given = (torch.float32, torch.bfloat16, torch.bfloat16)
+    assert Head(weight, None, HeadOptions(), *given).rounds_through(torch.bfloat16) is None
+    assert Head(weight, bias, HeadOptions(), *given).rounds_through(torch.bfloat16) == torch.float32
+    assert Head(weight, None, HeadOptions(0.5), *given).rounds_through(torch.bfloat16) == torch.float32
+    assert Head(weight, None, HeadOptions(), *given).rounds_through(torch.float32) == torch.bfloat16
+
+
+@pytest.mark.parametrize("forward", ["kernel", "runs", "kept"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_log_p_of_half_logits_is_the_definitions(backend, forward, monkeypatch):
+    """In fp16: the interpreter truncates to bf16 where a GPU rounds."""
+    if forward == "runs":
+        monkeypatch.setattr(launch, "_product_fits", lambda _: False)
+    hidden, weight, bias = exact_head(torch.float16, torch.Generator().manual_seed(4))
+    ids = torch.arange(5) * 70
+    given = {"bias": bias, "logit_scale": 0.75, "softcap": 30.0, "logits_dtype": torch.float16}
+    hidden.requires_grad_(forward == "kept")
+    exact = linear_token_logprob(hidden.double(), weight.double(), ids, bias=bias, backend="reference")
+    wanted = linear_token_logprob(hidden, weight, ids, backend="reference", **given)
+    log_p = linear_token_logprob(hidden, weight, ids, backend=backend, **given)
+    assert relative(log_p, wanted.double()) < 16 * EPS32 < relative(wanted, exact)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_divergence_of_half_logits_is_the_definitions(backend, divergence):
+    generator = torch.Generator().manual_seed(5)
+    inputs = linear_cases.make(5, 300, torch.float16, widths=(16, 16))
+    for side in ("student", "teacher"):
+        names = [f"{side}_{part}" for part in ("hidden", "weight", "bias")]
+        inputs.update(zip(names, exact_head(torch.float16, generator), strict=True))
+    options = {f"{side}_{name}": x for side in ("student", "teacher") for name, x in
+               (("logit_scale", 0.75), ("softcap", 30.0))} | {"logits_dtype": torch.float16}  # fmt: skip
+    wanted = linear_cases.call(divergence, inputs, backend="reference", **options)
+    result = linear_cases.call(divergence, inputs, backend=backend, **options)
+    assert relative(result.kl, wanted.kl.double()) < 32 * EPS32
+    assert relative(result.ce, wanted.ce.double()) < 32 * EPS32
+
+
+def test_hidden_states_are_converted_once_whatever_the_number_of_runs():
+    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * 100)
+    with torch.no_grad(), Held() as forward:
+        _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
+    with torch.no_grad(), Held() as backward:
+        chunked.linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, upstream)
+    assert len(chunked.TokenLogprobCall(arguments, settings).runs[1]) > 10
+    # Backward converts their gradient, too.
+    assert (forward.conversions, backward.conversions) == (1, 2)
+
+
+def test_a_device_whose_half_products_have_half_output_gets_fp32_products_on_torch():
+    for device, backend, half in (("cuda", "triton", torch.bfloat16), ("xpu", "torch", torch.float32)):
+        x = SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16)
+        assert product_dtype(x, x, torch.float32, None) == half
+        assert product_dtype(x, x, torch.float32, torch.float16) == half
+        assert linear_backend("op", "auto", x.device, torch.float32, grouped=False) == backend
+        # By name it runs there, in fp32.
+        assert linear_backend("op", "triton", x.device, torch.float32, grouped=False) == "triton"
