@@ -95,9 +95,31 @@ def test_difference_figure_holds_seeds_means_and_spread() -> None:
     drawn = [np.asarray(line.get_xdata(), dtype=float) for line in axes.lines]
     for expected in ([-0.1, -0.04, -0.06], [-0.2 / 3], [-0.2 / 3 - 0.0305505, -0.2 / 3 + 0.0305505], [0.05]):
         assert any(len(x) == len(expected) and np.allclose(x, expected, atol=1e-6) for x in drawn), expected
-    assert "-0.0667" in [text.get_text() for text in axes.texts]
+    assert "−0.0667" in [text.get_text() for text in axes.texts]
     low, high = axes.get_xlim()
     assert low < -0.1 and high == pytest.approx(-low)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words", "side"),
+    [
+        (0.9996, "−0.0004", "right"),
+        (1.0003, "+0.0003", "left"),
+        (0.99999, "+0.0000", "left"),
+        (0.5, "−0.5000", ""),
+    ],
+)
+def test_no_label_of_a_difference_crosses_the_zero_line(loss: float, words: str, side: str) -> None:
+    runs = [run("none", 0, 1.0), run("kl", 0, loss), run("tide_shared", 0, 1.1 if side else 0.9)]
+    figure = plots.difference_figure([dataclasses.replace(pipeline(), runs=runs)])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (label,) = (text for text in axes.texts if text.get_text() == words)
+    box, zero = label.get_window_extent(), axes.transData.transform((0, 0))[0]
+    inside = axes.get_window_extent()
+    assert not box.x0 < zero < box.x1
+    assert inside.x0 <= box.x0 and box.x1 <= inside.x1
+    assert label.get_ha() == (side or "center")
 
 
 def test_difference_figure_without_a_baseline() -> None:
@@ -118,6 +140,23 @@ def test_training_figure_holds_each_seed_and_the_mean() -> None:
     assert any(np.allclose(line.get_ydata(), [3.0, 2.0, 1.0]) for line in training.lines)
     assert legend_of(own) == ["forward kl", "tidal"]
     assert any(np.allclose(line.get_ydata(), [0.0, 1.5, 3.0]) for line in own.lines)
+
+
+def test_lines_that_coincide_all_show() -> None:
+    """In the panel of the shared term a later line is narrower than those it may lie on."""
+    runs = [dataclasses.replace(entry, curve=pipeline().runs[0].curve) for entry in pipeline(seeds=1).runs]
+    training = plots.training_figure(dataclasses.replace(pipeline(), runs=runs)).axes[1]
+    widths = [line.get_linewidth() for line in training.lines if line.get_label() == "cross entropy"]
+    assert len(widths) == 3 and all(below >= above + 1.5 for below, above in itertools.pairwise(widths))
+
+
+def test_legends_are_below_their_panels() -> None:
+    figure = plots.training_figure(pipeline())
+    figure.draw_without_rendering()
+    for axes in (figure.axes[0], figure.axes[2]):
+        box = axes.get_legend().get_window_extent()
+        assert box.y1 < axes.xaxis.label.get_window_extent().y0, "under the axis' label, too"
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
 
 
 def legend_of(axes) -> list[str]:
@@ -201,5 +240,5 @@ def test_smoothed_by_hand() -> None:
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "tide.quickstart.plots")
-    with pytest.raises(ImportError, match=r'pip install "tide-distill\[plots\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[plots\]"'):
         importlib.import_module("tide.quickstart.plots")

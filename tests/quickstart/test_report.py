@@ -145,7 +145,7 @@ def test_settings_environment_and_commands_are_stated() -> None:
         stated["learning rate"] == "0.0005" and stated["seeds"] == "0, 1, 2" and stated["cpu"] == "A & B <C>"
     )
     assert stated["students trained"] == "18"
-    assert stated["training time"] == "9 min 18 s"  # 6 methods, seeds of 30, 31 and 32 s
+    assert stated["training time, summed over runs"] == "9 min 18 s"  # 6 methods, seeds of 30, 31 and 32 s
     assert "tide_shared" in stated
     assert page.texts["code"][-1] == "make quickstart\ntide quickstart --full"
 
@@ -179,5 +179,5 @@ def test_without_matplotlib_the_report_says_what_to_install(monkeypatch, tmp_pat
     # `from tide.quickstart import plots` takes the package's attribute before it imports anything.
     monkeypatch.delattr(sys.modules["tide.quickstart"], "plots", raising=False)
     page = Page(write_report(example(), tmp_path).read_text(encoding="utf-8"))
-    assert any('pip install "tide-distill[plots]"' in text for text in page.texts["p"])
+    assert any('pip install -e ".[plots]"' in text for text in page.texts["p"])
     assert "img" not in page.tags and len(page.texts["td"]) > 50

@@ -282,6 +282,14 @@ def test_terminal_table_fits_100_columns_with_every_number() -> None:
                 assert "±" + column.spread_text(statistic) in text
 
 
+def test_the_caption_breaks_between_sentences() -> None:
+    last = [line.rstrip() for line in printed(pipeline()).splitlines() if line.strip()][-2:]
+    assert last == [
+        "Held-out loss and accuracy: mean ± sample standard deviation over 3 seeds.",
+        "Bold: best method.",
+    ]
+
+
 def test_a_mean_that_rounds_to_zero_has_no_minus() -> None:
     column = COLUMNS[HEADINGS.index("vs none")]
     assert column.mean_text(Statistic(-0.00001, None, 1)) == "+0.0000"

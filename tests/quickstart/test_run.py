@@ -53,7 +53,10 @@ def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
         assert all(teacher[t] < start[t] for t in teacher)
     page = (tmp_path / "report.html").read_text()
     assert "tide_cross" in page and "same tokenizer" in page.lower()
-    assert "Report:" in console.file.getvalue()
+    printed = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert any(line.startswith("Report:") for line in printed)
+    title = next(index for index, line in enumerate(printed) if line.startswith("cross tokenizer: teacher"))
+    assert printed[title - 2 : title] == ["Bold: best method.", ""], "a line of air between two tables"
     assert max(map(len, console.file.getvalue().replace(str(tmp_path), "").splitlines())) <= 100
 
     monkeypatch.setattr(run, "run_job", lambda *args, **keywords: pytest.fail("everything was done already"))
@@ -61,6 +64,19 @@ def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
     assert Results.load(tmp_path / "results.json") == results
     with pytest.raises(ValueError, match=r"other settings \(steps\).*--fresh"):
         quickstart(Settings(steps=3, seeds=(0,), held_out=6), tmp_path, console=console)
+
+
+def test_without_matplotlib_it_says_so_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_job", interrupted)
+    console = Console(file=io.StringIO(), width=100)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(Settings(steps=2, seeds=(0,), held_out=6), tmp_path, console=console)
+    assert 'No plots: matplotlib is not installed (pip install -e ".[plots]").' in console.file.getvalue()
 
 
 def test_outside_a_clone_it_says_so(tmp_path, monkeypatch, capsys):

@@ -18,11 +18,9 @@ import torch
 
 try:
     from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
 except ImportError as error:
     raise ImportError(
-        "The quickstart's plots need matplotlib, which is optional. Install it: "
-        'pip install "tide-distill[plots]"',
+        'The quickstart\'s plots need matplotlib, which is optional. In the clone: pip install -e ".[plots]"',
         name="matplotlib",
     ) from error
 
@@ -125,7 +123,8 @@ def png(figure: Figure) -> bytes:
 def training_figure(pipeline: Pipeline, theme: Theme = LIGHT) -> Figure:
     """Learning curves: held-out loss, the training term that all methods share, and the methods' own terms.
 
-    Thin lines are seeds, thick lines their mean. Training terms are noisy, so their mean is smoothed.
+    Thin lines are seeds, thick lines their mean. Training terms are noisy, so their mean is smoothed. The
+    shared term hardly differs between methods: there a later method's line is narrower, and on the others.
     """
     shared, own = pipeline.shared_term(), pipeline.own_terms()
     widths = [1.15] + [1.0] * ((shared is not None) + bool(own))
@@ -134,7 +133,8 @@ def training_figure(pipeline: Pipeline, theme: Theme = LIGHT) -> Figure:
     _held_out_panel(panels[0], pipeline, theme)
     if shared is not None:
         _style(panels[1], theme, "On training batches", "step", f"{_spoken(shared)} (nats)")
-        _draw_noisy(panels[1], pipeline, [(method, shared) for method in pipeline.methods], theme)
+        same_term = [(method, shared) for method in pipeline.methods]
+        _draw_noisy(panels[1], pipeline, same_term, theme, nested=True)
     if own:
         _style(panels[-1], theme, "What the teacher adds", "step", "distillation term (nats)")
         _draw_noisy(panels[-1], pipeline, own, theme)
@@ -175,7 +175,10 @@ def difference_figure(pipelines: Sequence[Pipeline], theme: Theme = LIGHT) -> Fi
     reach = 1.12 * max(abs(bound) for axes in panels for bound in axes.get_xlim())
     panels[0].set_xlim(-reach, reach)
     panels[0].locator_params(axis="x", nbins=6)
-    for axes in panels:
+    for axes, (pipeline, methods) in zip(panels, shown, strict=True):
+        for place, method in enumerate(methods):
+            values = list(paired_differences(pipeline, method).values())
+            _label_difference(axes, math.fsum(values) / len(values), method, place, theme)
         axes.axvspan(-reach, 0, color=theme.better, zorder=0, linewidth=0)
         for x, side, word in ((0.02, "left", "better"), (0.98, "right", "worse")):
             text = axes.text(x, 0.97, word, transform=axes.transAxes, ha=side, va="top")
@@ -292,8 +295,18 @@ def _on_one_scale(runs: Sequence[Run]) -> bool:
     )
 
 
-def _draw_noisy(axes: Axes, pipeline: Pipeline, terms: Sequence[tuple[str, str]], theme: Theme) -> None:
-    """Draws (method, term) curves: seeds thin, their smoothed mean thick, labelled by the term's name."""
+def _draw_noisy(
+    axes: Axes,
+    pipeline: Pipeline,
+    terms: Sequence[tuple[str, str]],
+    theme: Theme,
+    *,
+    nested: bool = False,
+) -> None:
+    """Draws (method, term) curves: seeds thin, their smoothed mean thick, labelled by the term's name.
+
+    nested: each mean narrower than the one before, so that all show where they coincide.
+    """
     kept: list[float] = []
     for number, (method, term) in enumerate(terms):
         colour, _, dashes = _method_style(method, theme)
@@ -306,6 +319,8 @@ def _draw_noisy(axes: Axes, pipeline: Pipeline, terms: Sequence[tuple[str, str]]
         mean = smoothed(values, window=len(values) // 12)
         (line,) = axes.plot(steps, mean, label=_spoken(term), color=colour, linewidth=2.0)
         line.set(linestyle=(":", "-.")[repeated % 2] if repeated else dashes)
+        if nested:
+            line.set(linewidth=1.4 + 1.8 * (len(terms) - 1 - number), linestyle="-")
         raw = [value for points in seeds for _, value in points if math.isfinite(value)]
         kept += [*mean[np.isfinite(mean)], *(np.quantile(raw, [0.03, 0.97]) if raw else [])]
     # A batch of few masked tokens has a weight of 1/t: single outliers would set the scale of the panel.
@@ -325,18 +340,27 @@ def _draw_difference(axes: Axes, values: list[float], method: str, place: int, t
         axes.plot([mean - spread, mean + spread], [place, place], color=colour, linewidth=2.4, alpha=0.6)
         axes.plot(values, [place + 0.24] * len(values), "o", markersize=4.0, color=colour, alpha=0.7, mew=0)
     axes.plot([mean], [place], marker, markersize=9, color=colour, markeredgecolor=theme.background)
+
+
+def _label_difference(axes: Axes, mean: float, method: str, place: int, theme: Theme) -> None:
+    """The mean in digits above its marker; near zero beside the zero line, and not across it."""
+    if not math.isfinite(mean):
+        return
+    colour, _, _ = _method_style(method, theme)
+    mean = round(mean, 4) + 0.0  # The digits shown, and no "−0.0000".
+    words = f"{mean:+.4f}".replace("-", "\N{MINUS SIGN}")
+    # The words are about a quarter of half the panel wide.
+    near, better = abs(mean) < 0.2 * axes.get_xlim()[1], mean < 0
     axes.annotate(
-        f"{mean:+.4f}",
-        (mean, place),
-        xytext=(0, 7),
+        words,
+        (0.0 if near else mean, place),
+        xytext=((-5 if better else 5) if near else 0, 7),
         textcoords="offset points",
-        ha="center",
+        ha=("right" if better else "left") if near else "center",
         va="bottom",
         fontsize=LABEL_SIZE,
         weight="bold",
         color=colour,
-        # A halo keeps the digits legible where they cross the zero line.
-        path_effects=[withStroke(linewidth=3, foreground=theme.background)],
     )
 
 
@@ -363,10 +387,18 @@ def _style(axes: Axes, theme: Theme, title: str, x_label: str, y_label: str) -> 
 
 def _legend(axes: Axes, theme: Theme) -> None:
     if axes.get_legend_handles_labels()[0]:
-        legend = axes.legend(
-            loc="upper right", fontsize=TICK_SIZE, labelcolor=theme.ink, handlelength=2.6, framealpha=0.8
+        # Below the panel: inside, it would hide a line for some data wherever it stands.
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -0.17),
+            ncols=3,
+            fontsize=TICK_SIZE,
+            labelcolor=theme.ink,
+            handlelength=2.2,
+            columnspacing=1.4,
+            borderaxespad=0,
+            frameon=False,
         )
-        legend.get_frame().set(facecolor=theme.background, edgecolor="none")
 
 
 def _method_style(method: str, theme: Theme) -> tuple[str, str, str]:

@@ -122,7 +122,7 @@ def _header(results: Results) -> str:
     tiles = {
         "students trained": str(len(runs)),
         "seeds": str(len({run.seed for run in runs})),
-        "training time": _duration(sum(run.seconds for run in runs)),
+        "training time, summed over runs": _duration(sum(run.seconds for run in runs)),
         "peak memory": f"{max(run.peak_memory_mib for run in runs):.0f} MiB" if runs else ABSENT,
     }
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
@@ -148,7 +148,8 @@ def _pipeline(pipeline: Pipeline, images: Images) -> str:
         _figure(
             f"curves-{pipeline.slug}",
             images,
-            "Thin lines: seeds. Thick lines: their mean, smoothed for the training terms.",
+            "Thin lines: seeds. Thick lines: their mean, smoothed for the training terms. On training "
+            "batches, where methods coincide, a narrower line lies on a wider one.",
         ),
         _every_run(pipeline),
         _completions(pipeline),
@@ -341,10 +342,10 @@ h3 { margin: 1.8rem 0 .7rem; font-size: 1.05rem; }
 .findings { margin: 0 0 1.8rem; padding: 0; list-style: none; font-size: 1.1rem; }
 .findings li { margin: .35rem 0; }
 .findings b { display: inline-block; min-width: 9.5rem; font-weight: 600; opacity: .85; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .8rem; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 0; }
 .tiles div { padding: .7rem 1rem; border-radius: .7rem; background: rgb(255 255 255 / .13); }
 .tiles dt { font-size: .82rem; opacity: .9; }
-.tiles dd { margin: 0; font-size: 1.35rem; font-weight: 600; }
+.tiles dd { margin: 0; font-size: 1.35rem; font-weight: 600; white-space: nowrap; }
 main > section, main > figure, .note {
   margin: 1.5rem 0; padding: clamp(1rem, 3vw, 1.8rem); background: var(--card);
   border: 1px solid var(--line); border-radius: 1rem;

@@ -13,6 +13,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,11 @@ def quickstart(
     results = _earlier_results(output_dir, described) or Results(
         _environment(jobs), described, [], _heat_map(recipes)
     )
+    if find_spec("matplotlib") is None:
+        console.print(
+            'No plots: matplotlib is not installed (pip install -e ".[plots]"). All else is made.',
+            markup=False,
+        )
     held_out = {name: _held_out(held_out_rows, settings, recipe) for name, recipe in recipes.items()}
     with _progress(console) as progress:
         bench = _Bench(recipes, held_out, settings, output_dir, results, progress, jobs)
@@ -136,8 +142,9 @@ def quickstart(
         bench.run_methods()
     report = write_report(bench.results, output_dir)
     for pipeline in bench.results.pipelines:
+        console.print()
         console.print(rich_table(pipeline))
-    console.print(f"Report: {report}", soft_wrap=True)
+    console.print(f"\nReport: {report}", soft_wrap=True)
     return bench.results
 
 

@@ -176,7 +176,7 @@ def rich_table(pipeline: Pipeline) -> Table:
     """The table for a terminal, within 100 columns: the spread stands under its mean."""
     table = Table(
         title=title(pipeline),
-        caption=f"Held-out loss and accuracy: {seeds_note(pipeline)}. Bold: best method.",
+        caption=f"Held-out loss and accuracy: {seeds_note(pipeline)}.\nBold: best method.",
         box=box.SIMPLE_HEAD,
         title_style="bold",
         caption_style="dim",
