@@ -27,7 +27,7 @@ DECLARED := pyproject.toml constraints.txt
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-quickstart: $(VENV)/.plots ## distil small students by each method, with a table and a report (ARGS=--full)
+quickstart: $(VENV)/.plots ## distil small students by five methods, with a table and a report (ARGS=--full)
 	$(BIN)/tide quickstart $(ARGS)
 
 test: $(VENV)/.test ## run the tests (ARGS=tests/losses)
