@@ -17,7 +17,8 @@ from typing import NamedTuple
 from tide.data.conversation import BadRow
 
 Apply = Callable[[Sequence[str]], str]  # renders the conversation with these contents; raises BadRow
-_MARK = re.compile(r"Zq7x(\d{6})x7qZ")
+# Letters that text hardly has in this order; no mark read backwards is one.
+_MARK = re.compile(r"Zq7x(\d{6})k5wV")
 
 
 class Place(NamedTuple):
@@ -63,7 +64,7 @@ def common_length(one: str, other: str) -> int:
 
 
 def _mark(number: int) -> str:
-    return f"Zq7x{number:06}x7qZ"
+    return f"Zq7x{number:06}k5wV"
 
 
 def _by_skeleton(apply: Apply, contents: Sequence[str], text: str) -> list[Place | None] | None:
@@ -116,7 +117,7 @@ def _kept_edges(
     order: list[int],
     literals: list[str],
 ) -> list[tuple[int, int]]:
-    """How much white space before and after each content the template keeps: all of a side, or none.
+    """How much white space before and after each content the template keeps; 0 where that cannot be told.
 
     In the same template without that white space, literals are shorter by what is kept.
     """
@@ -132,12 +133,15 @@ def _kept_edges(
         for gap, (literal, bare_literal) in enumerate(zip(literals, bare_literals, strict=True)):
             after = edges[order[gap - 1]][1] if gap else ""
             before = edges[order[gap]][0] if gap < len(order) else ""
-            for ahead, behind in ((after, before), (after, ""), ("", before)):
-                if literal == ahead + bare_literal + behind:
+            extra = len(literal) - len(bare_literal)
+            # Where both sides could have lost it, the message ahead keeps what it can: the text is the same.
+            for ahead in range(min(extra, len(after)), -1, -1):
+                behind = len(before) - (extra - ahead)
+                if behind >= 0 and literal == after[:ahead] + bare_literal + before[behind:]:
                     if ahead:
-                        kept[gap - 1][1] = len(ahead)
-                    if behind:
-                        kept[gap][0] = len(behind)
+                        kept[gap - 1][1] = ahead
+                    if behind < len(before):
+                        kept[gap][0] = len(before) - behind
                     break
     return [(before, after) for before, after in kept]
 
@@ -150,7 +154,7 @@ def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str
     core_end = len(content) - after
     middle = (before + core_end) // 2
     cuts = [core_end, before, middle, (before + middle) // 2, (middle + core_end) // 2]
-    best: Place | None = None
+    best: tuple[bool, int, Place] | None = None
     seen = False
     for cut in dict.fromkeys(cuts):
         at, same = _insert(apply, contents, message, cut, text)
@@ -160,16 +164,22 @@ def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str
         left = common_length(content[:cut][::-1], text[:at][::-1])
         right = common_length(content[cut:], text[at:])
         place = _without_cut_edges(Place(at - left, at + right, cut - left), content, text)
-        if place.end - place.start == len(content):
-            return place
-        if best is None or place.end - place.start > best.end - best.start:
-            best = place
+        length = place.end - place.start
+        if length == len(content):
+            if not (before or after) or _lands(apply, contents, message, place, text):
+                return place
+            # White space of the template's own stands where this content's was.
+            return Place(place.start + before, place.end - after, before)
+        # Of several parts the one at the end: what precedes an answer there is a thought, written otherwise.
+        is_end = place.offset + length >= core_end
+        if length and (best is None or (is_end, length) > best[:2]):
+            best = is_end, length, place
     if not seen:
         return None
-    # A part: what is left out begins where a marker no longer lands where it should.
-    if best is None or best.end == best.start or not _lands(apply, contents, message, best, text):
+    # What is left out has to end where the part begins.
+    if best is None or not _lands(apply, contents, message, best[2], text):
         raise BadRow("template: changes a message", f"message {message} (from 0) is not shown as it is")
-    return best
+    return best[2]
 
 
 def _without_cut_edges(place: Place, content: str, text: str) -> Place:
