@@ -98,6 +98,8 @@ def assert_aligned(alignment, student, teacher) -> None:
             text = b"".join(inside)
             spans[name].append((ends[at[-1]] - len(text), ends[at[-1]], text))
     assert spans["student"] == spans["teacher"], "the bytes of a chunk and where they lie"
+    offsets = list(zip(alignment.starts.tolist(), alignment.ends.tolist(), strict=True))
+    assert offsets[: len(spans["student"])] == [span[:2] for span in spans["student"]], "starts and ends"
 
     common = set(ends_of(student)) & set(ends_of(teacher))
     for start, end, _ in spans["student"]:
@@ -294,9 +296,10 @@ def test_the_rules_reject_a_wrong_alignment(mutant):
     alignment = align_tokens(STUDENT, TEACHER)
     assert_is(alignment, *ALIGNED)
     assert_aligned(alignment, STUDENT, TEACHER)
-    planted = ChunkAlignment(
-        *MUTANTS[mutant](alignment.student_chunks.copy(), alignment.teacher_chunks.copy())
+    student, teacher, num_chunks = MUTANTS[mutant](
+        alignment.student_chunks.copy(), alignment.teacher_chunks.copy()
     )
+    planted = ChunkAlignment(student, teacher, num_chunks, alignment.starts, alignment.ends)
     with pytest.raises(AssertionError):
         assert_aligned(planted, STUDENT, TEACHER)
 

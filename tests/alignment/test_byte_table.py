@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from tide.alignment import ByteTable, align_chunks
-from tide.alignment.byte_table import byte_alphabet
+from tide.alignment.vocabulary import byte_alphabet
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -116,56 +119,7 @@ def test_sequences_of_byte_preserving_steps_are_accepted(byte_level):
     assert b"".join(table.token_bytes(tokenizer.encode(text).ids)) == text.encode()
 
 
-def set_decoder(tokenizer, decoder):
-    tokenizer.decoder = decoder
-
-
-def set_pre_tokenizer(tokenizer, *steps):
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
-
-
-def set_normalizer(tokenizer, normalizer):
-    tokenizer.normalizer = normalizer
-
-
 REFUSED = {
-    "no decoder": (lambda t: set_decoder(t, None), "decoder is not ByteLevel.*got decoder type none"),
-    "metaspace decoder": (
-        lambda t: set_decoder(t, decoders.Metaspace()),
-        "decoder is not ByteLevel.*got decoder type Metaspace",
-    ),
-    "replacing decoder": (
-        lambda t: set_decoder(t, decoders.Sequence([decoders.Replace("_", " "), decoders.ByteLevel()])),
-        r"got decoder type Replace\+ByteLevel",
-    ),
-    "no byte-level pre-tokenizer": (
-        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Digits()),
-        "no ByteLevel pre-tokenizer",
-    ),
-    "NFKC": (lambda t: set_normalizer(t, normalizers.NFKC()), r"normalizer \(NFKC\)"),
-    "nested lower-casing": (
-        lambda t: set_normalizer(t, normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])),
-        r"normalizer \(NFD, Lowercase\)",
-    ),
-    "prefix space": (
-        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
-        "add_prefix_space=True",
-    ),
-    "nested prefix space": (
-        lambda t: set_pre_tokenizer(t, pre_tokenizers.ByteLevel(add_prefix_space=True)),
-        "add_prefix_space=True",
-    ),
-    "whitespace dropped": (
-        lambda t: set_pre_tokenizer(t, pre_tokenizers.WhitespaceSplit()),
-        r"pre-tokenizer \(WhitespaceSplit\) drops",
-    ),
-    "split removed": (
-        lambda t: set_pre_tokenizer(t, pre_tokenizers.Split("-", behavior="removed")),
-        r"pre-tokenizer \(Split\) drops",
-    ),
-    "word suffix": (lambda t: setattr(t.model, "end_of_word_suffix", "</w>"), "prefix or suffix"),
-    "word prefix": (lambda t: setattr(t.model, "continuing_subword_prefix", "##"), "prefix or suffix"),
     "two readings": (lambda t: t.add_tokens(["é"]), r"two readings, b'\\xe9' .* b'\\xc3\\xa9'"),
     "spaces swallowed before": (
         lambda t: t.add_tokens([AddedToken("<x>", lstrip=True)]),
@@ -179,7 +133,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_tokenizers_that_are_not_plain_byte_level_bpe_are_refused(byte_level, case):
+def test_added_tokens_without_fixed_bytes_are_refused(byte_level, case):
     change, message = REFUSED[case]
     tokenizer = byte_level()
     ByteTable.from_tokenizer(tokenizer)
@@ -188,20 +142,93 @@ def test_tokenizers_that_are_not_plain_byte_level_bpe_are_refused(byte_level, ca
         ByteTable.from_tokenizer(tokenizer)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [models.WordPiece({"a": 0}, unk_token="a"), models.Unigram([("a", 0.0)]), models.WordLevel({"a": 0})],
-)
-def test_other_models_are_refused_by_name(model):
-    with pytest.raises(ValueError, match=f"its model is {type(model).__name__}, not BPE"):
-        ByteTable.from_tokenizer(Tokenizer(model))
+def test_other_models_are_refused_by_name():
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(ValueError, match="model is WordLevel; supported are BPE, Unigram, WordPiece"):
+        ByteTable.from_tokenizer(tokenizer)
 
 
 def test_an_object_without_a_rust_backend_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match=r"from_tokenizer: dict has no Rust backend.*Supported: byte-level BPE"
-    ):
+    with pytest.raises(ValueError, match="from_tokenizer: dict has no Rust backend"):
         ByteTable.from_tokenizer({"a": 0})
+
+
+def test_steps_written_in_python_are_refused(byte_level):
+    class Upper:
+        def normalize(self, normalized):
+            normalized.map(str.upper)
+
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Normalizer.custom(Upper())
+    with pytest.raises(ValueError, match="from_tokenizer: the tokenizer has no serialised form"):
+        ByteTable.from_tokenizer(tokenizer)
+
+
+def test_a_table_is_made_once_per_content(byte_level):
+    tokenizer = byte_level()
+    table = ByteTable.from_tokenizer(tokenizer)
+    assert ByteTable.from_tokenizer(Tokenizer.from_str(tokenizer.to_str())) is table
+    tokenizer.add_tokens(["<new>"])
+    assert ByteTable.from_tokenizer(tokenizer).tokens[-1] == b"<new>"
+
+
+def test_a_table_is_pickled_with_what_it_knows_of_the_tokenizer(byte_level):
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.NFC()
+    table = ByteTable.from_tokenizer(tokenizer)
+    copy = pickle.loads(pickle.dumps(table))
+    ids = tokenizer.encode("cafe\u0301 <|end|>").ids
+    for one, other in zip(
+        table.spans("cafe\u0301 <|end|>", ids).__dict__.values(),
+        copy.spans("cafe\u0301 <|end|>", ids).__dict__.values(),
+        strict=True,
+    ):
+        if isinstance(one, np.ndarray):
+            assert one.tolist() == other.tolist()
+    assert copy.tokens == table.tokens
+
+
+def entries(document, *texts):
+    """The bytes that entries of a vocabulary stand for."""
+    tokenizer = Tokenizer.from_str(json.dumps(document))
+    table = ByteTable.from_tokenizer(tokenizer)
+    return [table.tokens[tokenizer.token_to_id(text)] for text in texts]
+
+
+def document(model, **steps):
+    empty = dict.fromkeys(
+        ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    )
+    return {"version": "1.0", "added_tokens": [], **empty, **steps, "model": model}
+
+
+def test_bytes_of_sentencepiece_entries():
+    vocab = {"▁a": 0, "a▁▁": 1, "<0xE2>": 2, "é": 3, "<unk>": 4}
+    model = {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": True, "unk_token": "<unk>"}
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    texts = [b" a", b"a  ", b"\xe2", "é".encode()]
+    assert entries(document(model, pre_tokenizer=metaspace), *list(vocab)[:4]) == texts
+    assert entries(document(model, normalizer=replace), *list(vocab)[:4]) == texts
+    # Without byte fallback, and where a space is a space, entries are their text.
+    plain = {**model, "byte_fallback": False}
+    assert entries(document(plain), "▁a", "<0xE2>") == ["▁a".encode(), b"<0xE2>"]
+    unigram = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["▁a", -1.0], ["<0x0A>", -2.0]],
+               "byte_fallback": True}  # fmt: skip
+    assert entries(document(unigram, pre_tokenizer=metaspace), "▁a", "<0x0A>") == [b" a", b"\n"]
+
+
+def test_bytes_of_entries_with_marks():
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+             "vocab": {"[UNK]": 0, "un": 1, "##do": 2, "###": 3}}  # fmt: skip
+    model["max_input_chars_per_word"] = 100
+    assert entries(document(model), "un", "##do", "###") == [b"un", b"do", b"#"]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model = {"type": "BPE", "vocab": {"a": 0, "a</w>": 1, "Ã©</w>": 2}, "merges": [],
+             "end_of_word_suffix": "</w>"}  # fmt: skip
+    assert entries(document(model, pre_tokenizer=byte_level), "a", "a</w>", "Ã©</w>") == [
+        b"a", b"a", "é".encode()
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -229,15 +256,23 @@ def test_table_from_known_bytes_drops_the_bytes_of_specials():
         ByteTable([b"a", b"b", b"c"], special_ids=[3])
 
 
-def test_nfc_is_accepted_and_text_that_it_changes_is_refused(student_tokenizer, teacher_tokenizer):
+def test_special_text_is_of_special_ids():
+    with pytest.raises(ValueError, match=r"special_text must be of special ids; got \[1\]"):
+        ByteTable([b"a", b"<s>"], special_text={1: b"<s>"})
+
+
+def test_text_that_a_normalizer_changes_needs_the_text(student_tokenizer, teacher_tokenizer):
     plain = student_tokenizer
     normalizing = Tokenizer.from_str(teacher_tokenizer.to_str())
     normalizing.normalizer = normalizers.NFC()
-    plain_table, nfc_table = ByteTable.from_tokenizer(plain), ByteTable.from_tokenizer(normalizing)
+    tables = ByteTable.from_tokenizer(plain), ByteTable.from_tokenizer(normalizing)
+    assert [table.spells_text for table in tables] == [True, False]
     composed, decomposed = "caf\u00e9 = 1", "cafe\u0301 = 1"
-    aligned = align_chunks(
-        plain.encode(composed).ids, normalizing.encode(composed).ids, plain_table, nfc_table
-    )
+    aligned = align_chunks(plain.encode(composed).ids, normalizing.encode(composed).ids, *tables)
     assert aligned.num_chunks > 0
-    with pytest.raises(ValueError, match="first differ at offset 3"):
-        align_chunks(plain.encode(decomposed).ids, normalizing.encode(decomposed).ids, plain_table, nfc_table)
+    ids = plain.encode(decomposed).ids, normalizing.encode(decomposed).ids
+    with pytest.raises(ValueError, match=r"first differ at offset 3.* pass the text itself: text="):
+        align_chunks(*ids, *tables)
+    aligned = align_chunks(*ids, *tables, text=decomposed)
+    assert aligned.ends[-1] == len(decomposed.encode())
+    assert aligned.num_chunks > 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tide.alignment.byte_table import ByteTable
-from tide.alignment.chunks import ChunkAlignment, align_chunks
+from tide.alignment.chunks import ChunkAlignment, align_chunks, align_spans
+from tide.alignment.token_pairs import align_tokens
+from tide.alignment.token_spans import TokenSpans
 
-__all__ = ["ByteTable", "ChunkAlignment", "align_chunks"]
+__all__ = ["ByteTable", "ChunkAlignment", "TokenSpans", "align_chunks", "align_spans", "align_tokens"]

@@ -1,51 +1,37 @@
-"""The bytes that every token id of a tokenizer stands for.
+"""The bytes that every token id of a tokenizer stands for, and where tokens lie in a text.
 
-A byte-level BPE writes each byte as one printable character, so its vocabulary is text that has to be mapped
-back. Everything is read from the serialised tokenizer (the contents of `tokenizer.json`); no model family is
-known by name.
+Everything is read from the serialised tokenizer (the contents of `tokenizer.json`) and checked against the
+text; no model family is known by name.
 """
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tide.alignment.reconcile import Tokens, reconcile
+from tide.alignment.speller import Speller
+from tide.alignment.token_spans import TokenSpans
+from tide.alignment.tokenizer_spec import read_spec
+from tide.alignment.units import UnitTable, gather
+from tide.alignment.vocabulary import vocabulary_bytes
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from jaxtyping import Bool, Int32, Int64
     from numpy.typing import ArrayLike
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-SUPPORTED = (
-    "Supported: byte-level BPE, that is a BPE model with a ByteLevel pre-tokenizer (add_prefix_space=False) "
-    "and a ByteLevel decoder, and no normalizer but NFC"
-)
-# Pre-tokenizers that only choose where text may be split. The others (Whitespace, Metaspace and their like)
-# drop or replace characters: the bytes of the tokens would not be the bytes of the text.
-SPLITTING_PRE_TOKENIZERS = frozenset(
-    {"ByteLevel", "Digits", "FixedLength", "Punctuation", "Split", "UnicodeScripts"}
-)
+    from tide.alignment.tokenizer_spec import AddedToken, TokenizerSpec
 
-
-def byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in a byte-level vocabulary, as character -> byte.
-
-    A byte whose Latin-1 character is visible stands for itself; the remaining 68 (controls, spaces, the soft
-    hyphen) take the characters from U+0100 upward, in byte order.
-    Source: the encoder released with GPT-2 (Radford et al., 2019).
-    """
-    alphabet: dict[str, int] = {}
-    num_moved = 0
-    for byte in range(256):
-        visible = chr(byte).isprintable() and chr(byte) != " "
-        if not visible:
-            num_moved += 1
-        alphabet[chr(byte) if visible else chr(255 + num_moved)] = byte
-    return alphabet
+# Tables that `from_tokenizer` keeps, by the digest of the serialised tokenizer.
+MAX_CACHED = 16
+_CACHE: OrderedDict[bytes, ByteTable] = OrderedDict()
 
 
 class ByteTable:
@@ -55,61 +41,92 @@ class ByteTable:
         tokens: V byte strings; empty for special tokens and for ids that the tokenizer does not use.
         lengths: [V] int32, bytes per token.
         special: [V] bool, True for special tokens: they contribute no bytes, and no chunk crosses one.
+        special_text: the literal text of special tokens, as it stands in a rendered template.
+        spells_text: nothing is done to the text before the model reads it, so that joined bytes are the text.
+            Where it is False, they may be the text in another spelling; `spans` reconciles the two.
     """
 
     tokens: tuple[bytes, ...]
     lengths: Int32[np.ndarray, " V"]
     special: Bool[np.ndarray, " V"]
+    special_text: dict[int, bytes]
+    spells_text: bool
 
-    def __init__(self, tokens: Sequence[bytes], special_ids: Collection[int] = ()) -> None:
-        """Build a table from bytes that are known already.
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        special_ids: Collection[int] = (),
+        special_text: Mapping[int, bytes] | None = None,
+    ) -> None:
+        """Build a table from bytes that are known already, of a tokenizer that reads text as it is.
 
         Args:
             tokens: V byte strings, indexed by token id.
             special_ids: ids of special tokens; their bytes are dropped.
+            special_text: literal texts of special tokens, where a text may hold them.
         Raises:
-            ValueError: a special id is not in [0, V).
+            ValueError: a special id is not in [0, V), or an id with special text is no special id.
         """
+        self._fill(tokens, special_ids, special_text or {}, None)
+
+    def _fill(
+        self,
+        tokens: Sequence[bytes],
+        special_ids: Collection[int],
+        special_text: Mapping[int, bytes],
+        spec: TokenizerSpec | None,
+    ) -> None:
         self.special = np.zeros(len(tokens), dtype=np.bool_)
         self.special[check_ids(list(special_ids), len(tokens), "ByteTable", "special_ids")] = True
+        if unknown := sorted(set(special_text) - set(special_ids)):
+            raise ValueError(
+                f"ByteTable: special_text must be of special ids; got {unknown}. Add them to special_ids."
+            )
         self.tokens = tuple(
             b"" if special else token for token, special in zip(tokens, self.special.tolist(), strict=True)
         )
         self.lengths = np.fromiter(map(len, self.tokens), dtype=np.int32, count=len(tokens))
+        self.special_text = dict(special_text)
+        self.spells_text = spec is None or spec.spells_text
+        self._flat = np.frombuffer(b"".join(self.tokens), dtype=np.uint8)
+        self._offsets = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        self._units = UnitTable(Speller(spec))
+        self._added: dict[int, AddedToken] = {} if spec is None else {a.token_id: a for a in spec.added}
+        # With all 256 bytes in the vocabulary, every text can be spelled, and an unknown token means
+        # something else.
+        spells_all = len({token for token in self.tokens if len(token) == 1}) == 256
+        self._unknown_id = None if spec is None or spells_all else spec.unknown_id
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast | Tokenizer) -> ByteTable:
-        """Read the bytes of every token of a byte-level BPE tokenizer.
+        """Read the bytes of every token; the table of a tokenizer with the same content is made once.
 
-        Added tokens that are not special stand for the UTF-8 bytes of their text.
+        Byte-level BPE, BPE and Unigram of SentencePiece, and WordPiece are read, with any normalizer and
+        pre-tokenizer of the library. Added tokens that are not special stand for the UTF-8 bytes of their
+        text.
 
         Args:
             tokenizer: a transformers tokenizer with a Rust backend, or a `tokenizers.Tokenizer`.
         Returns:
-            A table of V = (highest id + 1) entries, added tokens included.
+            A table of V = (highest id + 1) entries, added tokens included. Do not change it: it is shared.
         Raises:
-            ValueError: the tokenizer is not a byte-level BPE, or it changes the text before it splits it.
-        Source: the `tokenizer.json` format of the `tokenizers` library, as its ByteLevel decoder reads it.
+            ValueError: the tokenizer has no serialised form, its model is of another kind, or an added token
+                has no fixed bytes.
+        Source: the `tokenizer.json` format of the `tokenizers` library.
         """
-        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        if not hasattr(backend, "to_str"):
-            raise ValueError(
-                f"ByteTable.from_tokenizer: {type(tokenizer).__name__} has no Rust backend, so its decoder "
-                f"type cannot be read. {SUPPORTED}. Load a fast tokenizer, or pass a tokenizers.Tokenizer."
-            )
-        spec: dict[str, Any] = json.loads(backend.to_str())
-        _check_byte_level(spec)
-
-        by_id = _model_bytes(spec["model"]["vocab"])
-        special_ids = set()
-        for added in spec["added_tokens"] or []:
-            token_id, content = added["id"], added["content"].encode()
-            if added["special"]:
-                special_ids.add(token_id)
-            else:
-                _check_added(added, by_id.get(token_id, content), content)
-            by_id[token_id] = content
-        return cls([by_id.get(token_id, b"") for token_id in range(max(by_id, default=-1) + 1)], special_ids)
+        serialised = _serialise(tokenizer)
+        digest = hashlib.blake2b(serialised.encode(), digest_size=32).digest()
+        if digest not in _CACHE:
+            spec = read_spec(serialised)
+            tokens, special_ids = vocabulary_bytes(spec)
+            table = cls.__new__(cls)
+            special_text = {a.token_id: a.content.encode() for a in spec.added if a.special}
+            table._fill(tokens, special_ids, special_text, spec)
+            _CACHE[digest] = table
+            if len(_CACHE) > MAX_CACHED:
+                _CACHE.popitem(last=False)
+        _CACHE.move_to_end(digest)
+        return _CACHE[digest]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -120,12 +137,90 @@ class ByteTable:
         Args:
             ids: [L] integers.
         Returns:
-            L byte strings; empty for special tokens. Joined, they are the text.
+            L byte strings; empty for special tokens. Joined, they are what the tokenizer read: the text
+            itself where `spells_text`.
         Raises:
             ValueError: ids is not one row of integers in [0, V).
         """
         rows = check_ids(ids, len(self), "ByteTable.token_bytes", "ids")
         return [self.tokens[token_id] for token_id in rows.tolist()]
+
+    def stream(self, ids: Int64[np.ndarray, " L"]) -> Tokens:
+        """The tokens as one stream of bytes; `ids` are checked already."""
+        lengths = self.lengths[ids].astype(np.int64)
+        stream = gather(self._flat, self._offsets[ids], lengths)
+        return Tokens(ids, np.cumsum(lengths), lengths, self.special[ids], stream.tobytes())
+
+    def spans(self, text: str, ids: ArrayLike) -> TokenSpans:
+        """Where each token lies in the UTF-8 bytes of the text that it was made of.
+
+        Special tokens whose literal text stands in `text` span it; those that were added to it span nothing.
+        The text may go on behind the last token (truncation).
+
+        >>> from tide.alignment import ByteTable
+        >>> table = ByteTable([b"un", b"happy", b"<s>"], special_ids=[2], special_text={2: b"<s>"})
+        >>> spans = table.spans("<s>unhappy", [2, 0, 1, 2])
+        >>> spans.starts.tolist(), spans.ends.tolist(), spans.has_bytes.tolist()
+        ([0, 3, 5, 10], [3, 5, 10, 10], [False, True, True, False])
+
+        Args:
+            text: what was tokenized, in one piece.
+            ids: [L] integers, no padding but special tokens.
+        Returns:
+            Spans [L]. O(L) where the tokens spell the text as it stands.
+        Raises:
+            ValueError: ids is not one row of integers in [0, V); the tokens do not spell the text as the
+                tokenizer reads it; or the tokenizer could not spell a stretch of it (an unknown token).
+        """
+        rows = check_ids(ids, len(self), "ByteTable.spans", "ids")
+        data, tokens = text.encode(), self.stream(rows)
+        is_unknown = rows == (-1 if self._unknown_id is None else self._unknown_id)
+        try:
+            spans = self._spans_as_written(data, tokens)
+            if spans is None:
+                spans = reconcile(text, tokens, self._units, self._added, self.tokens)
+        except ValueError:
+            if not is_unknown.any():
+                raise
+            spans = None
+        if is_unknown.any() and (spans is None or int(spans.ends.max()) < len(data)):
+            raise ValueError(
+                "ByteTable.spans: the tokenizer could not spell a stretch of the text: id "
+                f"{self._unknown_id} at position {int(np.argmax(is_unknown))} is its unknown token, "
+                "and what that covers cannot be told. Drop the text, or use a tokenizer with byte fallback."
+            )
+        assert spans is not None
+        return spans
+
+    def _spans_as_written(self, data: bytes, tokens: Tokens) -> TokenSpans | None:
+        """Spans where the tokens' bytes are those of the text, special tokens as literal text; else None."""
+        widths, shift, literals = tokens.lengths, 0, []
+        starts = tokens.ends - tokens.lengths
+        for position in np.flatnonzero(tokens.special).tolist():
+            place = int(starts[position]) + shift
+            literal = self.special_text.get(int(tokens.ids[position]), b"")
+            if literal and data.startswith(literal, place):
+                literals.append((position, len(literal)))
+                shift += len(literal)
+            elif place >= len(data):
+                break
+        begin = 0  # in the stream; the text is ahead by the literals so far
+        shift = 0
+        for position, length in [*literals, (len(starts), 0)]:
+            end = int(starts[position]) if position < len(starts) else len(tokens.stream)
+            if data[begin + shift : end + shift] != tokens.stream[begin:end]:
+                return None
+            begin, shift = end, shift + length
+        if not self.spells_text and begin + shift < len(data):
+            # What is left may be a cut, or white space that was dropped after a prefix was added.
+            return None
+        ends = tokens.ends
+        if literals:
+            widths = tokens.lengths.copy()
+            widths[[position for position, _ in literals]] = [length for _, length in literals]
+            ends = np.cumsum(widths)
+            starts = ends - widths
+        return TokenSpans(data, starts, ends, tokens.lengths > 0, tokens.special)
 
 
 def check_ids(ids: ArrayLike, vocab_size: int, function: str, name: str) -> Int64[np.ndarray, " L"]:
@@ -152,71 +247,17 @@ def check_ids(ids: ArrayLike, vocab_size: int, function: str, name: str) -> Int6
     return rows
 
 
-def _model_bytes(vocab: Mapping[str, int]) -> dict[int, bytes]:
-    alphabet = byte_alphabet()
-    by_id = {}
-    for token, token_id in vocab.items():
-        try:
-            by_id[token_id] = bytes([alphabet[character] for character in token])
-        except KeyError:
-            # Not written in the alphabet: an added token that the vocabulary lists too, as raw text. The
-            # ByteLevel decoder falls back to UTF-8 for such entries.
-            by_id[token_id] = token.encode()
-    return by_id
-
-
-def _components(node: Mapping[str, Any] | None, children: str) -> Iterator[Mapping[str, Any]]:
-    """The steps of a pre-tokenizer, decoder or normalizer, with nested sequences laid out flat."""
-    if node is None:
-        return
-    if node["type"] != "Sequence":
-        yield node
-        return
-    for child in node[children]:
-        yield from _components(child, children)
-
-
-def _check_byte_level(spec: Mapping[str, Any]) -> None:
-    model, normalizers = spec["model"], list(_components(spec["normalizer"], "normalizers"))
-    pre_tokenizers = list(_components(spec["pre_tokenizer"], "pretokenizers"))
-    decoder_types = [step["type"] for step in _components(spec["decoder"], "decoders")]
-    removing = [
-        step["type"]
-        for step in pre_tokenizers
-        if step["type"] not in SPLITTING_PRE_TOKENIZERS or step.get("behavior") == "Removed"
-    ]
-
-    reason = None
-    if model["type"] != "BPE":
-        reason = f"its model is {model['type']}, not BPE"
-    elif "ByteLevel" not in decoder_types or set(decoder_types) - {"ByteLevel", "Fuse"}:
-        reason = "its decoder is not ByteLevel, so its vocabulary is not written in bytes"
-    elif not any(step["type"] == "ByteLevel" for step in pre_tokenizers):
-        reason = "it has no ByteLevel pre-tokenizer, so its vocabulary is not written in bytes"
-    elif any(step["type"] != "NFC" for step in normalizers):
-        # NFC leaves all but rare text as it is; where it does not, align_chunks sees different bytes.
-        names = ", ".join(step["type"] for step in normalizers)
-        reason = f"its normalizer ({names}) may change the text that the other side tokenizes unchanged"
-    elif removing:
-        reason = f"its pre-tokenizer ({', '.join(removing)}) drops or replaces characters of the text"
-    elif any(step.get("add_prefix_space") for step in pre_tokenizers):
-        reason = "add_prefix_space=True puts a space before the text that the text does not have"
-    elif model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        reason = "its BPE model marks words with a prefix or suffix that is not part of the text"
-    if reason is not None:
-        found = "+".join(decoder_types) or "none"
-        raise ValueError(f"ByteTable.from_tokenizer: {reason}; got decoder type {found}. {SUPPORTED}.")
-
-
-def _check_added(added: Mapping[str, Any], model_bytes: bytes, content: bytes) -> None:
-    if added["lstrip"] or added["rstrip"]:
+def _serialise(tokenizer: PreTrainedTokenizerFast | Tokenizer) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):
         raise ValueError(
-            f"ByteTable.from_tokenizer: added token {added['content']!r} (id {added['id']}) swallows the "
-            "spaces beside it (lstrip or rstrip), so its bytes are not fixed. Add it without lstrip and "
-            "rstrip, or as special."
+            f"ByteTable.from_tokenizer: {type(tokenizer).__name__} has no Rust backend, so what it does to "
+            "text cannot be read. Load a fast tokenizer, or pass a tokenizers.Tokenizer."
         )
-    if model_bytes != content:
+    try:
+        return str(backend.to_str())
+    except Exception as error:  # The library raises plain exceptions for steps that are written in Python.
         raise ValueError(
-            f"ByteTable.from_tokenizer: id {added['id']} has two readings, {model_bytes!r} in the BPE "
-            f"vocabulary and {content!r} as an added token. Remove the added token, or add it as special."
-        )
+            f"ByteTable.from_tokenizer: the tokenizer has no serialised form ({error}), so what it does to "
+            "text cannot be read. Use steps of the tokenizers library."
+        ) from error

@@ -1,4 +1,7 @@
-"""Chunks: the shortest byte spans that are whole tokens on both sides of a pair of tokenizers."""
+"""Chunks: the shortest byte spans that are whole tokens on both sides of a pair of tokenizers.
+
+Legend: L_s, L_t tokens; C chunks; K edges, that is places at which both sides have a token boundary.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tide.alignment.boundaries import shared_scale
 from tide.alignment.byte_table import check_ids
+from tide.alignment.merging import check_merging, merge_chunks
+from tide.alignment.reconcile import first_difference
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
     from numpy.typing import ArrayLike
 
+    from tide.alignment.boundaries import Side
     from tide.alignment.byte_table import ByteTable
+    from tide.alignment.merging import Merge
+    from tide.alignment.reconcile import Tokens
+    from tide.alignment.token_spans import TokenSpans
 
 # Bytes of each stream that an error shows on either side of the first difference.
 ERROR_CONTEXT = 20
@@ -29,40 +39,103 @@ class ChunkAlignment:
         student_chunks: [L_s] int32, -1 for tokens in no chunk.
         teacher_chunks: [L_t] int32, -1 for tokens in no chunk.
         num_chunks: number of chunks.
+        starts: [C] int64, the first byte of the text that both sides share in each chunk.
+        ends: [C] int64, the byte after the last. Chunks that meet inside a character that both tokenizers
+            respell alike both span it.
     """
 
     student_chunks: Int32[np.ndarray, " L_s"]
     teacher_chunks: Int32[np.ndarray, " L_t"]
     num_chunks: int
+    starts: Int64[np.ndarray, " C"]
+    ends: Int64[np.ndarray, " C"]
 
 
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """One token sequence laid over its byte stream; offsets are in bytes."""
-
-    stream: bytes
-    starts: Int64[np.ndarray, " L"]
-    ends: Int64[np.ndarray, " L"]
-    has_bytes: Bool[np.ndarray, " L"]
-    barriers: Int64[np.ndarray, " S"]  # offsets at which special tokens stand
-
-    @classmethod
-    def of(cls, ids: Int64[np.ndarray, " L"], table: ByteTable) -> _Side:
-        lengths = table.lengths[ids]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        stream = b"".join([table.tokens[token_id] for token_id in ids.tolist()])
-        return cls(stream, ends - lengths, ends, lengths > 0, ends[table.special[ids]])
-
-
-def align_chunks(
-    student_ids: ArrayLike, teacher_ids: ArrayLike, student_table: ByteTable, teacher_table: ByteTable
+def align_spans(
+    student: TokenSpans,
+    teacher: TokenSpans,
+    *,
+    merge: Merge = "none",
+    max_bytes: int | None = None,
+    max_tokens: int | None = None,
 ) -> ChunkAlignment:
     """Assign the tokens of two tokenizations of one text to the chunks they share.
 
-    A chunk runs from one byte offset at which both sides have a token boundary to the next. Special tokens
-    shift no bytes and belong to no chunk; a span with a special token of either side in its interior is no
-    chunk. Where one text is cut short (truncation), the span that the cut splits and all that follows it are
-    in no chunk, on both sides.
+    A chunk runs from one place at which both sides have a token boundary to the next. Bytes that one side
+    drops
+    (white space, control characters) or holds in a special token are not shared: they have no width, and
+    tokens of nothing else are in no chunk. A place inside a stretch that a tokenizer respells is a boundary
+    only if the other respells it alike. Special tokens belong to no chunk, and a span with one in its
+    interior is no chunk. Where one side ends early (truncation), the span that the cut splits and all that
+    follows it are in no chunk, on both sides.
+
+    Args:
+        student: spans [L_s].
+        teacher: spans [L_t] in the same text.
+        merge: "none" for the shortest chunks; "words" joins those that lie in one word, that is white space
+            and what follows it up to the next; "length" joins as many as the limits allow. Chunks are never
+            joined across a special token or across text that is in no chunk.
+        max_bytes: limit on the bytes of a joined chunk. A chunk that is longer by itself stays whole.
+        max_tokens: limit on its tokens, on the side that has more.
+    Returns:
+        Chunk ids [L_s] and [L_t], int32, their number and the bytes that they span. O(L).
+    Raises:
+        ValueError: the two texts differ, or the options for merging contradict each other.
+    Source: TIDE (arXiv 2604.26951), Reverse CALM; approximate likelihood matching (arXiv 2503.20083).
+    """
+    if student.text != teacher.text:
+        raise ValueError(
+            f"align_spans: both sides must hold the same text; got {_shown(student.text)} and "
+            f"{_shown(teacher.text)}. Cut both with `within` to the content that they share."
+        )
+    check_merging("align_spans", merge, max_bytes, max_tokens)
+    scale = shared_scale(student, teacher)
+    is_common = np.zeros(scale.size + 1, dtype=np.bool_)
+    is_common[scale.student.boundaries] = True
+    is_teacher = np.zeros(scale.size + 1, dtype=np.bool_)
+    is_teacher[scale.teacher.boundaries] = True
+    is_common &= is_teacher
+    is_common[0] = False  # the first span begins there, whatever the tokens do
+    edges = np.concatenate([np.zeros(1, dtype=np.int64), np.flatnonzero(is_common)])
+    span_of = np.cumsum(is_common, dtype=np.int32)  # the span that each place is in, or begins
+
+    barriers = np.concatenate([scale.student.barriers, scale.teacher.barriers])
+    is_chunk = _are_chunks(edges, span_of, barriers, [scale.student.holes, scale.teacher.holes])
+    chunk_of_span = np.where(is_chunk, np.cumsum(is_chunk) - 1, -1).astype(np.int32)
+    spans = np.flatnonzero(is_chunk)
+    alignment = ChunkAlignment(
+        student_chunks=_chunks_of_tokens(scale.student, span_of, chunk_of_span),
+        teacher_chunks=_chunks_of_tokens(scale.teacher, span_of, chunk_of_span),
+        num_chunks=len(spans),
+        starts=scale.text_starts(edges[spans]),
+        ends=scale.text_ends(edges[spans + 1]),
+    )
+    if merge == "none" or not len(spans):
+        return alignment
+    # Chunks that may be joined follow one another, with no special token between them.
+    is_barred = np.zeros(len(edges), dtype=np.bool_)
+    is_barred[span_of[barriers]] = True
+    may_join = (np.diff(spans) == 1) & ~is_barred[spans[1:]]
+    groups = merge_chunks(alignment, student.text, may_join, merge, max_bytes, max_tokens)
+    return _merged(alignment, groups)
+
+
+def align_chunks(
+    student_ids: ArrayLike,
+    teacher_ids: ArrayLike,
+    student_table: ByteTable,
+    teacher_table: ByteTable,
+    *,
+    text: str | None = None,
+    merge: Merge = "none",
+    max_bytes: int | None = None,
+    max_tokens: int | None = None,
+) -> ChunkAlignment:
+    """Assign the tokens of two tokenizations of one text to the chunks they share.
+
+    Without `text`, both sides' tokens must spell the same bytes, and `starts` and `ends` count those. A
+    tokenizer that normalises, adds a prefix or drops white space spells other bytes than the text has: pass
+    the text. What a chunk is and how chunks are merged is told by `align_spans`.
 
     >>> from tide.alignment import ByteTable
     >>> student, teacher = ByteTable([b"un", b"happy", b"!"]), ByteTable([b"unh", b"appy", b"!"])
@@ -75,65 +148,90 @@ def align_chunks(
         teacher_ids: [L_t] integers, no padding.
         student_table: bytes of the student's tokens.
         teacher_table: bytes of the teacher's tokens.
+        text: the text that both were made of, in one piece.
+        merge, max_bytes, max_tokens: see `align_spans`.
     Returns:
-        Chunk ids [L_s] and [L_t], int32, and their number. O(L log L) in the number of tokens.
+        Chunk ids [L_s] and [L_t], int32, their number and the bytes that they span. O(L) in tokens and bytes.
     Raises:
-        ValueError: ids are not one row of ids of their table, or the texts differ before the shorter ends.
-    Source: TIDE (arXiv 2604.26951), Reverse CALM; approximate likelihood matching (arXiv 2503.20083).
+        ValueError: ids are not one row of ids of their table, or the texts differ before the shorter ends;
+            with `text`, what `ByteTable.spans` raises.
     """
     student_rows = check_ids(student_ids, len(student_table), "align_chunks", "student_ids")
     teacher_rows = check_ids(teacher_ids, len(teacher_table), "align_chunks", "teacher_ids")
-    student, teacher = _Side.of(student_rows, student_table), _Side.of(teacher_rows, teacher_table)
-    _check_same_text(student, teacher)
-
-    # Tokens with bytes end at strictly increasing offsets, so each side has no offset twice.
-    student_cuts, teacher_cuts = student.ends[student.has_bytes], teacher.ends[teacher.has_bytes]
-    cuts = np.intersect1d(student_cuts, teacher_cuts, assume_unique=True)
-    edges = np.concatenate([np.zeros(1, dtype=np.int64), cuts])
-    chunk_of_span = _number_spans(edges, np.concatenate([student.barriers, teacher.barriers]))
-    return ChunkAlignment(
-        student_chunks=_chunks_of_tokens(student, edges, chunk_of_span),
-        teacher_chunks=_chunks_of_tokens(teacher, edges, chunk_of_span),
-        num_chunks=int((chunk_of_span >= 0).sum()),
-    )
+    if text is None:
+        spans = _spans_of_streams(student_table.stream(student_rows), teacher_table.stream(teacher_rows))
+    else:
+        spans = student_table.spans(text, student_rows), teacher_table.spans(text, teacher_rows)
+    return align_spans(*spans, merge=merge, max_bytes=max_bytes, max_tokens=max_tokens)
 
 
-def _number_spans(
-    edges: Int64[np.ndarray, " E"], barriers: Int64[np.ndarray, " S"]
-) -> Int32[np.ndarray, " E"]:
-    """Chunk id of the span that begins at each edge; -1 for the last, which no common boundary closes."""
-    span = np.searchsorted(edges, barriers, side="right") - 1
+def _are_chunks(
+    edges: Int64[np.ndarray, " K"],
+    span_of: Int32[np.ndarray, " P"],
+    barriers: Int64[np.ndarray, " S"],
+    holes: list[Int64[np.ndarray, " H"]],
+) -> Bool[np.ndarray, " K"]:
+    """Whether the span that begins at each edge is a chunk; the last is open, and none."""
     is_chunk = np.ones(len(edges), dtype=np.bool_)
-    # A special token at an edge stands between two spans; at any other offset it stands inside one.
-    is_chunk[span[edges[span] != barriers]] = False
     is_chunk[-1] = False
-    return np.where(is_chunk, np.cumsum(is_chunk) - 1, -1).astype(np.int32)
+    # A special token at an edge stands between two spans; at any other place it stands inside one.
+    crossed = span_of[barriers]
+    is_chunk[crossed[edges[crossed] != barriers]] = False
+    for places in holes:
+        is_chunk[span_of[places]] = False
+    return is_chunk
 
 
 def _chunks_of_tokens(
-    side: _Side, edges: Int64[np.ndarray, " E"], chunk_of_span: Int32[np.ndarray, " E"]
+    side: Side, span_of: Int32[np.ndarray, " P"], chunk_of_span: Int32[np.ndarray, " K"]
 ) -> Int32[np.ndarray, " L"]:
-    span = np.searchsorted(edges, side.starts, side="right") - 1
-    # Special and empty tokens share their start with the token that follows; they are in no chunk themselves.
-    return np.where(side.has_bytes, chunk_of_span[span], np.int32(-1))
+    chunks = np.full(len(side.counted), -1, dtype=np.int32)
+    chunks[side.counted] = chunk_of_span[span_of[side.starts]]
+    return chunks
 
 
-def _check_same_text(student: _Side, teacher: _Side) -> None:
-    num_shared = min(len(student.stream), len(teacher.stream))
-    if student.stream[:num_shared] == teacher.stream[:num_shared]:
-        return
-    shared = [np.frombuffer(side.stream, dtype=np.uint8, count=num_shared) for side in (student, teacher)]
-    at = int(np.argmax(shared[0] != shared[1]))
-    context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
-    raise ValueError(
-        f"align_chunks: both sides must hold the same text; the bytes first differ at offset {at}: "
-        f"student {student.stream[context]!r} (token {_token_at(student, at)}), "
-        f"teacher {teacher.stream[context]!r} (token {_token_at(teacher, at)}). "
-        "Align only the text that both sides share, without the words of their chat templates, and tokenize "
-        "it from one string."
+def _merged(alignment: ChunkAlignment, groups: Int32[np.ndarray, " C"]) -> ChunkAlignment:
+    """The alignment whose chunks are runs of this one's; `groups` [C] holds the run of each."""
+    is_first = np.diff(groups, prepend=-1) > 0
+    is_last = np.append(is_first[1:], True)
+    new_ids = np.append(groups, np.int32(-1))  # The last entry stands for id -1.
+    return ChunkAlignment(
+        student_chunks=new_ids[alignment.student_chunks],
+        teacher_chunks=new_ids[alignment.teacher_chunks],
+        num_chunks=int(is_first.sum()),
+        starts=alignment.starts[is_first],
+        ends=alignment.ends[is_last],
     )
 
 
-def _token_at(side: _Side, offset: int) -> int:
-    """Position of the token that holds the byte: the first that ends after it."""
-    return int(np.searchsorted(side.ends, offset, side="right"))
+def _spans_of_streams(student: Tokens, teacher: Tokens) -> tuple[TokenSpans, TokenSpans]:
+    """Spans in the bytes that both sides' tokens spell; the longer stream is the text."""
+    text = max(student.stream, teacher.stream, key=len)
+    if not (text.startswith(student.stream) and text.startswith(teacher.stream)):
+        raise ValueError(_difference_message(student, teacher))
+    return student.as_text(text), teacher.as_text(text)
+
+
+def _difference_message(student: Tokens, teacher: Tokens) -> str:
+    num_shared = min(len(student.stream), len(teacher.stream))
+    at = first_difference(
+        np.frombuffer(student.stream, dtype=np.uint8, count=num_shared),
+        np.frombuffer(teacher.stream, dtype=np.uint8),
+    )
+    assert at is not None
+    context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
+    return (
+        f"align_chunks: both sides must hold the same text; the bytes first differ at offset {at}: "
+        f"student {student.stream[context]!r} (token {student.token_at(at)}), "
+        f"teacher {teacher.stream[context]!r} (token {teacher.token_at(at)}). "
+        "Align only the text that both sides share, without the words of their chat templates, and tokenize "
+        "it from one string. If a tokenizer normalises text, pass the text itself: text=."
+    )
+
+
+def _shown(text: bytes) -> str:
+    return (
+        repr(text)
+        if len(text) <= 2 * ERROR_CONTEXT
+        else f"{text[: 2 * ERROR_CONTEXT]!r}... ({len(text)} bytes)"
+    )

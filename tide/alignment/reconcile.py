@@ -1,0 +1,220 @@
+"""Spans of tokens that do not spell their text as it stands: normalized, prefixed, without its white space,
+or with special tokens in it.
+
+The text is laid out in units beside the stream of bytes that the tokenizer reads. The tokens must spell that
+stream, byte by byte; then every place between two tokens is a place between units, or inside one. Nothing is
+searched for but added tokens, and those only count where the stream has them.
+
+Legend: L tokens, U units.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tide.alignment.token_spans import Respelling, TokenSpans
+from tide.alignment.units import Layout, Literal, UnitTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jaxtyping import Bool, Int64, UInt8
+
+    from tide.alignment.tokenizer_spec import AddedToken
+
+# White space as the tokenizers library means it; Python's \s has four controls more.
+BLANKS = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
+# Units on either side of a difference that are joined, and characters in a text, before the text is refused.
+MAX_JOINED = 32
+MAX_JOINED_IN_TEXT = 4096
+# Bytes that an error shows on either side of a difference.
+ERROR_CONTEXT = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One token sequence and the bytes that it spells."""
+
+    ids: Int64[np.ndarray, " L"]
+    ends: Int64[np.ndarray, " L"]  # of each token in the stream
+    lengths: Int64[np.ndarray, " L"]
+    special: Bool[np.ndarray, " L"]
+    stream: bytes
+
+    def as_text(self, text: bytes) -> TokenSpans:
+        """Spans in a text that begins with the stream; special tokens have no bytes in it."""
+        return TokenSpans(text, self.ends - self.lengths, self.ends, self.lengths > 0, self.special)
+
+    def token_at(self, offset: int) -> int:
+        """Position of the token that holds the byte at `offset`: the first that ends after it."""
+        return int(np.searchsorted(self.ends, offset, side="right"))
+
+
+def reconcile(
+    text: str, tokens: Tokens, units: UnitTable, added: Mapping[int, AddedToken], spelled: Sequence[bytes]
+) -> TokenSpans:
+    """Spans of tokens in the text that they were made of, by way of what the tokenizer reads.
+
+    Args:
+        text: the text; it may go on behind the last token.
+        tokens: the tokens.
+        units: what the tokenizer reads for pieces of text.
+        added: added tokens by id.
+        spelled: bytes of every id; empty for special tokens.
+    Raises:
+        ValueError: the tokens do not spell the text, or not in a way that can be told from the outside.
+    """
+    literals = find_literals(text, tokens.ids, added, spelled)
+    layout = _verified_layout(text, tokens, units, literals)
+    starts, start_splits = _token_starts(tokens.ends - tokens.lengths, layout)
+    ends, end_splits = _token_ends(tokens.ends, layout)
+
+    # A token without bytes lies where the last one ended, or spans the literal text that it stands for.
+    is_placed = (tokens.lengths == 0) & (end_splits == 0)
+    for position, unit in _match_literals(tokens, layout, literals):
+        starts[position], ends[position] = layout.text_offsets[unit : unit + 2]
+        is_placed[position] = False
+    ends[is_placed] = np.maximum.accumulate(ends)[is_placed]
+    starts[is_placed] = ends[is_placed]
+
+    edits = np.flatnonzero(layout.changed & (np.diff(layout.text_offsets) > 0))
+    respelled = Respelling(
+        stream=layout.stream.tobytes(),
+        edit_starts=layout.text_offsets[edits],
+        edit_ends=layout.text_offsets[edits + 1],
+        stream_starts=layout.stream_offsets[edits],
+        stream_ends=layout.stream_offsets[edits + 1],
+        start_splits=start_splits,
+        end_splits=end_splits,
+    )
+    has_bytes = ~tokens.special & (tokens.lengths > 0) & (starts < ends)
+    return TokenSpans(text.encode(), starts, ends, has_bytes, tokens.special, respelled)
+
+
+def find_literals(
+    text: str, ids: Int64[np.ndarray, " L"], added: Mapping[int, AddedToken], spelled: Sequence[bytes]
+) -> list[Literal]:
+    """Where the added tokens among `ids` stand in a text; of two that begin at one place, the longer."""
+    present = sorted(added.keys() & set(np.unique(ids).tolist()), key=lambda i: -len(added[i].content))
+    if not present:
+        return []
+    pattern = "|".join(f"({_pattern(added[token_id])})" for token_id in present)
+    found = ((match, present[(match.lastindex or 1) - 1]) for match in re.finditer(pattern, text))
+    return [
+        Literal(match.start(), match.end(), token_id, spelled[token_id])
+        for match, token_id in found
+        if match.start() < match.end()
+    ]
+
+
+def _pattern(token: AddedToken) -> str:
+    pattern = re.escape(token.content)
+    if token.single_word:
+        pattern = rf"(?<!\w){pattern}(?!\w)"
+    return (BLANKS if token.lstrip else "") + pattern + (BLANKS if token.rstrip else "")
+
+
+def _verified_layout(text: str, tokens: Tokens, units: UnitTable, literals: Sequence[Literal]) -> Layout:
+    """The layout whose stream the tokens spell; units are joined where they are not read one by one."""
+    joined: set[int] = set()
+    stream, last_difference, width = np.frombuffer(tokens.stream, dtype=np.uint8), -1, 1
+    while True:
+        layout = units.lay_out(text, literals, joined)
+        difference = first_difference(stream, layout.stream)
+        if difference is None:
+            return layout
+        width = 1 if difference > last_difference else 2 * width
+        last_difference = max(difference, last_difference)
+        if not units.speller.changes_text or width > MAX_JOINED or len(joined) > MAX_JOINED_IN_TEXT:
+            raise ValueError(_difference_message(tokens, layout, difference))
+        unit = int(np.searchsorted(layout.stream_offsets, difference, side="right")) - 1
+        first, last = max(0, unit - width), min(unit + width, len(layout.changed) - 1)
+        joined.update(range(int(layout.chars[first]) + 1, int(layout.chars[last]) + 1))
+
+
+def first_difference(part: UInt8[np.ndarray, " S"], whole: UInt8[np.ndarray, " T"]) -> int | None:
+    """The first byte at which `whole` does not begin as `part` does; None where it does."""
+    num_shared = min(len(part), len(whole))
+    differs = part[:num_shared] != whole[:num_shared]
+    if differs.any():
+        return int(np.argmax(differs))
+    return num_shared if len(part) > num_shared else None
+
+
+def _difference_message(tokens: Tokens, layout: Layout, at: int) -> str:
+    context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
+    unit = min(int(np.searchsorted(layout.stream_offsets, at, side="right")) - 1, len(layout.changed) - 1)
+    place = int(layout.text_offsets[max(unit, 0)])
+    return (
+        "ByteTable.spans: the tokens must spell the text as the tokenizer reads it; they first differ at "
+        f"byte {place} of the text: tokens {tokens.stream[context]!r} (token {tokens.token_at(at)}), "
+        f"text read as {layout.stream[context].tobytes()!r}. Pass the text that the ids were made of, whole "
+        "and in one piece; a tokenizer that changes text across characters in another way cannot be aligned."
+    )
+
+
+def _token_starts(
+    offsets: Int64[np.ndarray, " L"], layout: Layout
+) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
+    """Where tokens that begin at these stream offsets begin in the text: behind all that was dropped."""
+    unit = np.searchsorted(layout.stream_offsets, offsets, side="right") - 1
+    inner = offsets - layout.stream_offsets[unit]
+    is_changed, has_text = _inside_units(layout)
+    is_changed, has_text = is_changed[unit], has_text[unit]
+    places = layout.text_offsets[unit] + np.where(is_changed, 0, inner)
+    return places, np.where(is_changed & has_text, inner, 0)
+
+
+def _token_ends(
+    offsets: Int64[np.ndarray, " L"], layout: Layout
+) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
+    """Where tokens that end at these stream offsets end in the text: before all that was dropped."""
+    after = np.searchsorted(layout.stream_offsets, offsets, side="left")
+    missing = layout.stream_offsets[after] - offsets  # positive inside the unit before
+    inner = np.where(missing > 0, offsets - layout.stream_offsets[after - 1], 0)
+    is_changed, has_text = _inside_units(layout)
+    is_changed, has_text = is_changed[after - 1], has_text[after - 1]
+    places = layout.text_offsets[after] - np.where(is_changed, 0, missing)
+    return places, np.where(is_changed & has_text, inner, 0)
+
+
+def _inside_units(layout: Layout) -> tuple[Bool[np.ndarray, " U1"], Bool[np.ndarray, " U1"]]:
+    """[U + 1] each: whether a stream offset inside a unit is no offset of its text, and whether it has text.
+
+    The last entry stands for the end of the text.
+    """
+    return np.append(layout.changed, True), np.append(np.diff(layout.text_offsets) > 0, False)
+
+
+def _match_literals(tokens: Tokens, layout: Layout, literals: Sequence[Literal]) -> list[tuple[int, int]]:
+    """Which token stands for each literal text: the first of its id where the stream is as far.
+
+    Returns:
+        Positions of tokens and the units that they stand for.
+    Raises:
+        ValueError: the tokens go on behind a literal text that none of them stands for.
+    """
+    token_ids = np.array([literal.token_id for literal in literals], dtype=np.int64)
+    candidates = np.flatnonzero(np.isin(tokens.ids, token_ids))
+    offsets = (tokens.ends - tokens.lengths)[candidates].tolist()
+    matched, at = [], 0
+    for literal, unit in zip(literals, layout.literals.tolist(), strict=True):
+        offset = int(layout.stream_offsets[unit])
+        while at < len(candidates) and (
+            offsets[at] < offset or (offsets[at] == offset and tokens.ids[candidates[at]] != literal.token_id)
+        ):
+            at += 1
+        if at < len(candidates) and offsets[at] == offset:
+            matched.append((int(candidates[at]), unit))
+            at += 1
+        elif offset < len(tokens.stream):
+            raise ValueError(
+                f"ByteTable.spans: the text holds the added token of id {literal.token_id} at byte "
+                f"{int(layout.text_offsets[unit])}, where the ids have none. Tokenize the text with its "
+                "added tokens recognised, or align the stretches between them."
+            )
+    return matched

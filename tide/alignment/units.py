@@ -1,0 +1,272 @@
+"""Text cut into units that a normalizer changes one by one, and what a tokenizer reads in place of each.
+
+A unit is a character with the marks that combine with it, a sequence of Hangul jamo, or a run of blanks where
+the tokenizer does not read blanks one by one. Each distinct unit is spelled once, by the tokenizer's own
+steps.
+
+Legend: N characters, U units.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt32
+
+    from tide.alignment.speller import Speller
+
+NUM_CODE_POINTS = 0x110000
+UNSEEN, ALONE, JOINS, BLANK = range(4)  # kinds of characters
+
+
+@dataclass(frozen=True)
+class Literal:
+    """An added token's place in a text, in characters, and the bytes that the token stands for."""
+
+    start: int
+    end: int
+    token_id: int
+    spelled: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A text in units, beside the stream of bytes that its tokenizer reads.
+
+    Attributes:
+        chars: [U + 1] int64, where each unit begins in the text, in characters. An added prefix is a unit
+            without characters.
+        text_offsets: [U + 1] int64, the same in UTF-8 bytes.
+        stream_offsets: [U + 1] int64, where its spelling begins in the stream.
+        changed: [U] bool, the spelling is not the text of the unit.
+        stream: all spellings, one after the other.
+        literals: the unit of each literal.
+    """
+
+    chars: Int64[np.ndarray, " U1"]
+    text_offsets: Int64[np.ndarray, " U1"]
+    stream_offsets: Int64[np.ndarray, " U1"]
+    changed: Bool[np.ndarray, " U"]
+    stream: UInt8[np.ndarray, " T"]
+    literals: Int64[np.ndarray, " O"]
+
+
+class UnitTable:
+    """The units that one tokenizer's texts were made of so far. It grows with the texts that it sees."""
+
+    def __init__(self, speller: Speller) -> None:
+        self.speller = speller
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ids: dict[tuple[str, bytes], int] = {}
+        self._spelled: list[bytes] = []
+        self._changed: list[bool] = []
+        self._runs: dict[str, tuple[int, bool]] = {}
+        self._arrays: tuple[UInt8[np.ndarray, " T"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]] | None
+        self._arrays = None
+        self._kinds: Int8[np.ndarray, " C"] | None = None
+        self._singles: Int32[np.ndarray, " C"] | None = None
+        self._reads_runs = self._reads_blanks_in_runs()
+
+    def __getstate__(self) -> Speller:
+        return self.speller
+
+    def __setstate__(self, speller: Speller) -> None:
+        self.speller = speller
+        self._reset()
+
+    def lay_out(self, text: str, literals: Sequence[Literal], joined: set[int]) -> Layout:
+        """Cut a text into units and spell them.
+
+        Args:
+            text: N characters.
+            literals: added tokens that stand in the text, in order, apart.
+            joined: characters at which no unit may begin.
+        """
+        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        byte_at = np.zeros(len(points) + 1, dtype=np.int64)
+        np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000), out=byte_at[1:])
+        segments = _segments(len(points), literals)
+        begins = self._beginnings(points, literals, joined)
+        places, ids = self._runs_of(text, begins, segments, joined)
+        firsts = np.flatnonzero(begins)
+        units = self._singles_of(points)[firsts]
+        units[np.searchsorted(firsts, places)] = ids
+        literal_units = np.searchsorted(
+            firsts, np.array([literal.start for literal in literals], dtype=np.int64)
+        )
+        for unit, literal in zip(literal_units.tolist(), literals, strict=True):
+            units[unit] = self._intern(text[literal.start : literal.end], literal.spelled)
+
+        prefix_units, prefix_ids = [], []
+        edges = np.append(firsts, len(points))
+        for start, end in segments:
+            first, last = np.searchsorted(firsts, [start, end - 1], side="right").tolist()
+            first, last = first - 1, last - 1
+            prefix, units[first] = self._at_beginning(text[start : edges[first + 1]], start, first == last)
+            if prefix:
+                prefix_units.append(first)
+                prefix_ids.append(self._intern("", prefix))
+            if last > first:
+                units[last] = self._at_end(text[edges[last] : end], int(units[last]))
+        inserted = np.array(prefix_units, dtype=np.int64)
+        units = np.insert(units, inserted, np.array(prefix_ids, dtype=units.dtype))
+        chars = np.insert(edges, inserted, firsts[inserted])
+        return self._layout(chars, byte_at[chars], units, literal_units, inserted)
+
+    def _layout(
+        self,
+        chars: Int64[np.ndarray, " U1"],
+        text_offsets: Int64[np.ndarray, " U1"],
+        units: Int32[np.ndarray, " U"],
+        literal_units: Int64[np.ndarray, " O"],
+        prefix_units: Int64[np.ndarray, " P"],
+    ) -> Layout:
+        if self._arrays is None:
+            lengths = np.fromiter(map(len, self._spelled), dtype=np.int64, count=len(self._spelled))
+            flat = np.frombuffer(b"".join(self._spelled), dtype=np.uint8)
+            self._arrays = flat, np.cumsum(lengths) - lengths, lengths
+        flat, starts, lengths = self._arrays
+        sizes = lengths[units]
+        stream_offsets = np.zeros(len(units) + 1, dtype=np.int64)
+        np.cumsum(sizes, out=stream_offsets[1:])
+        return Layout(
+            chars=chars,
+            text_offsets=text_offsets,
+            stream_offsets=stream_offsets,
+            changed=np.array(self._changed, dtype=np.bool_)[units],
+            stream=gather(flat, starts[units], sizes),
+            literals=literal_units + np.searchsorted(prefix_units, literal_units, side="right"),
+        )
+
+    def _beginnings(
+        self, points: UInt32[np.ndarray, " N"], literals: Sequence[Literal], joined: set[int]
+    ) -> Bool[np.ndarray, " N"]:
+        kinds = self._kinds_of(points)
+        begins: Bool[np.ndarray, " N"] = kinds != JOINS
+        begins[1:] &= (kinds[1:] != BLANK) | (kinds[:-1] != BLANK)
+        begins[list(joined)] = False
+        begins[:1] = True
+        for literal in literals:
+            begins[literal.start : literal.end] = False
+            begins[literal.start] = True
+            begins[literal.end : literal.end + 1] = True
+        return begins
+
+    def _runs_of(
+        self,
+        text: str,
+        begins: Bool[np.ndarray, " N"],
+        segments: Sequence[tuple[int, int]],
+        joined: set[int],
+    ) -> tuple[list[int], list[int]]:
+        """Units of several characters: where they begin and their ids.
+
+        Runs of blanks that the tokenizer reads one by one are cut in `begins`, but at the edges of a segment,
+        where blanks may be dropped.
+        """
+        edges = np.append(np.flatnonzero(begins), len(begins))
+        long = np.flatnonzero(np.diff(edges) > 1)
+        inner = {edge for segment in segments for edge in segment}
+        places, ids = [], []
+        for start, end in zip(edges[long].tolist(), edges[long + 1].tolist(), strict=True):
+            unit = text[start:end]
+            run = self._runs.get(unit)
+            if run is None:
+                run = self._runs[unit] = self._run(unit)
+            is_joined = joined and not joined.isdisjoint(range(start, end))
+            if run[1] and start not in inner and end not in inner and not is_joined:
+                begins[start:end] = True
+            else:
+                places.append(start)
+                ids.append(run[0])
+        return places, ids
+
+    def _run(self, unit: str) -> tuple[int, bool]:
+        spelled = self._inside(unit)
+        kinds = self._kinds_of(np.array([ord(c) for c in unit], dtype=np.uint32))
+        is_cut = bool((kinds == BLANK).all()) and spelled == b"".join(self._inside(c) for c in unit)
+        return self._intern(unit, spelled), is_cut
+
+    def _inside(self, unit: str) -> bytes:
+        spelled = self.speller.inside(unit)
+        return self.speller.whole(unit, at_start=False) if spelled is None else spelled
+
+    def _at_beginning(self, unit: str, start: int, is_last: bool) -> tuple[bytes, int]:
+        prefix, spelled = self.speller.at_beginning(unit, at_start=start == 0, is_last=is_last)
+        return prefix, self._intern(unit, spelled)
+
+    def _at_end(self, unit: str, otherwise: int) -> int:
+        spelled = self.speller.at_end(unit)
+        return otherwise if spelled is None else self._intern(unit, spelled)
+
+    def _intern(self, unit: str, spelled: bytes) -> int:
+        unit_id = self._ids.setdefault((unit, spelled), len(self._spelled))
+        if unit_id == len(self._spelled):
+            self._spelled.append(spelled)
+            self._changed.append(spelled != unit.encode())
+            self._arrays = None
+        return unit_id
+
+    def _kinds_of(self, points: UInt32[np.ndarray, " N"]) -> Int8[np.ndarray, " N"]:
+        if self._kinds is None or self._singles is None:
+            self._kinds = np.zeros(NUM_CODE_POINTS, dtype=np.int8)
+            self._singles = np.zeros(NUM_CODE_POINTS, dtype=np.int32)
+        kinds = self._kinds[points]
+        if not kinds.all():
+            for point in np.unique(points[kinds == UNSEEN]).tolist():
+                self._kinds[point], self._singles[point] = self._classify(chr(point))
+            kinds = self._kinds[points]
+        found: Int8[np.ndarray, " N"] = kinds
+        return found
+
+    def _singles_of(self, points: UInt32[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
+        assert self._singles is not None
+        singles: Int32[np.ndarray, " N"] = self._singles[points]
+        return singles
+
+    def _classify(self, character: str) -> tuple[int, int]:
+        spelled = self.speller.inside(character)
+        if spelled is None or joins_previous(character):
+            return JOINS, self._intern(character, self._inside(character))
+        is_blank = self._reads_runs and not spelled.strip()
+        return BLANK if is_blank else ALONE, self._intern(character, spelled)
+
+    def _reads_blanks_in_runs(self) -> bool:
+        """Whether two blanks are read otherwise than twice one."""
+        inside = self.speller.inside
+        return any(inside(blank * 8) != (inside(blank) or b"") * 8 for blank in " \t\n")
+
+
+def joins_previous(character: str) -> bool:
+    """Whether a normalizer may combine the character with what stands before it."""
+    if character.isascii():
+        return False
+    head = unicodedata.normalize("NFKD", character)[:1]
+    is_jamo = "\u1160" <= head <= "\u11ff" or "\ud7b0" <= head <= "\ud7ff"
+    is_mark = unicodedata.category(head).startswith("M") or unicodedata.combining(head) > 0
+    return is_mark or is_jamo or head == "\u200d"
+
+
+def gather(
+    flat: UInt8[np.ndarray, " T"], starts: Int64[np.ndarray, " K"], lengths: Int64[np.ndarray, " K"]
+) -> UInt8[np.ndarray, " S"]:
+    """The bytes of K stretches of `flat`, one after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return flat[np.repeat(starts - (ends - lengths), lengths) + np.arange(total)]
+
+
+def _segments(length: int, literals: Sequence[Literal]) -> list[tuple[int, int]]:
+    """What lies between the literals, in characters."""
+    starts = [0, *(literal.end for literal in literals)]
+    ends = [*(literal.start for literal in literals), length]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
