@@ -1,7 +1,7 @@
 """What is measured: an operation on one shape, in one dtype and one mode, and in which order.
 
 Legend: N rows (token positions), V vocabulary entries, width: columns of the logits, of which the first V are
-read.
+read; d_s, d_t: hidden sizes of student and teacher, where the heads are part of the operation.
 """
 
 from __future__ import annotations
@@ -20,9 +20,27 @@ LAYOUTS = ((151646, 151936), (151646, 151646), (151936, 151936), (157184, 157184
 TOKENS_PER_SEQUENCE = 512
 
 
+class Heads(NamedTuple):
+    """V, and the hidden sizes of student and teacher; 0 for no teacher."""
+
+    vocab: int
+    student_hidden: int
+    teacher_hidden: int = 0
+
+
+# Qwen3-0.6B beside a teacher of 8B parameters, and the heads that log-probabilities are taken from: that
+# student's, and LLaDA2.0-mini's.
+DIVERGENCE_HEADS = (Heads(HEADLINE_VOCAB, 1024, 4096),)
+TOKEN_HEADS = (Heads(HEADLINE_VOCAB, 1024), Heads(157184, 2048))
+# A CPU takes seconds for a step with whole heads; `--shape 256 151936` asks for them.
+CPU_VOCAB_SHARE = 4
+
+
 @dataclass(frozen=True)
 class Case:
-    """One measurement. stage 0 is the headline, which runs first; vocab is 0 where no vocabulary is read."""
+    """One measurement. stage 0 is the headline, which runs first; vocab is 0 where no vocabulary is read, and
+    so are hidden sizes where logits are the inputs.
+    """
 
     op: str
     variant: str
@@ -32,13 +50,18 @@ class Case:
     dtype: str
     mode: str
     stage: int = 0
+    student_hidden: int = 0
+    teacher_hidden: int = 0
 
     @property
     def shape(self) -> str:
         """For people: `N 4,096, V 151,646 of 151,936`."""
         if not self.vocab:
             return f"N {self.rows:,}"
-        return f"N {self.rows:,}, V {layout_name(self.vocab, self.width)}"
+        hidden = (
+            "" if not self.student_hidden else f", d {hidden_name(self.student_hidden, self.teacher_hidden)}"
+        )
+        return f"N {self.rows:,}, V {layout_name(self.vocab, self.width)}{hidden}"
 
     @property
     def label(self) -> str:
@@ -63,6 +86,11 @@ SWEEPS = {
     # Seconds per step instead of milliseconds: few rows.
     "cpu": Sweep(128, (64, 256), ("float32", "bfloat16")),
 }
+# Heads included, a step takes tens of milliseconds on a GPU.
+LINEAR_SWEEPS = {
+    "cuda": Sweep(4096, (512, 2048, 16384), ("bfloat16",)),
+    "cpu": Sweep(256, (), ("float32",)),
+}
 # One number per token: as quick on a CPU.
 TOKEN_SWEEP = Sweep(4096, (512, 2048, 16384), ("float32",))
 
@@ -70,6 +98,11 @@ TOKEN_SWEEP = Sweep(4096, (512, 2048, 16384), ("float32",))
 def layout_name(vocab: int, width: int) -> str:
     """`151,646 of 151,936` where a prefix is read, else the width."""
     return f"{vocab:,}" if vocab == width else f"{vocab:,} of {width:,}"
+
+
+def hidden_name(student_hidden: int, teacher_hidden: int) -> str:
+    """`1,024 / 4,096`, or the student's alone where there is no teacher."""
+    return f"{student_hidden:,}" + (f" / {teacher_hidden:,}" if teacher_hidden else "")
 
 
 def logits_cases(
@@ -97,6 +130,44 @@ def logits_cases(
         if (v, width) != (vocab, vocab)
     ]
     return cases + over_vocab + over_rows
+
+
+def linear_cases(
+    op: str,
+    variant: str,
+    device: str,
+    heads: tuple[Heads, ...],
+    *,
+    modes: tuple[str, ...] = (BOTH,),
+    headline_only: bool = False,
+    shapes: tuple[int, int] | None = None,
+) -> list[Case]:
+    """The same over hidden states: the first heads in the modes given, the others and the sweep over N
+    forward and backward; on a CPU the first heads alone.
+
+    Args:
+        op: name of the operation.
+        variant: which objective of it.
+        device: ``cuda`` or ``cpu``, which takes a part of the vocabulary.
+        heads: of the models, the headline first.
+        modes: of the headline. A divergence is trained with; log-probabilities are also a teacher's.
+        headline_only: no other heads, no sweep.
+        shapes: (N, V) of the only shape to measure, with the hidden sizes of the first heads.
+    """
+    sweep = LINEAR_SWEEPS[device]
+    dtype = sweep.dtypes[0]
+
+    def case(rows: int, head: Heads, mode: str, stage: int = 0) -> Case:
+        vocab = head.vocab // (CPU_VOCAB_SHARE if device == "cpu" else 1)
+        if shapes is not None:
+            rows, vocab = shapes
+        return Case(op, variant, rows, vocab, vocab, dtype, mode, stage, *head[1:])
+
+    headline = [case(sweep.headline, heads[0], mode) for mode in modes]
+    if headline_only or shapes is not None:
+        return headline
+    others = [] if device == "cpu" else [case(sweep.headline, head, BOTH) for head in heads[1:]]
+    return headline + others + [case(n, heads[0], BOTH, stage=1) for n in sweep.rows]
 
 
 def token_cases(op: str, variant: str, *, headline_only: bool, shapes: tuple[int, int] | None) -> list[Case]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "liger_kernel", "pytest-benchmark")
+PACKAGES = ("torch", "triton", "liger_kernel", "cut-cross-entropy", "pytest-benchmark")
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The correctness gate: no time for a contestant that computes something else.
 
 Every contestant runs once on the inputs that will be timed and once on near-converged ones, at full size. Its
-loss is compared with the definition in fp64 over all rows, its gradient over rows spread from the first to
-the last, so that an offset that overflows shows.
+loss is compared with the definition in fp64 over all rows, its gradients over rows spread from the first to
+the last, so that an offset that overflows shows; a head's gradient over entries of the vocabulary.
 """
 
 from __future__ import annotations
@@ -12,37 +12,40 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from benchmarks._bounds import BoundsOf, logits_in
 from benchmarks._cases import BOTH, Case
 from benchmarks._op import Contestant, Loss, Op, Tensors, step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Rows at a time in fp64, and rows whose gradient is compared.
+# Rows at a time in fp64; more where each time reads heads; and rows whose gradient is compared.
 FP64_ROWS = {"cuda": 128, "cpu": 8}
+FP64_HEAD_ROWS = {"cuda": 512, "cpu": 64}
 GRADIENT_ROWS = {"cuda": 64, "cpu": 16}
 
-# Bounds of the strict: relative loss; norm of the gradient's error over the gradient's, as a multiple of
-# what rounding the exact gradient to its dtype costs, and in fp32, where arithmetic costs more than that,
-# at least FP32_GRADIENT.
-STRICT_LOSS = 1e-5
-STRICT_FLOORS = 1.1
-FP32_GRADIENT = {"ordinary": 2e-5, "near": 2e-4}
 # Bounds of the others, on ordinary inputs: the same function, in whatever precision.
 SAME_FUNCTION = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.2}
 
 
+class Part(NamedTuple):
+    """Some rows (of a head, entries) of a gradient, [k, width] in fp64, and which."""
+
+    rows: Tensor
+    values: Tensor
+
+
 class Truth(NamedTuple):
-    """Loss over all rows, and the gradient [k, width] of some, in fp64."""
+    """Loss over all rows, and a part of every gradient by the input's name: none in mode forward."""
 
     loss: float
-    rows: Tensor
-    gradient: Tensor
+    gradients: dict[str, Part]
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Against fp64. loss: relative; gradient: norm over norm; floor: the same of the exact gradient, rounded.
+    """Against fp64. loss: relative; gradient: norm over norm, the largest of all inputs that have one; floor:
+    the same of that input's exact gradient, rounded.
 
     gradient and floor are None in mode forward.
     """
@@ -60,20 +63,32 @@ def truth_of(op: Op, case: Case, tensors: Tensors) -> Truth:
         case: shape and mode.
         tensors: its inputs.
     """
-    student = tensors["student"]
-    num_rows, kind = student.shape[0], student.device.type
+    first = tensors[op.trained[0]]
+    num_rows, kind = first.shape[0], first.device.type
+    trained = op.trained if case.mode == BOTH else ()
+    at = {name: _spread(tensors[name]) for name in trained}
+    of_all = [name for name in trained if name in op.shared]
+    of_rows = [name for name in trained if name not in op.shared]
+    wide = {name: _wide(tensors[name], name in of_all) for name in op.shared}
+    num_at_once = (FP64_HEAD_ROWS if op.shared else FP64_ROWS)[kind]
     total = 0.0
-    with torch.no_grad():
-        for start in range(0, num_rows, FP64_ROWS[kind]):
-            part = _fp64(tensors, slice(start, start + FP64_ROWS[kind]))
-            total += float(op.row_losses(case, part).sum())
-    rows = torch.linspace(0, num_rows - 1, min(GRADIENT_ROWS[kind], num_rows), device=student.device)
-    rows = rows.round().long().unique()
-    if case.mode != BOTH:
-        return Truth(total / num_rows, rows[:0], student.new_empty(0, dtype=torch.float64))
-    part = _fp64(tensors, rows)
-    (gradient,) = torch.autograd.grad(op.row_losses(case, part).sum() / num_rows, part["student"])
-    return Truth(total / num_rows, rows, gradient)
+    found: Tensors = {}
+    with torch.set_grad_enabled(bool(of_all)):
+        for start in range(0, num_rows, num_at_once):
+            part = _fp64(tensors, slice(start, start + num_at_once), wide, [])
+            loss = op.row_losses(case, part).sum()
+            total += float(loss.detach())
+            if of_all:
+                made = torch.autograd.grad(loss / num_rows, [wide[name] for name in of_all])
+                for name, gradient in zip(of_all, made, strict=True):
+                    found[name] = found.get(name, 0.0) + gradient[at[name]]
+    if of_rows:
+        part = _fp64(tensors, at[of_rows[0]], wide, of_rows)
+        made = torch.autograd.grad(
+            op.row_losses(case, part).sum() / num_rows, [part[name] for name in of_rows]
+        )
+        found |= zip(of_rows, made, strict=True)
+    return Truth(total / num_rows, {name: Part(at[name], found[name]) for name in trained})
 
 
 def errors_of(loss: Loss, case: Case, tensors: Tensors, truth: Truth) -> Errors:
@@ -85,35 +100,35 @@ def errors_of(loss: Loss, case: Case, tensors: Tensors, truth: Truth) -> Errors:
         tensors: the inputs that truth is of.
         truth: from ``truth_of``.
     """
-    value, gradient = step(loss, tensors, case.mode)
+    value, gradients = step(loss, tensors, case.mode, tuple(truth.gradients))
     scale = max(abs(truth.loss), torch.finfo(torch.float64).tiny)
     loss_error = abs(float(value) - truth.loss) / scale
-    if gradient is None:
+    if not gradients:
         return Errors(loss_error)
-    exact = truth.gradient
-    norm = float(exact.norm())
-    rounded = exact.to(gradient.dtype).double()
-    return Errors(
-        loss_error,
-        float((gradient[truth.rows].double() - exact).norm()) / norm,
-        float((rounded - exact).norm()) / norm,
-    )
+    pairs = []
+    for gradient, (rows, exact) in zip(gradients, truth.gradients.values(), strict=True):
+        norm = float(exact.norm())
+        rounded = exact.to(gradient.dtype).double()
+        error = float((gradient[rows].double() - exact).norm()) / norm
+        pairs.append((error, float((rounded - exact).norm()) / norm))
+    # Not a number is larger than any.
+    return Errors(loss_error, *max(pairs, key=lambda pair: (pair[0] != pair[0], pair[0])))
 
 
-def verdict(contestant: Contestant, dtype: str, errors: dict[str, Errors]) -> str | None:
+def verdict(
+    contestant: Contestant, dtype: str, errors: dict[str, Errors], bounds: BoundsOf = logits_in
+) -> str | None:
     """Why the contestant is red, or None.
 
     Args:
         contestant: strict or not.
         dtype: of the inputs.
         errors: by ``ordinary`` and ``near``.
+        bounds: of the operation, for the strict.
     """
     for name, error in errors.items():
         if contestant.strict:
-            loss_bound = STRICT_LOSS
-            gradient_bound = STRICT_FLOORS * (error.floor or 0.0)
-            if dtype == "float32":
-                gradient_bound = max(gradient_bound, FP32_GRADIENT[name])
+            loss_bound, gradient_bound = bounds(dtype, name, error.floor or 0.0)
         elif name == "ordinary":
             loss_bound = gradient_bound = SAME_FUNCTION[dtype]
         else:
@@ -126,8 +141,24 @@ def verdict(contestant: Contestant, dtype: str, errors: dict[str, Errors]) -> st
     return None
 
 
-def _fp64(tensors: Tensors, rows: slice | Tensor) -> Tensors:
-    part = {name: x.detach()[rows] for name, x in tensors.items()}
-    part = {name: x.double() if x.is_floating_point() else x for name, x in part.items()}
-    part["student"].requires_grad_()
-    return part
+def _spread(x: Tensor) -> Tensor:
+    """Rows from the first to the last."""
+    count = min(GRADIENT_ROWS[x.device.type], x.shape[0])
+    rows: Tensor = torch.linspace(0, x.shape[0] - 1, count, device=x.device).round().long().unique()
+    return rows
+
+
+def _wide(x: Tensor, trained: bool) -> Tensor:
+    x = x.detach()
+    if x.is_floating_point():
+        x = x.double()
+    x.requires_grad_(trained)
+    return x
+
+
+def _fp64(tensors: Tensors, rows: slice | Tensor, wide: Tensors, trained: list[str]) -> Tensors:
+    """Those rows, beside the inputs that all rows share."""
+    return {
+        name: wide[name] if name in wide else _wide(x.detach()[rows], name in trained)
+        for name, x in tensors.items()
+    }

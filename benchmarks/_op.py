@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks._bounds import BoundsOf, logits_in
 from benchmarks._cases import BOTH, Case
 from tide_kernels._shared import backends
 
-# By name; the first axis of each is the row. "student" is what the gradient is for.
+# By name. The first axis is the row, except of those that `Op.shared` names.
 Tensors = dict[str, Tensor]
 Loss = Callable[[Tensors], Tensor]
 
@@ -30,17 +31,20 @@ class Contestant:
         build: case to a function of the inputs that returns the scalar loss.
         strict: held to the bounds of this project's fused backends, near-converged teachers included; the
             others only have to compute the same function, and their errors are reported.
-        absent: device to the reason why it cannot run there, or None.
+        absent: case and device to the reason why it cannot take part, or None.
         overwrites: writes over the student's logits, and gets a copy of them before every step, untimed.
         headline_only: does not take part in sweeps.
+        products: not an implementation: runs the matrix products that none can avoid, forward or forward and
+            backward by the case's mode. It has no result to check, and others are a share of its time.
     """
 
     name: str
     build: Callable[[Case], Loss]
     strict: bool = False
-    absent: Callable[[torch.device], str | None] = lambda device: None
+    absent: Callable[[Case, torch.device], str | None] = lambda case, device: None
     overwrites: bool = False
     headline_only: bool = False
+    products: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Op:
         row_losses: case and inputs to [N] losses in the inputs' dtype, from the definition; differentiable.
         least_bytes: case to the bytes that have to move: each pass over a tensor, no temporary.
         contestants: who is measured.
+        trained: inputs that get a gradient; the first has rows.
+        shared: inputs that all rows share: weights.
+        least_flops: case to the floating-point operations of the products it cannot avoid; None for none.
+        least_rounds: of the timing, where steps take a tenth of a second; None for the device's own.
+        bounds: what strict contestants keep.
     """
 
     name: str
@@ -62,6 +71,11 @@ class Op:
     row_losses: Callable[[Case, Tensors], Tensor]
     least_bytes: Callable[[Case], int]
     contestants: tuple[Contestant, ...]
+    trained: tuple[str, ...] = ("student",)
+    shared: tuple[str, ...] = ()
+    least_flops: Callable[[Case], int] | None = None
+    least_rounds: int | None = None
+    bounds: BoundsOf = logits_in
 
     def contestant(self, name: str) -> Contestant:
         """The contestant of that name."""
@@ -78,20 +92,22 @@ def load_op(name: str) -> Op:
     return op
 
 
-def step(loss: Loss, tensors: Tensors, mode: str) -> tuple[Tensor, Tensor | None]:
-    """One step: the loss, and in mode forward+backward the student's gradient, freshly written.
+def step(
+    loss: Loss, tensors: Tensors, mode: str, trained: tuple[str, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step: the loss, and in mode forward+backward the gradients, freshly written, else none.
 
     Args:
         loss: of the inputs.
         tensors: the inputs.
         mode: ``forward`` (no graph is kept) or ``forward+backward``.
+        trained: inputs that get a gradient.
     """
     if mode != BOTH:
         with torch.no_grad():
-            return loss(tensors), None
+            return loss(tensors), ()
     value = loss(tensors)
-    (gradient,) = torch.autograd.grad(value, tensors["student"])
-    return value.detach(), gradient
+    return value.detach(), torch.autograd.grad(value, [tensors[name] for name in trained])
 
 
 def normal(rows: int, width: int, dtype: str, generator: torch.Generator, scale: float = 2.0) -> Tensor:
@@ -124,11 +140,14 @@ def eager(loss: Callable[[Case, Tensors], Tensor]) -> Contestant:
     return Contestant("eager", lambda case: functools.partial(loss, case))
 
 
-def backend_contestants(loss: Callable[[str, Case, Tensors], Tensor]) -> tuple[Contestant, ...]:
+def backend_contestants(
+    loss: Callable[[str, Case, Tensors], Tensor], *, reference_in_sweeps: bool = True
+) -> tuple[Contestant, ...]:
     """This project's backends.
 
     Args:
         loss: backend, case and inputs to the loss.
+        reference_in_sweeps: whether the definition takes part in them.
     """
 
     def build(backend: str) -> Callable[[Case], Loss]:
@@ -137,7 +156,7 @@ def backend_contestants(loss: Callable[[str, Case, Tensors], Tensor]) -> tuple[C
     return (
         Contestant("triton", build("triton"), strict=True, absent=_triton_absent),
         Contestant("torch", build("torch"), strict=True),
-        Contestant("reference", build("reference")),
+        Contestant("reference", build("reference"), headline_only=not reference_in_sweeps),
     )
 
 
@@ -181,10 +200,37 @@ def liger(name: str, build: Callable[[Case], Loss], **options: Any) -> Contestan
         build: as ``Contestant.build``; imports what it needs.
         options: further attributes of the contestant.
     """
-    return Contestant(name, build, absent=_liger_absent, **options)
+    return peer(name, "liger_kernel", build, **options)
 
 
-def _triton_absent(device: torch.device) -> str | None:
+def peer(
+    name: str,
+    package: str,
+    build: Callable[[Case], Loss],
+    *,
+    differs: Callable[[Case], str | None] = lambda case: None,
+    **options: Any,
+) -> Contestant:
+    """Kernels of another package, for a GPU.
+
+    Args:
+        name: of the contestant.
+        package: that has to be installed, as it is imported.
+        build: as ``Contestant.build``; imports what it needs.
+        differs: case to the reason why the package does not compute the same, or None.
+        options: further attributes of the contestant.
+    """
+
+    def absent(case: Case, device: torch.device) -> str | None:
+        shown = package.replace("_", "-")
+        if device.type != "cuda":
+            return differs(case) or f"{shown} needs a GPU"
+        return differs(case) or (None if importlib.util.find_spec(package) else f"{shown} is not installed")
+
+    return Contestant(name, build, absent=absent, **options)
+
+
+def _triton_absent(case: Case, device: torch.device) -> str | None:
     if "triton" not in backends.BACKENDS:
         return "this version has no triton backend"
     if device.type != "cuda":
@@ -192,13 +238,7 @@ def _triton_absent(device: torch.device) -> str | None:
     return None if importlib.util.find_spec("triton") else "triton is not installed"
 
 
-def _compiler_absent(device: torch.device) -> str | None:
+def _compiler_absent(case: Case, device: torch.device) -> str | None:
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return "torch.compile needs a C++ compiler on CPU"
     return None
-
-
-def _liger_absent(device: torch.device) -> str | None:
-    if device.type != "cuda":
-        return "liger-kernel needs a GPU"
-    return None if importlib.util.find_spec("liger_kernel") else "liger-kernel is not installed"

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks._cases import Case
 from benchmarks._memory import CLEAR_REFS, track_peak
-from benchmarks._op import Contestant, Loss, Tensors, load_op, step
+from benchmarks._op import Contestant, Loss, Op, Tensors, load_op, step
 
 ROOT = Path(__file__).resolve().parent.parent
 # glibc: freed tensors go back to the system, so that resident means alive; by default it keeps some of them.
@@ -38,10 +38,11 @@ def fresh(contestant: Contestant, tensors: Tensors) -> Tensors:
     return {**tensors, "student": tensors["student"].detach().clone().requires_grad_()}
 
 
-def gpu_peak(contestant: Contestant, loss: Loss, case: Case, tensors: Tensors) -> int:
+def gpu_peak(op: Op, contestant: Contestant, loss: Loss, case: Case, tensors: Tensors) -> int:
     """Bytes beyond the inputs at the highest point of a step on the current GPU.
 
     Args:
+        op: the operation.
         contestant: who runs.
         loss: as built.
         case: for its mode.
@@ -51,7 +52,7 @@ def gpu_peak(contestant: Contestant, loss: Loss, case: Case, tensors: Tensors) -
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    step(loss, inputs, case.mode)
+    step(loss, inputs, case.mode, op.trained)
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
 
@@ -86,10 +87,10 @@ def _worker(task: dict[str, Any]) -> int:
     loss = contestant.build(case)
     tensors = op.inputs(case, torch.device("cpu"), False)
     # Once unmeasured: compilation, and what libraries set up on first use.
-    step(loss, fresh(contestant, tensors), case.mode)
+    step(loss, fresh(contestant, tensors), case.mode, op.trained)
     inputs = fresh(contestant, tensors)
     with track_peak() as peak:
-        step(loss, inputs, case.mode)
+        step(loss, inputs, case.mode, op.trained)
     return peak.added
 
 

@@ -1,20 +1,27 @@
-"""Figures of one device: time, peak memory and share of copy bandwidth, over N and over V."""
+"""Figures of one device: time, peak memory and share of the least possible, over N and over V or heads."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks._cases import BOTH, layout_name
+from benchmarks._cases import BOTH, hidden_name, layout_name
 from benchmarks._results import MEASURED, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-VARIANTS = {"tidal": "TIDAL (interpolated KL)", "reverse_kl": "reverse KL", "token_logprob": "token log-prob"}
+
+class Family(NamedTuple):
+    """Variants to titles, and their figures: file stem to (column, axis label, title, logarithmic)."""
+
+    variants: dict[str, str]
+    figures: dict[str, tuple[str, str, str, bool]]
+
+
 # The Okabe-Ito palette, which readers with any colour blindness can tell apart; markers say the same again.
 STYLES = {
     "triton": ("#D55E00", "o", "tide triton"),
@@ -25,23 +32,39 @@ STYLES = {
     "liger_kl_div": ("#CC79A7", "P", "liger kl_div"),
     "liger_jsd": ("#E69F00", "X", "liger jsd"),
     "liger_cross_entropy": ("#E69F00", "X", "liger cross-entropy"),
+    "liger_fused_jsd": ("#CC79A7", "P", "liger fused linear JSD"),
+    "liger_chunked_jsd_1024": ("#E69F00", "X", "liger chunked JSD, 1,024 rows"),
+    "liger_fused_cross_entropy": ("#CC79A7", "P", "liger fused linear cross-entropy"),
+    "cut_cross_entropy": ("#E69F00", "X", "cut-cross-entropy"),
+    "torch_linear_cross_entropy_1024": ("#F0E442", "*", "torch linear_cross_entropy, 1,024 rows"),
+    "gemms": ("#999999", "h", "the matrix products alone"),
 }
-# File stem -> (column, axis label, title, logarithmic).
-FIGURES = {
-    "time": (
-        "median_ms",
-        "ms per step",
-        "Time, forward + backward (median; bars: 20th to 80th percentile)",
-        True,
-    ),
-    "memory": ("peak_mib", "MiB beyond inputs", "Peak memory beyond the inputs, forward + backward", True),
-    "bandwidth": (
-        "copy_percent",
-        "% of copy bandwidth",
-        "Least bytes over time, as a share of the copy bandwidth measured beside it",
-        False,
-    ),
-}
+TIME = ("median_ms", "ms per step", "Time, forward + backward (median; bars: 20th to 80th percentile)", True)
+MEMORY = ("peak_mib", "MiB beyond inputs", "Peak memory beyond the inputs, forward + backward", True)
+BANDWIDTH = (
+    "copy_percent",
+    "% of copy bandwidth",
+    "Least bytes over time, as a share of the copy bandwidth measured beside it",
+    False,
+)
+GEMMS = (
+    "gemm_percent",
+    "% of the products",
+    "Time of the matrix products that cannot be avoided, measured beside it, as a share of the step's",
+    False,
+)
+LOGITS_IN = Family(
+    {"tidal": "TIDAL (interpolated KL)", "reverse_kl": "reverse KL", "token_logprob": "token log-prob"},
+    {"time": TIME, "memory": MEMORY, "bandwidth": BANDWIDTH},
+)
+HIDDEN_IN = Family(
+    {
+        "linear_tidal": "TIDAL from hidden states",
+        "linear_reverse_kl": "reverse KL from hidden states",
+        "linear_token_logprob": "token log-prob from hidden states",
+    },
+    {"linear_time": TIME, "linear_memory": MEMORY, "linear_gemms": GEMMS},
+)
 
 
 def draw(environment: dict[str, Any], rows: list[Row], folder: Path) -> list[str]:
@@ -53,10 +76,17 @@ def draw(environment: dict[str, Any], rows: list[Row], folder: Path) -> list[str
         folder: where to.
 
     Returns:
-        Names of the files; none where no row of a logits-in operation was measured.
+        Names of the files; none where nothing was measured that they show.
     """
-    rows = [r for r in rows if r["status"] == MEASURED and r["mode"] == BOTH and r["variant"] in VARIANTS]
-    variants = [v for v in VARIANTS if any(r["variant"] == v for r in rows)]
+    return [
+        name for family in (LOGITS_IN, HIDDEN_IN) for name in _draw_family(environment, rows, folder, family)
+    ]
+
+
+def _draw_family(environment: dict[str, Any], rows: list[Row], folder: Path, family: Family) -> list[str]:
+    titles = family.variants
+    rows = [r for r in rows if r["status"] == MEASURED and r["mode"] == BOTH and r["variant"] in titles]
+    variants = [v for v in titles if any(r["variant"] == v for r in rows)]
     if not rows:
         return []
     # The dtype that was swept; the headline alone has others.
@@ -64,18 +94,18 @@ def draw(environment: dict[str, Any], rows: list[Row], folder: Path) -> list[str
     dtype = max(dict.fromkeys(dtypes), key=dtypes.count)
     rows = [r for r in rows if r["dtype"] == dtype]
     names = []
-    for stem, (column, unit, title, logarithmic) in FIGURES.items():
+    for stem, (column, unit, title, logarithmic) in family.figures.items():
         figure = Figure(figsize=(10.5, 2.9 * len(variants) + 1.3), layout="constrained", dpi=130)
         grid = figure.subplots(len(variants), 2, squeeze=False, sharey="row")
         for line, variant in enumerate(variants):
-            own = [r for r in rows if r["variant"] == variant and r[column] is not None]
+            own = [r for r in rows if r["variant"] == variant and r.get(column) is not None]
             # Small tests measure no memory: a logarithm of 0 has no place.
             scaled = logarithmic and all(r[column] > 0 for r in own)
             _over_rows(grid[line][0], own, column, scaled)
             _over_layouts(grid[line][1], own, column, scaled)
             grid[line][0].set_ylabel(unit)
-            grid[line][0].set_title(f"{VARIANTS[variant]}: over N", loc="left", fontsize=10)
-            grid[line][1].set_title(f"{VARIANTS[variant]}: over V", loc="left", fontsize=10)
+            grid[line][0].set_title(f"{titles[variant]}: over N", loc="left", fontsize=10)
+            grid[line][1].set_title(f"{titles[variant]}: over V", loc="left", fontsize=10)
         found = {
             label: h for ax in figure.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
@@ -103,18 +133,29 @@ def _over_rows(ax: Axes, rows: list[Row], column: str, logarithmic: bool) -> Non
 def _over_layouts(ax: Axes, rows: list[Row], column: str, logarithmic: bool) -> None:
     count = _headline(rows, "rows")
     own = [r for r in rows if r["rows"] == count]
-    layouts = sorted({(r["vocab"], r["width"]) for r in own}, key=lambda pair: (pair[0], -pair[1]))
+    layouts = sorted({_layout(r) for r in own}, key=lambda layout: (layout[0], -layout[1]))
     contestants = _by_contestant(own)
     for place, (name, points) in enumerate(contestants):
         # Side by side: points of two contestants often coincide.
         shift = 0.08 * (place - (len(contestants) - 1) / 2)
-        points = sorted(points, key=lambda r: layouts.index((r["vocab"], r["width"])))
-        where = [layouts.index((r["vocab"], r["width"])) + shift for r in points]
+        points = sorted(points, key=lambda r: layouts.index(_layout(r)))
+        where = [layouts.index(_layout(r)) + shift for r in points]
         _line(ax, name, where, points, column, "none")
-    ax.set_xticks(range(len(layouts)), [layout_name(*pair).replace(" of ", "\nof ") for pair in layouts])
+    ax.set_xticks(range(len(layouts)), [_layout_label(*layout) for layout in layouts])
     ax.set_xlim(-0.5, len(layouts) - 0.5)
-    ax.set_xlabel(f"V, of the width where less is read (N = {count:,})")
+    what = "V, hidden sizes below" if layouts and layouts[0][2] else "V, of the width where less is read"
+    ax.set_xlabel(f"{what} (N = {count:,})")
     _dress(ax, logarithmic)
+
+
+def _layout(row: Row) -> tuple[int, int, int, int]:
+    """Vocabulary, width, and hidden sizes where heads are part of the operation."""
+    return row["vocab"], row["width"], row.get("student_hidden", 0), row.get("teacher_hidden", 0)
+
+
+def _layout_label(vocab: int, width: int, student_hidden: int, teacher_hidden: int) -> str:
+    label = layout_name(vocab, width).replace(" of ", "\nof ")
+    return f"{label}\nd {hidden_name(student_hidden, teacher_hidden)}" if student_hidden else label
 
 
 def _line(ax: Axes, name: str, x: list[float], points: list[Row], column: str, style: str) -> None:

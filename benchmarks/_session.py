@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
 MEMORY_FAILED = "out of memory"
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -136,17 +137,19 @@ def measure_case(
     results: dict[str, tuple[Row, list[float]]] = {}
     runners: dict[str, tuple[Contestant, Loss]] = {}
     for contestant in _entered(op, case):
-        reason = contestant.absent(device)
-        if reason is not None:
-            results[contestant.name] = (_row(case, contestant, ABSENT, reason), [])
+        reason = contestant.absent(case, device)
+        attempt = functools.partial(_attempt, contestant, functools.partial(contestant.build, case))
+        built: Loss | str = attempt() if reason is None else reason
+        if isinstance(built, str):
+            results[contestant.name] = (_row(case, contestant, ABSENT, built), [])
         else:
-            runners[contestant.name] = (contestant, contestant.build(case))
+            runners[contestant.name] = (contestant, built)
 
     errors: dict[str, dict[str, Errors]] = {name: {} for name in runners}
     for kind in ("near", "ordinary"):
         tensors = op.inputs(case, device, kind == "near")
         truth = truth_of(op, case, tensors)
-        for name in [n for n in runners if n not in results]:
+        for name in [n for n in runners if n not in results and not runners[n][0].products]:
             contestant, loss = runners[name]
             own = fresh(contestant, tensors)
             found = _attempt(contestant, functools.partial(errors_of, loss, case, own, truth))
@@ -155,22 +158,26 @@ def measure_case(
             else:
                 results[name] = (_row(case, contestant, ABSENT, found), [])
     for name in [n for n in runners if n not in results]:
-        red = verdict(runners[name][0], case.dtype, errors[name])
+        red = verdict(runners[name][0], case.dtype, errors[name], op.bounds)
         if red is not None:
             results[name] = (_row(case, runners[name][0], RED, red) | _error_columns(errors[name]), [])
 
     green = {name: pair for name, pair in runners.items() if name not in results}
-    steps = {name: _timed(contestant, loss, case, tensors) for name, (contestant, loss) in green.items()}
+    steps = {name: _timed(op, *pair, case, tensors) for name, pair in green.items()}
+    if op.least_rounds is not None:
+        rounds = rounds._replace(least=min(rounds.least, op.least_rounds))
     seconds = alternate({**steps, COPY: copy.timed()}, device, rounds)
     copy_bandwidth = copy.bytes_moved / quantiles(seconds[COPY])["median"]
+    products = [quantiles(seconds[name])["median"] for name, (c, _) in green.items() if c.products]
     for name, (contestant, loss) in green.items():
         peak: int | None = None
-        if device.type == "cuda":
-            peak = gpu_peak(contestant, loss, case, tensors)
-        elif case.mode == BOTH:
+        if device.type == "cuda" and not contestant.products:
+            peak = gpu_peak(op, contestant, loss, case, tensors)
+        elif case.mode == BOTH and not contestant.products:
             peak = cpu_peak(case, name)
         row = _row(case, contestant, MEASURED, None) | _error_columns(errors[name])
         row |= _figures(op, case, tensors, seconds[name], copy_bandwidth, peak)
+        row |= _product_figures(op, case, seconds[name], products)
         results[name] = (row, seconds[name])
     return {contestant.name: results[contestant.name] for contestant in _entered(op, case)}
 
@@ -179,7 +186,7 @@ def _entered(op: Op, case: Case) -> list[Contestant]:
     return [c for c in op.contestants if case.stage == 0 or not c.headline_only]
 
 
-def _attempt(contestant: Contestant, run: Callable[[], Errors]) -> Errors | str:
+def _attempt(contestant: Contestant, run: Callable[[], Result]) -> Result | str:
     """The result, or why a contestant of others cannot run here. Ours have no excuse but memory."""
     try:
         return run()
@@ -194,8 +201,10 @@ def _attempt(contestant: Contestant, run: Callable[[], Errors]) -> Errors | str:
         return f"{type(error).__name__}: {first}"[:200]
 
 
-def _timed(contestant: Contestant, loss: Loss, case: Case, tensors: Tensors) -> Timed:
-    return Timed(lambda: fresh(contestant, tensors), lambda given: step(loss, given, case.mode))
+def _timed(op: Op, contestant: Contestant, loss: Loss, case: Case, tensors: Tensors) -> Timed:
+    if contestant.products:
+        return Timed(lambda: tensors, loss)
+    return Timed(lambda: fresh(contestant, tensors), lambda given: step(loss, given, case.mode, op.trained))
 
 
 def _row(case: Case, contestant: Contestant, status: str, reason: str | None) -> Row:
@@ -210,12 +219,12 @@ def _row(case: Case, contestant: Contestant, status: str, reason: str | None) ->
 
 def _error_columns(errors: dict[str, Errors]) -> dict[str, float | None]:
     columns: dict[str, float | None] = {}
-    for kind, error in errors.items():
-        start = "near_" if kind == "near" else ""
+    for kind, start in (("near", "near_"), ("ordinary", "")):
+        error = errors.get(kind)
         columns |= {
-            f"{start}loss_error": error.loss,
-            f"{start}gradient_error": error.gradient,
-            f"{start}gradient_floor": error.floor,
+            f"{start}loss_error": None if error is None else error.loss,
+            f"{start}gradient_error": None if error is None else error.gradient,
+            f"{start}gradient_floor": None if error is None else error.floor,
         }
     return columns
 
@@ -226,8 +235,8 @@ def _figures(
     times = quantiles(seconds)
     num_bytes = op.least_bytes(case)
     bandwidth = num_bytes / times["median"]
-    student = tensors["student"]
-    gradient = student.numel() * student.element_size() if case.mode == BOTH else None
+    trained = [tensors[name] for name in op.trained]
+    gradient = sum(x.numel() * x.element_size() for x in trained) if case.mode == BOTH else None
     return {
         "rounds": len(seconds),
         **{f"{name}_ms": value * 1e3 for name, value in times.items()},
@@ -237,4 +246,17 @@ def _figures(
         "copy_percent": 100 * bandwidth / copy_bandwidth,
         "peak_mib": None if peak is None else peak / 2**20,
         "gradient_mib": None if gradient is None else gradient / 2**20,
+    }
+
+
+def _product_figures(op: Op, case: Case, seconds: list[float], products: list[float]) -> dict[str, Any]:
+    """Beside the products that cannot be avoided, where the operation has such."""
+    if op.least_flops is None or not products:
+        return {}
+    median, flops = quantiles(seconds)["median"], op.least_flops(case)
+    return {
+        "least_flops": flops,
+        "tflop_s": flops / median / 1e12,
+        "gemm_ms": products[0] * 1e3,
+        "gemm_percent": 100 * products[0] / median,
     }

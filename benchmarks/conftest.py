@@ -55,12 +55,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is asked for first runs first, across files: a run whose time is up has the headline."""
 
-    def key(item: pytest.Item) -> tuple[int, bool, int]:
+    def key(item: pytest.Item) -> tuple[int, bool, bool, int]:
         callspec = getattr(item, "callspec", None)
         if callspec is None:
-            return (0, False, 0)
+            return (0, False, False, 0)
         case: Case = callspec.params["case"]
-        return (case.stage, case.mode != BOTH, case.rows if case.stage else 0)
+        # With heads a case takes several times as long.
+        slow = case.student_hidden > 0
+        return (case.stage, case.mode != BOTH, slow, case.rows if case.stage else 0)
 
     items.sort(key=key)
 
@@ -87,4 +89,6 @@ def _id(case: Case) -> str:
     parts = [case.variant, case.mode, f"N{case.rows}"]
     if case.vocab:
         parts.append(f"V{case.vocab}" + ("" if case.vocab == case.width else f"of{case.width}"))
+    if case.student_hidden:
+        parts.append(f"d{case.student_hidden}" + (f"x{case.teacher_hidden}" if case.teacher_hidden else ""))
     return "-".join([*parts, case.dtype])

@@ -13,13 +13,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from benchmarks._cases import HEADLINE_VOCAB, Case
 from benchmarks._results import ABSENT, MEASURED, NOT_REACHED, RED, Row, read
-from benchmarks._targets import HEADLINE, VARIANTS, judge
+from benchmarks._targets import HEADLINE, Verdict, judge, judge_hidden_in
 
-COLUMNS = (
-    "contestant | median ms | p20 | p80 | GB/s | % of copy | peak MiB | loss error | gradient error | "
-    "near: loss error | near: gradient error"
-)
+# What a share of the least possible is of: a copy where memory is the limit, else the products.
+SHARES = {
+    "copy_percent": ("GB/s | % of copy", (("gb_s", ".1f"), ("copy_percent", ".1f"))),
+    "gemm_percent": ("TFLOP/s | % of GEMMs", (("tflop_s", ".4g"), ("gemm_percent", ".1f"))),
+}
 
 
 def render(folder: Path) -> str:
@@ -68,10 +70,18 @@ def targets_table(rows: list[Row]) -> str:
     Args:
         rows: of one device; none give a table of `unmeasured`.
     """
-    verdicts = judge(rows)
-    shape = f"N = {HEADLINE['rows']:,}, V = {HEADLINE['vocab']:,}, {HEADLINE['dtype']}, {HEADLINE['mode']}"
-    lines = [f"Backend triton, {shape}.", ""]
-    lines += [f"| target | {' | '.join(VARIANTS)} |", "|---" * (len(VARIANTS) + 1) + "|"]
+    case = f"N = {HEADLINE['rows']:,}, {HEADLINE['dtype']}, {HEADLINE['mode']}"
+    logits_in, hidden_in = _verdict_table(judge(rows)), _verdict_table(judge_hidden_in(rows))
+    vocab = f"V = {HEADLINE_VOCAB:,}"
+    return (
+        f"Backend triton, {case}, {vocab}.\n\n{logits_in}\n\n"
+        f"From hidden states: {vocab}, and 157,184 at d 2,048.\n\n{hidden_in}"
+    )
+
+
+def _verdict_table(verdicts: list[Verdict]) -> str:
+    names = list(dict.fromkeys(v.variant for v in verdicts))
+    lines = [f"| target | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for target in dict.fromkeys(v.target for v in verdicts):
         outcomes = [v.outcome for v in verdicts if v.target == target]
         lines.append(f"| {target} | {' | '.join(outcomes)} |")
@@ -98,25 +108,31 @@ def _legend(environment: dict[str, Any]) -> str:
     return (
         f"Contestants alternate within a run ({where}). GB/s: least bytes (formula at the top of each "
         "`benchmarks/bench_*.py`) over the median. % of copy: of the bandwidth of a large copy, read plus "
-        f"written, measured in the same rounds. Peak: beyond the inputs ({memory}). Errors: against fp64; "
-        "loss relative, gradient norm over norm, in parentheses as a multiple of what rounding to the dtype "
-        "costs; near: teacher within 1e-3 of the student (token_logprob: a student sure of its tokens)."
+        "written, measured in the same rounds. % of GEMMs (from hidden states): the matrix products that "
+        "cannot be avoided, measured in the same rounds, over the median; TFLOP/s: their operations over the "
+        f"median. Peak: beyond the inputs ({memory}), gradients included. Errors: against fp64; loss "
+        "relative, gradient norm over norm (the worst of several), in parentheses as a multiple of what "
+        "rounding to the dtype costs; near: teacher within 1e-3 of the student, from hidden states 1e-2 "
+        "(token_logprob: a student sure of its tokens)."
     )
 
 
 def _case_key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ("variant", "mode", "rows", "vocab", "width", "dtype"))
+    return tuple(row.get(k, 0) for k in Case.__dataclass_fields__)
 
 
 def _case_section(rows: list[Row]) -> list[str]:
-    from benchmarks._cases import Case
-
-    case = Case(**{k: rows[0][k] for k in Case.__dataclass_fields__})
+    case = Case(**{k: rows[0][k] for k in Case.__dataclass_fields__ if k in rows[0]})
     measured = [r for r in rows if r["status"] == MEASURED]
     parts = [f"**{case.label}**"]
     if measured:
-        lines = [f"| {COLUMNS} |", "|:--" + "|--:" * COLUMNS.count("|") + "|"]
-        lines += [_line(r) for r in measured]
+        share = "gemm_percent" if "gemm_percent" in measured[0] else "copy_percent"
+        columns = (
+            f"contestant | median ms | p20 | p80 | {SHARES[share][0]} | peak MiB | loss error | "
+            "gradient error | near: loss error | near: gradient error"
+        )
+        lines = [f"| {columns} |", "|:--" + "|--:" * columns.count("|") + "|"]
+        lines += [_line(r, share) for r in measured]
         parts.append("\n".join(lines))
     for status in (RED, ABSENT, NOT_REACHED):
         by_reason: dict[str, list[str]] = {}
@@ -127,13 +143,12 @@ def _case_section(rows: list[Row]) -> list[str]:
     return parts
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, share: str) -> str:
     errors = [_number(row["loss_error"], ".1e"), _gradient(row, ""), _number(row["near_loss_error"], ".1e")]
     cells = [
         f"{'**' if row['ours'] else ''}{row['contestant']}{'**' if row['ours'] else ''}",
         *(_number(row[k], ".4g") for k in ("median_ms", "p20_ms", "p80_ms")),
-        _number(row["gb_s"], ".1f"),
-        _number(row["copy_percent"], ".1f"),
+        *(_number(row.get(k), form) for k, form in SHARES[share][1]),
         _number(row["peak_mib"], ",.0f"),
         *errors,
         _gradient(row, "near_"),

@@ -24,9 +24,16 @@ CPU = torch.device("cpu")
 ROUNDS = Rounds(0.0, 3, 3, 1)
 
 
+HIDDEN_OPS = ("linear_interpolated_kl", "linear_reverse_kl", "linear_token_logprob")
+
+
 def case_of(op, variant=None, mode=BOTH, dtype="float32", rows=6, vocab=700, width=None):
     if op == "chunk_likelihood":
         vocab = width = 0
+    if op in HIDDEN_OPS:
+        # Heads are read whole. d_s, d_t.
+        hidden = (16, 0 if op == "linear_token_logprob" else 48)
+        return Case(op, variant or op, rows, vocab, vocab, dtype, mode, 0, *hidden)
     return Case(op, variant or op, rows, vocab, vocab if width is None else width, dtype, mode)
 
 
@@ -47,10 +54,36 @@ TIDAL = case_of("interpolated_kl", "tidal")
         # 2 sequences of 512 tokens, 256 chunks each.
         (case_of("chunk_likelihood", "forward", FORWARD, rows=1024), 1024 * 24 + 512 * 5),
         (case_of("chunk_likelihood", "forward", BOTH, rows=1024), 1024 * 36 + 512 * 9),
+        # Both sides read; the student's read again, and its gradients written.
+        (case_of("linear_reverse_kl", None, FORWARD, "bfloat16", 3, 100), 103 * (16 + 48) * 2),
+        (case_of("linear_reverse_kl", None, BOTH, "bfloat16", 3, 100), 103 * (3 * 16 + 48) * 2),
+        (case_of("linear_token_logprob", None, BOTH, "float32", 3, 100), 103 * 3 * 16 * 4),
     ],
 )
 def test_least_bytes(case, num_bytes):
     assert load_op(case.op).least_bytes(case) == num_bytes
+
+
+@pytest.mark.parametrize(
+    ("case", "num_flops"),
+    [
+        (case_of("linear_interpolated_kl", "linear_tidal", FORWARD, rows=3), 2 * 3 * 700 * (16 + 48)),
+        (case_of("linear_interpolated_kl", "linear_tidal", BOTH, rows=3), 2 * 3 * 700 * (3 * 16 + 48)),
+        (case_of("linear_token_logprob", None, FORWARD, rows=3), 2 * 3 * 700 * 16),
+        (case_of("linear_token_logprob", None, BOTH, rows=3), 2 * 3 * 700 * 3 * 16),
+    ],
+)
+def test_products_that_cannot_be_avoided(case, num_flops, monkeypatch):
+    op = load_op(case.op)
+    assert op.least_flops(case) == num_flops
+    (products,) = (c for c in op.contestants if c.products)
+    # What it runs is that many operations.
+    ran, mm = [], torch.mm
+    monkeypatch.setattr(
+        torch, "mm", lambda a, b, out: ran.append(2 * a.numel() * b.shape[1]) or mm(a, b, out=out)
+    )
+    products.build(case)(op.inputs(case, CPU, False))
+    assert sum(ran) == num_flops
 
 
 def judge(contestant, case, near=False):
@@ -59,7 +92,7 @@ def judge(contestant, case, near=False):
     for kind in ("near", "ordinary") if near else ("ordinary",):
         tensors = op.inputs(case, CPU, kind == "near")
         errors[kind] = errors_of(contestant.build(case), case, tensors, truth_of(op, case, tensors))
-    return verdict(contestant, case.dtype, errors)
+    return verdict(contestant, case.dtype, errors, op.bounds)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -73,6 +106,10 @@ def judge(contestant, case, near=False):
         ("token_logprob", "token_logprob"),
         ("chunk_likelihood", "forward"),
         ("chunk_likelihood", "reverse"),
+        ("linear_interpolated_kl", "linear_tidal"),
+        ("linear_interpolated_kl", "linear_forward_kl"),
+        ("linear_reverse_kl", None),
+        ("linear_token_logprob", None),
     ],
 )
 @pytest.mark.parametrize("name", ["eager", "reference", "torch"])
@@ -92,6 +129,70 @@ def with_fault(fault):
 def drop_last_column(case, loss):
     narrow = dataclasses.replace(case, vocab=case.vocab - 1)
     return load_op("interpolated_kl").contestant("torch").build(narrow)
+
+
+PEERS = [
+    ("linear_interpolated_kl", "linear_forward_kl", "liger_fused_jsd"),
+    ("linear_reverse_kl", None, "liger_fused_jsd"),
+    ("linear_token_logprob", None, "liger_fused_cross_entropy"),
+    ("linear_token_logprob", None, "torch_linear_cross_entropy_1024"),
+]
+
+
+@pytest.mark.parametrize(("op", "variant", "name"), PEERS)
+def test_peers_are_called_as_the_same_function(op, variant, name):
+    # In the interpreter. It would be a pity to find out on a GPU.
+    if name.startswith("liger"):
+        pytest.importorskip("liger_kernel")
+    contestant, case = load_op(op).contestant(name), case_of(op, variant, rows=8)
+    if "torch" in name and contestant.absent(case, CPU):
+        pytest.skip(contestant.absent(case, CPU))
+    assert judge(contestant, case) is None
+
+
+def test_a_peer_that_computes_something_else_is_absent_with_the_reason():
+    op = load_op("linear_interpolated_kl")
+    case = case_of("linear_interpolated_kl", "linear_tidal")
+    (reason,) = {c.absent(case, CPU) for c in op.contestants if c.name.startswith("liger")}
+    assert "interpolated target" in reason
+
+
+def test_a_gradient_that_is_wrong_for_one_of_two_inputs_is_red():
+    op, case = load_op("linear_reverse_kl"), case_of("linear_reverse_kl")
+    sound = op.contestant("torch")
+
+    def build(case):
+        loss = sound.build(case)
+        # The value stays, the gradient of the head doubles.
+        return lambda tensors: loss(tensors | {"weight": 2 * tensors["weight"] - tensors["weight"].detach()})
+
+    assert judge(sound, case, near=True) is None
+    assert "gradient error 1.0e+00" in judge(dataclasses.replace(sound, build=build), case)
+
+
+def test_a_contestant_that_cannot_be_built_is_absent():
+    op = load_op("linear_token_logprob")
+
+    def build(case):
+        raise ImportError("no such thing")
+
+    entered = (dataclasses.replace(op.contestant("eager"), build=build),)
+    results = measure_case(
+        dataclasses.replace(op, contestants=entered), case_of(op.name), CPU, Copy(CPU), ROUNDS
+    )
+    row, _ = results["eager"]
+    assert (row["status"], row["reason"]) == ("absent", "ImportError: no such thing")
+
+
+def test_times_stand_beside_those_of_the_products():
+    op, case = load_op("linear_token_logprob"), case_of("linear_token_logprob", mode=FORWARD)
+    entered = (op.contestant("gemms"), op.contestant("torch"))
+    results = measure_case(dataclasses.replace(op, contestants=entered), case, CPU, Copy(CPU), ROUNDS)
+    products, ours = results["gemms"][0], results["torch"][0]
+    assert products["gemm_percent"] == 100 and products["loss_error"] is None and not products["ours"]
+    assert ours["gemm_ms"] == products["median_ms"]
+    assert ours["gemm_percent"] == pytest.approx(100 * products["median_ms"] / ours["median_ms"])
+    assert ours["tflop_s"] == pytest.approx(2 * 6 * 700 * 16 / ours["median_ms"] * 1e-9)
 
 
 FAULTS = {
@@ -213,7 +314,9 @@ def test_benchmarks_import_without_what_a_gpu_machine_may_lack(root: Path):
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
         "import benchmarks.gpu, benchmarks.report, benchmarks._session, benchmarks._peak\n"
         "from benchmarks._op import load_op\n"
-        "[load_op(n) for n in ('interpolated_kl', 'reverse_kl', 'token_logprob', 'chunk_likelihood')]"
+        "over_vocabularies = ('interpolated_kl', 'reverse_kl', 'token_logprob')\n"
+        "[load_op(kind + name) for kind in ('', 'linear_') for name in over_vocabularies]\n"
+        "load_op('chunk_likelihood')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -8,9 +8,14 @@ import pytest
 
 from benchmarks import report
 from benchmarks._cases import BOTH, HEADLINE_VOCAB, LAYOUTS
-from benchmarks._targets import VARIANTS, judge
+from benchmarks._targets import HIDDEN_IN, VARIANTS, judge, judge_hidden_in
 
-OPS = {"tidal": "interpolated_kl", "reverse_kl": "reverse_kl", "token_logprob": "token_logprob"}
+# Of the variants that are named apart from their operation.
+OPS = {
+    "tidal": "interpolated_kl",
+    "linear_tidal": "linear_interpolated_kl",
+    "linear_forward_kl": "linear_interpolated_kl",
+}
 ENVIRONMENT = {"device": "Some GPU", "device_type": "cuda", "torch": "2.11.0", "commit": "abc1234"}
 
 
@@ -19,7 +24,7 @@ def row(variant, contestant, milliseconds, rows=4096, layout=(HEADLINE_VOCAB, HE
     gradient = rows * width * 2 / 2**20
     least = rows * (vocab * 8 + width * 2)
     figures = {
-        "op": OPS[variant],
+        "op": OPS.get(variant, variant),
         "variant": variant,
         "rows": rows,
         "vocab": vocab,
@@ -59,6 +64,39 @@ def headline(**changes):
         rows += [row(variant, "eager", 20.0), row(variant, "compile_official", 4.0)]
         rows.append(row(variant, "triton", 6.4, rows=16384))
     return rows
+
+
+def hidden_row(variant, contestant, milliseconds, heads, **changes):
+    """Of an operation over hidden states, beside products of 16 ms."""
+    vocab, student, teacher = heads
+    gradient = (4096 + vocab) * student * 2 / 2**20
+    figures = {
+        "student_hidden": student,
+        "teacher_hidden": teacher,
+        "ours": contestant in ("triton", "torch", "reference"),
+        "gradient_mib": gradient,
+        "peak_mib": gradient + 1400,  # 1.47 GB
+        "least_flops": 9e12,
+        "tflop_s": 9e3 / milliseconds,
+        "gemm_ms": 16.0,
+        "gemm_percent": 1600 / milliseconds,
+    }
+    layout = (vocab, vocab)
+    return row(variant, contestant, milliseconds, layout=layout, **figures | {"stage": 0} | changes)
+
+
+def hidden_headline(**changes):
+    """Every target met: 20 ms beside products of 16, compiled 30 and a peer of 27."""
+    rows = []
+    for headline in HIDDEN_IN:
+        others = {"gemms": 16.0, "eager": 65.0, "compile": 30.0, "liger_fused_jsd": 27.0, "torch": 22.0}
+        rows += [hidden_row(headline.variant, name, ms, headline.heads) for name, ms in others.items()]
+        rows.append(hidden_row(headline.variant, "triton", 20.0, headline.heads, **changes))
+    return rows
+
+
+def hidden_outcomes(rows, headline=HIDDEN_IN[0]):
+    return [v.outcome for v in judge_hidden_in(rows) if v.variant == headline.name]
 
 
 def outcomes(rows, variant="tidal"):
@@ -102,6 +140,34 @@ def test_a_missing_contestant_makes_its_ratio_unmeasured():
     assert outcomes(rows)[:3] == ["met", "unmeasured", "met"]
 
 
+@pytest.mark.parametrize("headline", HIDDEN_IN, ids=lambda headline: headline.name)
+def test_every_target_over_hidden_states_is_met_by_figures_that_meet_it(headline):
+    assert [outcome.split()[0] for outcome in hidden_outcomes(hidden_headline(), headline)] == ["met"] * 5
+    assert hidden_outcomes(hidden_headline())[3] == "met (1.4x liger_fused_jsd)"
+    assert {v.outcome for v in judge_hidden_in([])} == {"unmeasured"}
+
+
+@pytest.mark.parametrize(
+    ("target", "changes"),
+    [
+        (0, {"median_ms": 20.9}),  # over 1.3 times 16 ms
+        (1, {"peak_mib": 304 + 1440}),  # 1.5 GB are 1430 MiB
+        (2, {"median_ms": 22.0}),  # 65 ms / 22 ms is under 3
+        (3, {"median_ms": 20.8}),  # 27 ms / 20.8 ms is under 1.3
+        (4, {"gradient_error": 3.1e-3}),
+        (4, {"gradient_error": float("nan")}),
+    ],
+)
+def test_a_figure_over_hidden_states_that_misses_its_target_says_so(target, changes):
+    assert hidden_outcomes(hidden_headline(**changes))[target].startswith("missed")
+
+
+def test_the_other_head_of_the_token_operation_is_judged_by_itself():
+    rows = [r for r in hidden_headline() if r["student_hidden"] != 2048]
+    assert set(hidden_outcomes(rows, HIDDEN_IN[-1])) == {"unmeasured"}
+    assert hidden_outcomes(rows, HIDDEN_IN[-2])[0] == "met (1.25x)"
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two operations of one device, as a run leaves them."""
@@ -114,7 +180,10 @@ def folder(tmp_path):
         rows += [row(variant, "triton", 1.6, layout=layout) for layout in LAYOUTS]
         rows.append(row(variant, "liger_jsd", 1.0, status="absent", reason="liger-kernel is not installed"))
         content = {"environment": ENVIRONMENT, "rows": rows}
-        (device / f"{OPS[variant]}.json").write_text(json.dumps(content))
+        (device / f"{OPS.get(variant, variant)}.json").write_text(json.dumps(content))
+    rows = [r for r in hidden_headline() if r["variant"] == "linear_tidal"]
+    content = {"environment": ENVIRONMENT, "rows": rows}
+    (device / "linear_interpolated_kl.json").write_text(json.dumps(content))
     # Another command's file beside them holds no rows, and is left alone.
     (device / "tests.json").write_text(json.dumps({"status": 0}))
     return device
@@ -128,7 +197,10 @@ def test_the_page_holds_figures_reasons_targets_and_plots(folder, capsys):
     assert "absent: liger_jsd (liger-kernel is not installed)." in page
     assert "| at least 5x faster than eager | met (12.5x) | met (12.5x) | unmeasured |" in page
     assert "151,646 of 151,936" in page
-    for name in ("time", "memory", "bandwidth"):
+    assert "N 4,096, V 151,936, d 1,024 / 4,096, bfloat16" in page and "| % of GEMMs |" in page
+    assert "| **triton** | 20 | 18 | 22 | 450 | 80.0 | 1,705 |" in page
+    assert "| at most 1.3x the products it cannot avoid | met (1.25x) | unmeasured |" in page
+    for name in ("time", "memory", "bandwidth", "linear_time", "linear_memory", "linear_gemms"):
         assert f"![{name}]({name}.png)" in page
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "12.5x" in capsys.readouterr().out

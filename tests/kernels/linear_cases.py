@@ -11,12 +11,13 @@ DIVERGENCES = ("interpolated_kl", "reverse_kl")
 STUDENT = ("student_hidden", "student_weight", "student_bias")
 
 
-def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, teacher_dtype=None, widths=(24, 40)):
+def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, teacher_dtype=None, widths=(24, 40), device="cpu"):
     """Inputs in the given dtype, with gradients asked for on the student's side."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    drawn = {"generator": generator, "device": device}
 
     def normal(*shape, scale=1.0, to=dtype):
-        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(to)
+        return (torch.randn(*shape, dtype=torch.float64, **drawn) * scale).to(to)
 
     teacher_dtype = teacher_dtype or dtype
     inputs = {
@@ -26,10 +27,10 @@ def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, teacher_dtype=None, w
         "teacher_hidden": normal(rows, widths[1], to=teacher_dtype),
         "teacher_weight": normal(vocab, widths[1], scale=2 * widths[1] ** -0.5, to=teacher_dtype),
         "teacher_bias": normal(vocab, to=teacher_dtype),
-        "lambda_t": torch.rand(rows, generator=generator),
-        "labels": torch.randint(vocab, (rows,), generator=generator),
-        "weight": torch.rand(rows, generator=generator),
-        "ce_weight": torch.rand(rows, generator=generator),
+        "lambda_t": torch.rand(rows, **drawn),
+        "labels": torch.randint(vocab, (rows,), **drawn),
+        "weight": torch.rand(rows, **drawn),
+        "ce_weight": torch.rand(rows, **drawn),
     }
     # The last column has to matter: a kernel that stops before it must fail.
     inputs["student_bias"][-1] += 5
@@ -64,6 +65,11 @@ def truth(divergence, inputs, **options):
     wide = widened(inputs)
     result = call(divergence, wide, backend="reference", **options)
     return result, gradients(result, wide)
+
+
+def norm_error(actual, expected):
+    """Norm of the difference over the norm."""
+    return float((actual.detach().double() - expected.detach()).norm() / expected.detach().norm())
 
 
 def relative(actual, expected):

@@ -10,24 +10,25 @@ EPS32 = torch.finfo(torch.float32).eps
 TENSORS = ("hidden", "weight", "bias")
 
 
-def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24):
-    generator = torch.Generator().manual_seed(seed)
+def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24, device="cpu"):
+    generator = torch.Generator(device).manual_seed(seed)
+    drawn = {"generator": generator, "device": device}
 
     def normal(*shape, scale=1.0):
-        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+        return (torch.randn(*shape, dtype=torch.float64, **drawn) * scale).to(dtype)
 
     inputs = {
         "hidden": normal(rows, width),
         "weight": normal(vocab, width, scale=2 * width**-0.5),
         "bias": normal(vocab),
-        "token_ids": torch.randint(vocab, (rows,), generator=generator),
+        "token_ids": torch.randint(vocab, (rows,), **drawn),
     }
     # The last column has to matter: a kernel that stops before it must fail.
     inputs["bias"][-1] += 5
     inputs["token_ids"][::2] = vocab - 1
     for name in TENSORS:
         inputs[name].requires_grad_()
-    upstream = torch.randn(rows, generator=generator)
+    upstream = torch.randn(rows, **drawn)
     return inputs, upstream
 
 
@@ -48,9 +49,9 @@ def widened(inputs):
     }
 
 
-def truth(inputs, upstream):
+def truth(inputs, upstream, **options):
     wide = widened(inputs)
-    log_p = call(wide, backend="reference")
+    log_p = call(wide, backend="reference", **options)
     return log_p.detach(), gradients(log_p, upstream, wide)
 
 
