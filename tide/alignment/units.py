@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tide.alignment.speller import Speller
 
 NUM_CODE_POINTS = 0x110000
+# Longer runs of blanks are cut only where one blank follows another.
+MAX_CUT_RUN = 16
 UNSEEN, ALONE, JOINS, BLANK = range(4)  # kinds of characters
 
 
@@ -69,7 +71,7 @@ class UnitTable:
         self._ids: dict[tuple[str, bytes], int] = {}
         self._spelled: list[bytes] = []
         self._changed: list[bool] = []
-        self._runs: dict[str, tuple[int, bool]] = {}
+        self._long: dict[tuple[str, bool, bool, bool, bool], list[tuple[int, int]]] = {}
         self._arrays: tuple[UInt8[np.ndarray, " T"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]] | None
         self._arrays = None
         self._kinds: Int8[np.ndarray, " C"] | None = None
@@ -96,7 +98,7 @@ class UnitTable:
         np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000), out=byte_at[1:])
         segments = _segments(len(points), literals)
         begins = self._beginnings(points, literals, joined)
-        places, ids = self._runs_of(text, begins, segments, joined)
+        places, ids = self._long_units(text, begins, segments, joined)
         firsts = np.flatnonzero(begins)
         units = self._singles_of(points)[firsts]
         units[np.searchsorted(firsts, places)] = ids
@@ -161,40 +163,58 @@ class UnitTable:
             begins[literal.end : literal.end + 1] = True
         return begins
 
-    def _runs_of(
+    def _long_units(
         self,
         text: str,
         begins: Bool[np.ndarray, " N"],
         segments: Sequence[tuple[int, int]],
         joined: set[int],
     ) -> tuple[list[int], list[int]]:
-        """Units of several characters: where they begin and their ids.
-
-        Runs of blanks that the tokenizer reads one by one are cut in `begins`, but at the edges of a segment,
-        where blanks may be dropped.
-        """
+        """Units of several characters: where they begin and their ids. Runs of blanks are cut in `begins`."""
         edges = np.append(np.flatnonzero(begins), len(begins))
         long = np.flatnonzero(np.diff(edges) > 1)
-        inner = {edge for segment in segments for edge in segment}
+        segment_starts, segment_ends = {start for start, _ in segments}, {end for _, end in segments}
         places, ids = [], []
         for start, end in zip(edges[long].tolist(), edges[long + 1].tolist(), strict=True):
             unit = text[start:end]
-            run = self._runs.get(unit)
-            if run is None:
-                run = self._runs[unit] = self._run(unit)
-            is_joined = joined and not joined.isdisjoint(range(start, end))
-            if run[1] and start not in inner and end not in inner and not is_joined:
-                begins[start:end] = True
-            else:
-                places.append(start)
-                ids.append(run[0])
+            is_first, is_last = start in segment_starts, end in segment_ends
+            is_joined = bool(joined) and not joined.isdisjoint(range(start, end))
+            key = unit, is_first, is_last, start == 0, is_joined
+            parts = self._long.get(key)
+            if parts is None:
+                parts = self._long[key] = self._parts(*key)
+            for offset, unit_id in parts:
+                begins[start + offset] = True
+                places.append(start + offset)
+                ids.append(unit_id)
         return places, ids
 
-    def _run(self, unit: str) -> tuple[int, bool]:
-        spelled = self._inside(unit)
+    def _parts(
+        self, unit: str, is_first: bool, is_last: bool, at_start: bool, is_joined: bool
+    ) -> list[tuple[int, int]]:
+        """Where the parts of a long unit begin, with their ids.
+
+        A run of blanks is cut where either part is read as if the other were not there; where text begins or
+        ends, only if the run is read there as it is elsewhere.
+        """
+        spelled, cuts = self._inside(unit), [0]
         kinds = self._kinds_of(np.array([ord(c) for c in unit], dtype=np.uint32))
-        is_cut = bool((kinds == BLANK).all()) and spelled == b"".join(self._inside(c) for c in unit)
-        return self._intern(unit, spelled), is_cut
+        may_cut = not is_joined and not (is_first and is_last) and bool((kinds == BLANK).all())
+        if may_cut and is_first:
+            may_cut = self.speller.at_beginning(unit, at_start=at_start, is_last=False)[1] == spelled
+        if may_cut and is_last:
+            may_cut = self.speller.at_end(unit) == spelled
+        if may_cut:
+            cuts += [
+                at
+                for at in range(1, len(unit))
+                if (len(unit) <= MAX_CUT_RUN or unit[at] != unit[at - 1])
+                and self._inside(unit[:at]) + self._inside(unit[at:]) == spelled
+            ]
+        parts = [unit[start:end] for start, end in zip(cuts, [*cuts[1:], len(unit)], strict=True)]
+        if b"".join(map(self._inside, parts)) != spelled:
+            return [(0, self._intern(unit, spelled))]
+        return [(at, self._intern(part, self._inside(part))) for at, part in zip(cuts, parts, strict=True)]
 
     def _inside(self, unit: str) -> bytes:
         spelled = self.speller.inside(unit)
@@ -253,7 +273,7 @@ def joins_previous(character: str) -> bool:
     head = unicodedata.normalize("NFKD", character)[:1]
     is_jamo = "\u1160" <= head <= "\u11ff" or "\ud7b0" <= head <= "\ud7ff"
     is_mark = unicodedata.category(head).startswith("M") or unicodedata.combining(head) > 0
-    return is_mark or is_jamo or head == "\u200d"
+    return is_mark or is_jamo
 
 
 def gather(
