@@ -1,0 +1,145 @@
+"""Mappings to rows, in every form, and one counted reason for each way they can be wrong."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tide.data.conversation import BadRow, Conversation, Message, TextRow, parse_row
+
+PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "index": None}]
+ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+BOTH = (Message("user", "q"), Message("assistant", "a"))
+
+
+@pytest.mark.parametrize(
+    ("value", "row"),
+    [
+        ({"messages": [ASK, ANSWER]}, Conversation(BOTH)),
+        ({"messages": (ASK, ANSWER), "text": "rendered", "source": 3}, Conversation(BOTH)),
+        ({"messages": None, "conversations": None, "text": "t"}, TextRow("", "t")),
+        ({"prompt": "id of a prompt", "messages": [ASK, ANSWER]}, Conversation(BOTH)),
+        ({"prompt": [ASK], "completion": [ANSWER]}, Conversation(BOTH, num_prompt=1)),
+        (
+            {"prompt": [ASK, ANSWER, ASK], "completion": [ANSWER]},
+            Conversation(BOTH + BOTH, num_prompt=3),
+        ),
+        ({"prompt": "p", "completion": " "}, TextRow("p", " ")),
+        ({"prompt": "p", "completion": "c", "text": "pc"}, TextRow("p", "c")),
+        ({"prompt": "p", "completion": None, "text": "t"}, TextRow("", "t")),
+        ({"text": "t", "prompt": "only a prompt"}, TextRow("", "t")),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            Conversation(BOTH),
+        ),
+        ({"conversations": [ASK, ANSWER]}, Conversation(BOTH)),
+        (
+            {"conversations": [{"from": "system", "value": ""}, {"from": "gpt", "value": "a"}]},
+            Conversation((Message("system", ""), Message("assistant", "a"))),
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "tool_calls": None, "name": "x"}]},
+            Conversation((Message("assistant", "a"),)),
+        ),
+        (
+            {"messages": [{"role": "user", "content": PARTS}, ANSWER]},
+            Conversation((Message("user", "ab"), BOTH[1])),
+        ),
+        (
+            {"messages": [ANSWER, {"role": "tool", "content": ""}]},
+            Conversation((BOTH[1], Message("tool", ""))),
+        ),
+    ],
+)
+def test_forms_of_rows(value, row):
+    assert parse_row(value) == row
+
+
+def answer(**changes: object) -> dict[str, object]:
+    return {"messages": [ASK, {**ANSWER, **changes}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "detail"),
+    [
+        ({}, "no text", "keys []"),
+        ({"prompt": "p", "answer": "a"}, "no text", "keys ['answer', 'prompt']"),
+        ({"completion": "c"}, "no text", "keys ['completion']"),
+        ({"messages": []}, "no messages", ""),
+        ({"prompt": [], "completion": []}, "no messages", ""),
+        ({"messages": "hello"}, "wrong type", "messages is of type str"),
+        ({"messages": {"role": "user"}}, "wrong type", "messages is of type dict"),
+        ({"messages": ["hello"]}, "wrong type", "messages[0] is of type str"),
+        ({"messages": [ASK, None]}, "wrong type", "messages[1] is null"),
+        ({"prompt": "p", "completion": [ANSWER]}, "wrong type", "prompt is of type str"),
+        ({"prompt": [ASK], "completion": "c"}, "wrong type", "completion is of type str"),
+        ({"prompt": 1, "completion": "c"}, "wrong type", "prompt is of type int"),
+        ({"text": 1}, "wrong type", "text is of type int"),
+        ({"text": b"t"}, "wrong type", "text is of type bytes"),
+        (answer(content=None), "wrong type", "the content of messages[1] is null"),
+        (answer(content=3), "wrong type", "the content of messages[1] is of type int"),
+        (answer(role=None), "wrong type", "messages[1] has no role"),
+        (answer(role=""), "wrong type", "messages[1] has no role"),
+        (answer(content=["a"]), "wrong type", "messages[1] has a part that is of type str"),
+        (answer(content=[{"type": "text"}]), "wrong type", "messages[1] is null, not text"),
+        (answer(content=[{"type": "image", "url": "x"}]), "not text", "part of type 'image'"),
+        (answer(tool_calls=[{"name": "f"}]), "tool calls", "messages[1]"),
+        ({"messages": [ASK]}, "no answer", "roles ['user']"),
+        ({"messages": [ASK, {"role": "Assistant", "content": "a"}]}, "no answer", "'Assistant'"),
+        ({"prompt": [ASK, ANSWER], "completion": [ASK]}, "no answer", ""),
+        (answer(content=""), "empty answer", "one of 1"),
+        (answer(content=" \n"), "empty answer", "one of 1"),
+        ({"messages": [ASK, {**ANSWER, "content": ""}, ASK, ANSWER]}, "empty answer", "one of 2"),
+        ({"prompt": "p", "completion": ""}, "empty answer", ""),
+        ({"text": ""}, "empty answer", ""),
+        ({"text": "a\ud83d"}, "half a surrogate pair", r"text has '\ud83d'"),
+        ({"prompt": "\udc00", "completion": "c"}, "half a surrogate pair", "prompt has"),
+        (answer(content="\ud800b"), "half a surrogate pair", "messages[1] has"),
+        (answer(role="\ud800"), "half a surrogate pair", "messages[1] has"),
+    ],
+)
+def test_what_is_no_row_has_a_reason(value, reason, detail):
+    with pytest.raises(BadRow) as caught:
+        parse_row(value)
+    assert caught.value.reason == reason
+    assert detail in str(caught.value)
+    assert str(caught.value).startswith(reason)
+    str(caught.value).encode()
+
+
+def test_an_answer_in_the_prompt_may_be_blank():
+    blank = {**ANSWER, "content": ""}
+    row = parse_row({"prompt": [ASK, blank, ASK], "completion": [ANSWER]})
+    assert [row.is_answer(at) for at in range(4)] == [False, False, False, True]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "type", "text"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    value=st.dictionaries(
+        st.sampled_from(["messages", "conversations", "prompt", "completion", "text"]), anything
+    )
+)
+def test_nothing_but_a_bad_row_comes_of_a_strange_value(value):
+    try:
+        row = parse_row(value)
+    except BadRow as error:
+        assert error.reason
+    else:
+        assert isinstance(row, TextRow | Conversation)
+
+
+def test_a_bad_row_can_be_sent_to_another_process():
+    copy = pickle.loads(pickle.dumps(BadRow("not JSON", "rows.jsonl:3")))
+    assert (copy.reason, copy.detail, str(copy)) == ("not JSON", "rows.jsonl:3", "not JSON: rows.jsonl:3")
