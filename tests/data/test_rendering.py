@@ -218,6 +218,8 @@ class TestTemplatesThatLookIntoContents:
         ("{{ messages[0].content }}", "template: leaves out an answer"),
         ("{{ messages[0].content }}{% generation %}x{% endgeneration %}{{ messages[1].content }}",
          "template: no answer marked"),
+        ("{% macro turn(m) %}head{% generation %}{{ m.content }}{% endgeneration %}{% endmacro %}"
+         "{{ messages[0].content + ': ' }}{{ turn(messages[1]) }}", "template: marks a part of an answer"),
     ],
 )  # fmt: skip
 def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
@@ -226,6 +228,23 @@ def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
     assert caught.value.reason == reason
     with pytest.raises(ValueError, match=f"render: the chat template of the tokenizer fails .*{reason}"):
         check_chat_template(tokenizer_with(template))
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (
+            "abcd",
+            "message 1 (from 0) is not shown as it is",
+        ),  # its own b is left out, and another stands there
+        ("bcd", "two messages share a part of the text"),  # the b is the question's
+    ],
+)
+def test_letters_of_the_templates_own_are_not_taken_for_a_contents(answer, detail):
+    template = "{{ messages[0].content }}{{ messages[1].content.split('b')[-1] }}"
+    with pytest.raises(BadRow) as caught:
+        render(chat("b", answer), tokenizer_with(template))
+    assert str(caught.value) == f"template: changes a message: {detail}"
 
 
 def test_a_text_that_holds_the_marker_is_set_aside():
@@ -257,6 +276,16 @@ def test_arguments_of_the_template():
     tokenizer = tokenizer_with("{{ date }}|{% for m in messages %}{{ m.content }}</s>{% endfor %}")
     assert render(chat("a", "b"), tokenizer, {"date": "1 May"}).text == "1 May|a</s>b</s>"
     assert render(chat("a", "b"), tokenizer).text == "|a</s>b</s>"
+
+
+def test_marks_that_follow_one_another_are_one():
+    template = (
+        "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}<think></think>"
+        "{% endgeneration %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}"
+        "{% endif %}{% endfor %}"
+    )
+    row = render(chat("a", "b"), tokenizer_with(template))
+    assert learnt_text(row) == ["<think></think>b</s>"] and content_text(row) == ["a", "b"]
 
 
 def test_a_header_that_ends_the_turn_is_learnt_with_the_answer():

@@ -63,9 +63,10 @@ def render(
     Returns:
         The text and its spans.
     Raises:
-        BadRow: the template refuses the conversation ("template: refuses"), shows a message twice or not as
-            it is ("template: a message twice", "template: changes a message"), leaves an answer out
-            ("template: leaves out an answer"), or marks no answer ("template: no answer marked").
+        BadRow: "template: refuses" the conversation; "template: a message twice"; "template: changes a
+            message", which is then not shown as it is; "template: leaves out an answer"; "template: no answer
+            marked" or "template: marks a part of an answer", by its generation marks; "template: marker in the
+            text".
         ValueError: the tokenizer has no chat template, or not one that works; `check_chat_template` finds
             that before any row is read.
     """
@@ -200,11 +201,19 @@ class _ChatTemplate:
 
 def _marked(generated: Sequence[Span], answers: Sequence[Place]) -> list[Span]:
     """What the template marks, around the answers that are to be learnt."""
-    learnt = [
-        (start, end)
-        for start, end in generated
-        if any(start < answer.end and answer.start < end for answer in answers)
-    ]
+    merged: list[Span] = []
+    for start, end in sorted(generated):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    learnt = []
+    for start, end in merged:
+        touched = [answer for answer in answers if start < answer.end and answer.start < end]
+        # Marks in a macro are counted from the wrong place.
+        if any(answer.start < start or end < answer.end for answer in touched):
+            raise BadRow("template: marks a part of an answer", f"its mark from {start} to {end} cuts one")
+        learnt += [(start, end)] * bool(touched)
     if not learnt:
         raise BadRow("template: no answer marked", f"its generation marks hold {list(generated)}")
     return learnt

@@ -1,0 +1,190 @@
+"""Token ids of rendered rows, and which are learnt: those that begin inside a learnt span.
+
+Where tokens begin is counted in bytes of their spelling here, not read off offsets. Mutants that these tests
+kill: offsets that leave out a token's space taken as they are; tokens that only end in a span learnt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from tests.data.templates import HEADERS, IM_START, PLAIN, STRIPPED_PLAIN, chat, tokenizer_with
+from tests.tiny import END, MASK, ROWS, make_tokenizer
+from tide.data import tokenize_rows
+from tide.data.conversation import BadRow, TextRow
+from tide.data.rendering import Rendered, render
+from tide.data.tokenize import tokenize_rendered
+
+
+def spanning_tokenizer(*, words: bool, trims: bool) -> PreTrainedTokenizerFast:
+    """Tokens that run over the ends of messages, with offsets that leave out spaces, or not.
+
+    With `words` a space goes to the word after it; without, tokens also run over lines.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=trims)])
+    texts = [
+        "user: hi there \nassistant:  yes  \n",
+        "  é 👩‍🚀  \nuser:   ",
+        "User: a\nAssistant: b yes hi é\n",
+    ] * 9
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+SPANNING = {
+    (words, trims): spanning_tokenizer(words=words, trims=trims)
+    for words in (False, True)
+    for trims in (False, True)
+}
+words = st.lists(
+    st.sampled_from([" ", "  ", "\n", "hi", "there", "user:", "é", "👩‍🚀", "yes  ", "\t", "a"]), max_size=6
+).map("".join)
+
+
+def learnt_text(row: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
+    (tokenized,) = tokenize_rendered([row], tokenizer)
+    assert not isinstance(tokenized, BadRow)
+    assert tokenized.token_ids.dtype == np.int64 and tokenized.learnt.dtype == np.bool_
+    return tokenizer.decode(tokenized.token_ids[tokenized.learnt])
+
+
+@given(turns=st.lists(st.tuples(words, words.filter(str.strip)), min_size=1, max_size=3))
+@example(turns=[("hi", " yes  "), (" ", "  hi")])
+@pytest.mark.parametrize("kind", SPANNING)
+@pytest.mark.parametrize("template", [PLAIN, STRIPPED_PLAIN], ids=repr)
+def test_tokens_that_begin_in_a_span_are_learnt(template, kind, turns):
+    tokenizer = SPANNING[kind]
+    tokenizer.chat_template = template.source
+    row = render(chat(*(text for turn in turns for text in turn)), tokenizer)
+    (tokenized,) = tokenize_rendered([row], tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(tokenized.token_ids)
+    assert len("".join(tokens)) == len(row.text.encode())
+    spans = [tuple(len(row.text[:place].encode()) for place in span) for span in row.learnt]
+    begin = 0
+    for token, learnt in zip(tokens, tokenized.learnt, strict=True):
+        assert learnt == any(start <= begin < end for start, end in spans), (begin, token)
+        begin += len(token)
+
+
+def test_the_tokens_of_those_tests_run_over_the_ends_of_contents():
+    """Otherwise they would show nothing."""
+    text = "Assistant: yes  \nuser:   "
+    assert "Ġyes" in SPANNING[True, True].tokenize(text)
+    assert any(token.startswith(":Ġ") for token in SPANNING[False, True].tokenize(text))
+    for words in (False, True):
+        trimmed, whole = (
+            SPANNING[words, trims](text, return_offsets_mapping=True) for trims in (True, False)
+        )
+        assert trimmed["offset_mapping"] != whole["offset_mapping"]
+
+
+@pytest.mark.parametrize("template", [IM_START, HEADERS], ids=repr)
+def test_special_tokens_of_the_template_are_single_tokens(template):
+    tokenizer = tokenizer_with(template)
+    end = "<|im_end|>" if template is IM_START else "<|eot_id|>"
+    rows = [render(chat("hi", "é 👩‍🚀", "hi", "hi"), tokenizer), render(chat("x", "y"), tokenizer)]
+    both = tokenize_rendered(rows, tokenizer)
+    for row, tokenized in zip(rows, both, strict=True):
+        assert tokenized.token_ids.tolist() == tokenizer.encode(row.text, add_special_tokens=False)
+        assert tokenized.piece_lengths == (len(tokenized.token_ids),)
+    assert tokenizer.decode(both[0].token_ids[both[0].learnt]) == f"é 👩‍🚀{end}hi{end}"
+    assert (both[0].token_ids[both[0].learnt] == tokenizer.convert_tokens_to_ids(end)).sum() == 2
+
+
+def test_the_mask_of_transformers_is_the_same():
+    """Where a template marks what is generated, `apply_chat_template` tells the same tokens."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}"
+        "{{ '\n' }}{% endfor %}"
+    )
+    tokenizer = tokenizer_with(template)
+    conversation = chat("assistant\n", "user: 1 + 1", "assistant", "assistant")
+    encoded = tokenizer.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in conversation.messages],
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    (tokenized,) = tokenize_rendered([render(conversation, tokenizer)], tokenizer)
+    assert tokenized.token_ids.tolist() == encoded["input_ids"]
+    assert tokenized.learnt.tolist() == [bool(flag) for flag in encoded["assistant_masks"]]
+
+
+def test_a_text_row_is_tokenized_as_text_rows_are(line_tokenizer):
+    rendered = [render(row, line_tokenizer) for row in ROWS]
+    whole = tokenize_rows(ROWS, line_tokenizer, max_length=100, block_size=1)
+    for row, tokenized, (token_ids, maskable) in zip(
+        ROWS, tokenize_rendered(rendered, line_tokenizer), whole, strict=True
+    ):
+        assert tokenized.token_ids.tolist() == token_ids.tolist()[:-1]
+        assert tokenized.learnt.tolist() == maskable.tolist()[:-1]
+        prompt = line_tokenizer.encode(row.prompt, add_special_tokens=False)
+        assert tokenized.piece_lengths == (len(prompt), len(token_ids) - 1 - len(prompt))
+
+
+def test_a_prefix_space_is_added_to_every_piece():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(
+        ["the cat sat", "cat the sat"] * 5, trainers.BpeTrainer(vocab_size=30, show_progress=False)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    (tokenized,) = tokenize_rendered([render(TextRow("the cat", "sat"), fast)], fast)
+    tokens = fast.convert_ids_to_tokens(tokenized.token_ids)
+    num_prompt = tokenized.piece_lengths[0]
+    assert "".join(tokens[:num_prompt]) == "▁the▁cat" and "".join(tokens[num_prompt:]) == "▁sat"
+    assert tokenized.learnt.tolist() == [at >= num_prompt for at in range(len(tokens))]
+
+
+def test_a_tokenizer_that_drops_spaces_and_lowers_letters():
+    """The token after a space that is dropped begins with its own first letter."""
+    vocab = {word: at for at, word in enumerate(["[UNK]", "user", "hi", "assistant", "é", ":"])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, "[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    fast.chat_template = PLAIN.source
+    row = render(chat("Hi", "E\u0301 hi", "hi", "HI"), fast)
+    assert learnt_text(row, fast).split() == ["é", "hi", "hi"]
+
+
+def test_a_mask_token_in_the_text_sets_the_row_aside_and_no_other():
+    tokenizer = make_tokenizer(258)
+    rows = [TextRow("a", "b"), TextRow(f"a{MASK}", "b"), TextRow("", f"b{MASK}"), TextRow("", f"c{END}")]
+    first, *masked, last = tokenize_rendered([render(row, tokenizer) for row in rows], tokenizer)
+    for bad in masked:
+        assert isinstance(bad, BadRow) and bad.reason == "mask token in the text" and repr(MASK) in str(bad)
+    assert len(first.token_ids) == 2 and last.learnt.tolist() == [True, True]
+
+
+def test_empty_pieces_and_no_rows():
+    tokenizer = make_tokenizer(258)
+    assert tokenize_rendered([], tokenizer) == []
+    (tokenized,) = tokenize_rendered([render(TextRow("", "ab"), tokenizer)], tokenizer)
+    assert tokenized.piece_lengths == (0, 2) and tokenized.learnt.tolist() == [True, True]
+
+
+def test_truncation_and_padding_stored_with_the_tokenizer_are_not_applied():
+    tokenizer = make_tokenizer(258)
+    tokenizer.backend_tokenizer.enable_truncation(max_length=3)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    (tokenized,) = tokenize_rendered([render(TextRow("abcdef", "ghijkl"), tokenizer)], tokenizer)
+    assert tokenized.piece_lengths == (6, 6)
+
+
+def test_a_slow_tokenizer_is_an_error():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ValueError, match=r"tokenize_rendered: Slow is not a fast tokenizer.*Load it with"):
+        tokenize_rendered([render(TextRow("a", "b"), None)], Slow())
