@@ -65,8 +65,8 @@ def render(
     Raises:
         BadRow: "template: refuses" the conversation; "template: a message twice"; "template: changes a
             message", which is then not shown as it is; "template: leaves out an answer"; "template: no answer
-            marked" or "template: marks a part of an answer", by its generation marks; "template: marker in the
-            text".
+            marked" or "template: marks a part of an answer", by its generation marks; "template: marker in
+            the text".
         ValueError: the tokenizer has no chat template, or not one that works; `check_chat_template` finds
             that before any row is read.
     """
