@@ -14,7 +14,8 @@ import pytest
 
 from tests.quickstart.test_results import evaluation, example, pipeline, run
 from tide.quickstart import plots
-from tide.quickstart.plots import DARK, LIGHT, lambda_grid, mean_curve, smoothed
+from tide.quickstart.curves import lambda_grid, mean_curve, smoothed
+from tide.quickstart.plots import DARK, LIGHT
 from tide.quickstart.results import HeatMap, Results
 
 # Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency"
@@ -178,6 +179,11 @@ def test_the_teacher_is_marked_where_it_fits(teacher: float, note: str | None) -
     shown = dataclasses.replace(pipeline(), teacher_evaluation=evaluation(teacher))
     held_out = plots.training_figure(shown).axes[0]
     assert [text.get_text() for text in held_out.texts] == ([note] if note else [])
+    if note == "teacher: 0.200, further down":
+        held_out.figure.draw_without_rendering()
+        lowest = min(min(line.get_ydata()) for line in held_out.lines)
+        bottom = held_out.transData.transform((0, lowest))[1]
+        assert held_out.texts[0].get_window_extent().y1 < bottom, "under every curve"
 
 
 def test_no_teacher_beside_curves_of_another_held_out_set() -> None:

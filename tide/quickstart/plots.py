@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 try:
     from matplotlib.figure import Figure
@@ -24,17 +23,16 @@ except ImportError as error:
         name="matplotlib",
     ) from error
 
-from tide.losses import lambda_schedule
+from tide.quickstart.curves import lambda_grid, mean_curve, smoothed
 from tide.quickstart.results import BASELINE, HeatMap, Pipeline, Results, Run
 from tide.quickstart.table import mean_nats_per_byte, paired_differences
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
-    from torch import Tensor
 
-    Points = list[tuple[int, float]]
-    Schedule = Callable[[Tensor, float], Tensor]
+    from tide.quickstart.curves import Points, Schedule
+
 
 DOTS_PER_INCH = 150
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12.0, 9.5, 9.0  # points
@@ -223,38 +221,6 @@ def lambda_figure(
     return figure
 
 
-def lambda_grid(
-    settings: HeatMap, schedule: Schedule | None = None, size: int = 101
-) -> Float[np.ndarray, "T P"]:
-    """lambda on an even grid over [0, 1]: rows are diffusion times t, columns training progress p."""
-
-    def from_settings(t: Tensor, progress: float) -> Tensor:
-        low, high = settings.lambda_init, settings.lambda_max
-        return lambda_schedule(
-            t, progress, lambda_init=low, lambda_max=high, decay=settings.decay, axis=settings.axis
-        )
-
-    at = from_settings if schedule is None else schedule
-    t = torch.linspace(0, 1, size)
-    columns = [at(t, column / (size - 1)) for column in range(size)]
-    values: Float[np.ndarray, "T P"] = torch.stack(columns, dim=1).double().numpy()
-    return values
-
-
-def mean_curve(seeds: Sequence[Points]) -> Points:
-    """Mean over seeds at every step that all of them logged, in order of steps."""
-    by_seed = [dict(points) for points in seeds if points]
-    steps = sorted(set.intersection(*(set(points) for points in by_seed))) if by_seed else []
-    return [(step, math.fsum(points[step] for points in by_seed) / len(by_seed)) for step in steps]
-
-
-def smoothed(values: Sequence[float], window: int) -> Float[np.ndarray, " S"]:
-    """Centred running mean over `window` values (made odd); it shrinks symmetrically towards both ends."""
-    array = np.asarray(values, dtype=np.float64)
-    reach = [min(max(window, 1) // 2, i, len(array) - 1 - i) for i in range(len(array))]
-    return np.array([array[i - r : i + r + 1].mean() for i, r in enumerate(reach)])
-
-
 def _held_out_panel(axes: Axes, pipeline: Pipeline, theme: Theme) -> None:
     _style(axes, theme, "On held-out code", "step", "loss (nats/byte, mean over t)")
     for method in pipeline.methods:
@@ -280,6 +246,9 @@ def _mark_teacher(axes: Axes, pipeline: Pipeline, theme: Theme) -> None:
     inside = teacher >= low - 0.3 * (high - low)
     if inside:
         axes.axhline(teacher, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)))
+    else:  # Room below every curve for the note.
+        low -= 0.1 * (high - low)
+        axes.set_ylim(low, high)
     height = teacher if inside else low + 0.01 * (high - low)
     words = f"teacher: {teacher:.3f}" + ("" if inside else ", further down")
     text = axes.text(0.02, height, words, transform=axes.get_yaxis_transform(), ha="left", va="bottom")
