@@ -8,11 +8,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tide.data import read_rows
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.losses.objective import METHODS
-from tide.models import check_weights, load_config, load_model, load_tokenizer
-from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
+from tide.models import check_weights, load_config, load_model
+from tide.preparation import (
+    check_embeddings,
+    check_shared_ids,
+    held_out_examples,
+    load_tokenizers,
+    training_data,
+)
 from tide.training import build_trainer
 from tide.training.checkpoints import StopOnSignal
 from tide.training.meter import RunMeter
@@ -23,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import TrainerCallback
 
     from tide.batch import Example
     from tide.config import Recipe
+    from tide.preparation import Tokenizers, TrainingData
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,6 @@ class DistillResult:
     already_finished: bool = False
 
 
-@dataclass(frozen=True)
-class Tokenizers:
-    """The student's, and the teacher's where one runs. `shared_vocab_size` is None for equal vocabularies."""
-
-    student: PreTrainedTokenizerFast
-    teacher: PreTrainedTokenizerFast | None
-    shared_vocab_size: int | None = None
-
-
 def distill(
     recipe: Recipe,
     *,
@@ -86,8 +83,8 @@ def distill(
     """
     directory = RunDirectory(recipe)
     directory.check(resume=resume)
-    tokenizers, examples, held_out = _checked_inputs(recipe)
-    directory.check_examples(examples)
+    tokenizers, data, held_out = _checked_inputs(recipe)
+    directory.check_examples(data.fingerprint)
     if resume and (summary := directory.finished_summary()) is not None:
         return _result_of(summary, directory)
     student = load_model(recipe.student.path, dtype="float32", trainable=True)
@@ -97,7 +94,7 @@ def distill(
     stop, meter = StopOnSignal(), RunMeter()
     trainer = build_trainer(
         recipe,
-        examples,
+        data.examples,
         student=student,
         student_tokenizer=tokenizers.student,
         teacher=teacher,
@@ -108,8 +105,10 @@ def distill(
     is_main = trainer.is_world_process_zero()
     with trainer.args.main_process_first(local=False):
         if is_main:
-            directory.begin(examples)
+            directory.begin(data.fingerprint)
         checkpoint = directory.newest_checkpoint() if resume else None
+    if is_main and data.counts.dropped:
+        say(str(data.counts))
     if resume and is_main:
         beginning = f"no checkpoint in {directory.path}: starting from the beginning"
         say(beginning if checkpoint is None else f"going on from {checkpoint}")
@@ -149,73 +148,22 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
         ValueError: as `distill`.
     """
     RunDirectory(recipe).check(resume=resume)
-    tokenizers, examples, _ = _checked_inputs(recipe)
+    tokenizers, data, _ = _checked_inputs(recipe)
     sides = f"{len(tokenizers.student)} student tokens"
     if tokenizers.teacher is not None:
         sides += f", {len(tokenizers.teacher)} teacher tokens"
-    chunks = sum(example.num_chunks for example in examples)
-    return f"fit to run; method {recipe.method}, {sides}, {len(examples)} examples" + (
-        f", {chunks} chunks" if chunks else ""
-    )
+    return f"fit to run; method {recipe.method}, {sides}, {data.counts}"
 
 
-def load_tokenizers(recipe: Recipe) -> Tokenizers:
-    """The tokenizers that the method needs, checked against it.
-
-    Raises:
-        ValueError: a tokenizer is unreadable or has no mask token, or the method needs one vocabulary and
-        there are two.
-    """
-    student = load_tokenizer(recipe.student.tokenizer_path)
-    needs = METHODS[recipe.method].teacher
-    if needs is None or recipe.teacher is None:
-        return Tokenizers(student, None)
-    teacher = load_tokenizer(recipe.teacher.tokenizer_path)
-    if needs == "any":
-        return Tokenizers(student, teacher)
-    return Tokenizers(student, teacher, _shared_vocab_size(recipe, student, teacher))
-
-
-def prepare_examples(recipe: Recipe, tokenizers: Tokenizers, *, path: str | None = None) -> list[Example]:
-    """Examples of the recipe's training file (or of `path`), for both sides of its method."""
-    rows = read_rows(recipe.data.train if path is None else path)
-    if METHODS[recipe.method].teacher == "any":
-        assert tokenizers.teacher is not None
-        return cross_tokenizer_examples(
-            rows,
-            tokenizers.student,
-            tokenizers.teacher,
-            max_length=recipe.data.max_length,
-            teacher_max_length=recipe.data.teacher_length,
-            block_size=recipe.masking.block_size,
-        )
-    return same_tokenizer_examples(
-        rows,
-        tokenizers.student,
-        max_length=recipe.data.max_length,
-        block_size=recipe.masking.block_size,
-        with_teacher=tokenizers.teacher is not None,
-    )
-
-
-def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, list[Example], list[Example]]:
+def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Example]]:
     """Tokenizers, training examples and held-out examples (the student's side)."""
     check_trackers(recipe.training.report_to)
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
-    _check_embeddings(recipe, tokenizers)
-    examples = prepare_examples(recipe, tokenizers)
-    _check_shared_ids(tokenizers, examples)
-    held_out: list[Example] = []
-    if recipe.data.held_out is not None:
-        held_out = same_tokenizer_examples(
-            read_rows(recipe.data.held_out),
-            tokenizers.student,
-            max_length=recipe.data.max_length,
-            block_size=recipe.masking.block_size,
-            with_teacher=False,
-        )
-    return tokenizers, examples, held_out
+    check_embeddings(recipe, tokenizers)
+    data = training_data(recipe, tokenizers)
+    check_shared_ids(tokenizers, data.counts.highest_id)
+    return tokenizers, data, held_out_examples(recipe, tokenizers)
 
 
 def _check_models(recipe: Recipe) -> None:
@@ -224,55 +172,6 @@ def _check_models(recipe: Recipe) -> None:
         if model is not None:
             load_config(model.path)
             check_weights(model.path)
-
-
-def _check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
-    sides = [("student", recipe.student, tokenizers.student)]
-    if recipe.teacher is not None and tokenizers.teacher is not None:
-        sides.append(("teacher", recipe.teacher, tokenizers.teacher))
-    for role, model, tokenizer in sides:
-        width = load_config(model.path).vocab_size
-        highest = max(tokenizer.get_vocab().values())
-        if highest >= width:
-            raise ValueError(
-                f"distill: the {role}'s tokenizer has ids up to {highest}, its model only "
-                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with."
-            )
-
-
-def _check_shared_ids(tokenizers: Tokenizers, examples: Sequence[Example]) -> None:
-    """Within one vocabulary both models read the student's ids."""
-    if tokenizers.shared_vocab_size is None:
-        return
-    highest = max(int(example.student.token_ids.max()) for example in examples)
-    if highest >= tokenizers.shared_vocab_size:
-        token = tokenizers.student.convert_ids_to_tokens(highest)
-        raise ValueError(
-            f"distill: the text holds the student's token {token!r} (id {highest}), and the two tokenizers "
-            f"differ from id {tokenizers.shared_vocab_size} on. Take that token out of the text, end-of-text "
-            "included, or use a method across tokenizers: calm or tide_cross."
-        )
-
-
-def _shared_vocab_size(
-    recipe: Recipe, student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast
-) -> int | None:
-    """Ids below this number mean the same on both sides; None when all do and the heads are equally wide."""
-    assert recipe.teacher is not None
-    entries, teacher_entries = (
-        {token_id: token for token, token_id in tokenizer.get_vocab().items()}
-        for tokenizer in (student, teacher)
-    )
-    shared = next((i for i in range(len(entries)) if entries.get(i) != teacher_entries.get(i)), len(entries))
-    sample = "def f(x):\n    return [x, 'ä', 1.5]  # 你好"
-    sides = [side(sample, add_special_tokens=False)["input_ids"] for side in (student, teacher)]
-    if shared < len(entries) / 2 or sides[0] != sides[1]:
-        raise ValueError(
-            f"distill: method {recipe.method} compares distributions over one vocabulary, and the two "
-            f"tokenizers differ from id {shared} on. Use a method across tokenizers: calm or tide_cross."
-        )
-    widths = {load_config(path).vocab_size for path in (recipe.student.path, recipe.teacher.path)}
-    return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared
 
 
 def _summary(result: DistillResult, recipe: Recipe) -> dict[str, object]:

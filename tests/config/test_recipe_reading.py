@@ -240,7 +240,8 @@ def test_a_wrong_line_is_named(errors, minimal, line, message):
         (
             "data:\n  train: data/train.jsonl\n",
             "",
-            "r.yaml: data: required key is missing; add data (a section of keys (train))",
+            "r.yaml: data: required key is missing; add data (a section of keys (train, sources, prepared, "
+            "held_out, ...))",
         ),
         (
             "student:\n  path: models/student",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tide.config import Recipe
 from tide.losses.objective import METHODS
 from tide.models import load_model
-from tide.pipeline import load_tokenizers, prepare_examples
+from tide.preparation import load_tokenizers, training_data
 from tide.training import build_trainer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def trainer_of(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Dis
         teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
     return build_trainer(
         recipe,
-        prepare_examples(recipe, tokenizers),
+        training_data(recipe, tokenizers).examples,
         student=load_model(recipe.student.path, trainable=True),
         student_tokenizer=tokenizers.student,
         teacher=teacher,

@@ -199,8 +199,10 @@ def test_without_a_teacher_there_is_no_teachers_side(word_tokenizer):
 
 def test_nothing_left_is_an_error(word_tokenizer, line_tokenizer):
     rows = [TextRow("a long prompt", "x"), TextRow("another long prompt", "y")]
-    message = r"prepare examples: no row has a completion within max_length=3 tokens\. Raise data\.max_length"
-    for given_rows in (rows, []):
+    for given_rows, told in ((rows, "nothing to learn within max_length 2"), ([], "no rows")):
+        message = (
+            rf"prepare examples: no row makes an example at max_length=3 \({told}\)\. Raise data\.max_len"
+        )
         with pytest.raises(ValueError, match=message):
             same_tokenizer_examples(given_rows, word_tokenizer, max_length=3, block_size=1, with_teacher=True)
         with pytest.raises(ValueError, match=message):
@@ -209,13 +211,22 @@ def test_nothing_left_is_an_error(word_tokenizer, line_tokenizer):
             )
 
 
-def test_a_row_that_only_one_side_reads_as_text_is_named(line_tokenizer):
+def test_no_chunk_holds_what_only_one_side_reads_as_text(line_tokenizer):
     marked = make_tokenizer(300)
     marked.add_special_tokens({"pad_token": "<|pad|>"})  # no bytes here, seven characters to the teacher
-    rows = [ROWS[0], TextRow("", "say <|pad|> twice")]
-    with pytest.raises(
-        ValueError, match=r"cross_tokenizer_examples: row 2 .* first differ at offset 4: .*<\|pad"
-    ):
-        cross_tokenizer_examples(
-            rows, marked, line_tokenizer, max_length=60, teacher_max_length=60, block_size=4
-        )
+    tables = ByteTable.from_tokenizer(marked), ByteTable.from_tokenizer(line_tokenizer)
+    (example,) = cross_tokenizer_examples(
+        [TextRow("", "say <|pad|> twice")],
+        marked,
+        line_tokenizer,
+        max_length=60,
+        teacher_max_length=60,
+        block_size=4,
+    )
+    spans, teacher_spans = (
+        chunk_bytes(side, table)
+        for side, table in zip((example.student, example.teacher), tables, strict=True)
+    )
+    assert spans == teacher_spans
+    text = b"".join(spans[chunk] for chunk in range(example.num_chunks))
+    assert text.startswith(b"say") and text.endswith(b"twice") and b"pad" not in text

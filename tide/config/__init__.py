@@ -10,6 +10,7 @@ from tide.config.schema import (
     ModelConfig,
     ObjectiveConfig,
     Recipe,
+    SourceConfig,
     TrainingConfig,
     load_recipe,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Problem",
     "Recipe",
     "RecipeError",
+    "SourceConfig",
     "TrainingConfig",
     "load_recipe",
 ]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from tide.config.strict import Rule
 
 RULES: list[Rule] = []
+
+
+class SourcePath(Protocol):
+    """What a rule reads of a source."""
+
+    path: str
 
 
 def _rule(*keys: str) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
@@ -104,11 +111,38 @@ def _something_is_learned(distill_weight: float, ce_weight: float, method: str) 
     return "this and objective.ce_weight are both 0, so nothing would be learned; set one of them above 0"
 
 
-@_rule("data.held_out", "data.train")
-def _held_out_is_held_out(held_out: str | None, train: str) -> str | None:
-    if held_out is not None and _same_place(held_out, train):
+@_rule("data", "data.train", "data.sources")
+def _there_is_data(_: object, train: str | None, sources: list[object]) -> str | None:
+    if train is None and not sources:
+        return "nothing to train on; give data.train, or data.sources as a list of path: lines"
+    if train is not None and sources:
+        return f"both train ({train!r}) and {len(sources)} sources; add train to the sources, or drop one"
+    return None
+
+
+@_rule("data.held_out", "data.train", "data.sources")
+def _held_out_is_held_out(held_out: str | None, train: str | None, sources: list[SourcePath]) -> str | None:
+    paths = [train, *(source.path for source in sources)]
+    for path in paths:
+        if held_out is not None and path is not None and _same_place(held_out, path):
+            key = "data.train" if path is train else "a source"
+            return f"the same file as {key} ({path!r}), so it would measure memory; give other text, or null"
+    return None
+
+
+@_rule("data.prepared", "training.output_dir")
+def _prepared_data_is_kept_apart(prepared: str | None, output_dir: str) -> str | None:
+    if prepared is not None and _same_place(prepared, output_dir):
+        return f"{prepared!r} is training.output_dir; give the prepared data a directory of its own"
+    return None
+
+
+@_rule("data.chunk_merging", "method")
+def _merging_has_chunks(chunk_merging: str, method: str) -> str | None:
+    if chunk_merging != "none" and method not in ("calm", "tide_cross"):
         return (
-            f"the same file as data.train ({train!r}), so it would measure memory; give other text, or null"
+            f"{chunk_merging!r} merges the chunks of two tokenizers, which method {method} has not; "
+            "leave chunk_merging out, or set method: calm or tide_cross"
         )
     return None
 

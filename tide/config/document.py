@@ -149,8 +149,8 @@ class Document:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path, fixed)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            items = [self._value(item, path, fixed) for item in node.value]
-            return UNREADABLE if UNREADABLE in items else items
+            items = [self._value(item, (*path, str(at)), fixed) for at, item in enumerate(node.value)]
+            return UNREADABLE if any(item is UNREADABLE for item in items) else items
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return _SCALARS[node.tag](node.value)

@@ -46,14 +46,35 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """Rows of conversations, of prompts and completions, or of text."""
+
+    path: str  # a file, directory or glob of JSONL, Parquet or Arrow, or a name on the Hugging Face hub
+    subset: str | None = None  # the configuration of a data set on the hub
+    split: str = "train"
+    weight: Positive = 1.0  # share of its rows that is taken; above 1 repeats rows
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What is read, and how much of each example is kept."""
 
-    train: str  # JSONL
-    held_out: str | None = None  # JSONL; none is evaluated if null
+    train: str | None = None  # one source, as SourceConfig.path; or else `sources`
+    sources: list[SourceConfig] = field(default_factory=list)  # what is mixed
+    prepared: str | None = None  # where `tide prepare` writes and training reads; prepared in memory if null
+    held_out: str | None = None  # one source; none is evaluated if null
     max_length: Count = 512  # student tokens, a multiple of masking.block_size
     teacher_max_length: Count | None = None  # teacher tokens, likewise; max_length if null
+    end_fill: Literal["learnt", "unlearnt", "none"] = "learnt"  # end-of-text up to a whole block
+    chunk_merging: Literal["none", "words"] = "none"  # "words": no chunk ends inside a word
+    num_rows: Count | None = None  # of the mixture, in proportion to the weights; all if null
+    mix_seed: CountOrZero = 0  # of the order in which the rows of sources mix
     num_workers: CountOrZero = 0  # processes that load batches; 0 loads in the training process
+
+    @property
+    def mixture(self) -> list[SourceConfig]:
+        """The sources, `train` being one."""
+        return self.sources if self.train is None else [SourceConfig(self.train)]
 
     @property
     def teacher_length(self) -> int:
@@ -172,9 +193,10 @@ class Recipe:
         }
         files = {
             "data.train": self.data.train,
+            "data.prepared": self.data.prepared,
             "data.held_out": self.data.held_out,
             "training.output_dir": self.training.output_dir,
-        }
+        } | {f"data.sources.{at}.path": source.path for at, source in enumerate(self.data.sources)}
         return resolved | {key: _resolved(given) for key, given in files.items() if given is not None}
 
 

@@ -1,8 +1,9 @@
 """Plain values to a dataclass, by its annotations: nothing is guessed, dropped or converted silently.
 
-A field is str, int, float, bool, list[str], a Literal of words or another dataclass (a section), `| None`
-where null is allowed, and Annotated with an `Interval` or `Words` where not every value is. One reading finds
-all that is wrong. A rule over several fields runs when those are right, whatever is wrong elsewhere.
+A field is str, int, float, bool, list[str], a Literal of words, another dataclass (a section) or a list of
+those, `| None` where null is allowed, and Annotated with an `Interval` or `Words` where not every value is.
+One reading finds all that is wrong. A rule over several fields runs when those are right, whatever is wrong
+elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Annotated, Any, Literal
 from tide.config.document import UNREADABLE, Document, KeyPath, override_place, split_override
 from tide.config.fields import Field, Interval, Words, Wrong
 from tide.config.problem import Problem, RecipeError, printable, shown
+
+ANY_ITEM = "*"  # stands for an item's number in the key of what it holds
+SHOWN_KEYS = 4  # of a section that requires none
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,23 @@ class _Section:
     cls: type
     nullable: bool
     required: bool
-    entries: dict[str, Field | _Section]
+    entries: dict[str, Field | _Section | _Sections]
 
     def __str__(self) -> str:
         required = [name for name, entry in self.entries.items() if entry.required]
-        return f"a section of keys ({', '.join(required or self.entries)})"
+        names = required or _first(list(self.entries))
+        return f"a section of keys ({', '.join(names)})"
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """A list of sections; an item's place in key paths is its number, from 0."""
+
+    item: _Section
+    required: bool
+
+    def __str__(self) -> str:
+        return f"a list, each item {self.item}"
 
 
 def read(cls: type, document: Document, rules: Iterable[Rule] = ()) -> dict[str, Any]:
@@ -71,7 +87,7 @@ def apply_overrides(cls: type, document: Document, overrides: Iterable[str]) -> 
     for text in overrides:
         try:
             path, value = split_override(text)
-            if ".".join(path) in _keys(root):
+            if ANY_ITEM not in path and ".".join(path) in _keys(root):
                 document.override(path, value, override_place(text))
             else:
                 key = ".".join(map(printable, path))
@@ -112,7 +128,7 @@ class _Reader:
                 arguments[name] = self.values[".".join(here)] = value
         return arguments
 
-    def entry(self, entry: Field | _Section, value: object, path: KeyPath) -> object:
+    def entry(self, entry: Field | _Section | _Sections, value: object, path: KeyPath) -> object:
         """The value of a field or section, or UNREADABLE once its problem is reported."""
         if value is UNREADABLE:
             return UNREADABLE
@@ -122,6 +138,12 @@ class _Reader:
             except Wrong as wrong:
                 self.report(path, str(wrong))
                 return UNREADABLE
+        if isinstance(entry, _Sections):
+            if not isinstance(value, (list, tuple)):
+                self.report(path, f"expected {entry}, got {shown(value)}; begin each item with a dash")
+                return UNREADABLE
+            items = [self.entry(entry.item, given, (*path, str(at))) for at, given in enumerate(value)]
+            return UNREADABLE if any(item is UNREADABLE for item in items) else items
         if value is None and entry.nullable:
             return None
         if not isinstance(value, Mapping):
@@ -142,7 +164,7 @@ def _section(cls: type, *, nullable: bool, required: bool) -> _Section:
     return _Section(cls, nullable, required, entries)
 
 
-def _entry(field: dataclasses.Field[Any], hint: Any) -> Field | _Section:
+def _entry(field: dataclasses.Field[Any], hint: Any) -> Field | _Section | _Sections:
     extras: tuple[object, ...] = ()
     nullable = False
     while typing.get_origin(hint) in (Annotated, types.UnionType, typing.Union):
@@ -156,6 +178,9 @@ def _entry(field: dataclasses.Field[Any], hint: Any) -> Field | _Section:
     required = default is dataclasses.MISSING
     if dataclasses.is_dataclass(hint):
         return _section(typing.cast(type, hint), nullable=nullable, required=required)
+    if typing.get_origin(hint) is list and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+        item = _section(typing.get_args(hint)[0], nullable=False, required=True)
+        return _Sections(item, required)
     words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
     words = next((extra.words for extra in extras if isinstance(extra, Words)), words)
     interval = next((extra for extra in extras if isinstance(extra, Interval)), None)
@@ -163,9 +188,15 @@ def _entry(field: dataclasses.Field[Any], hint: Any) -> Field | _Section:
     return Field(kind, nullable, required, default, words, interval)
 
 
-def _default(entry: Field | _Section) -> object:
+def _first(names: list[str]) -> list[str]:
+    return names if len(names) <= SHOWN_KEYS else [*names[:SHOWN_KEYS], "..."]
+
+
+def _default(entry: Field | _Section | _Sections) -> object:
     if isinstance(entry, Field):
         return entry.default
+    if isinstance(entry, _Sections):
+        return []
     return None if entry.nullable else {}
 
 
@@ -174,10 +205,13 @@ def _keys(section: _Section, prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if isinstance(entry, _Section):
             yield from _keys(entry, f"{prefix}{name}.")
+        if isinstance(entry, _Sections):
+            yield from _keys(entry.item, f"{prefix}{name}.{ANY_ITEM}.")
 
 
 def _unknown(path: KeyPath, root: _Section) -> str:
     """What to write instead: the same name elsewhere, else a near one here, else a near one anywhere."""
+    path = tuple(ANY_ITEM if key.isdigit() else key for key in path)
     section, name = ".".join(path[:-1]), path[-1]
     known = list(_keys(root))
     if "." in name and name in known:

@@ -1,8 +1,64 @@
-"""Data: rows of text, token ids, batches."""
+"""Data: rows of any source, token ids, shards on disk, batches."""
 
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
-from tide.data.rows import TextRow, read_rows
-from tide.data.tokenize import tokenize_rows
+from tide.data.conversation import BadRow, Conversation, Message, Row, TextRow, parse_row
+from tide.data.manifest import (
+    MANIFEST_FILE,
+    PLAN_FILE,
+    Counts,
+    Manifest,
+    Plan,
+    Shard,
+    file_hash,
+    read_json,
+    read_plan,
+    tokenizer_fingerprint,
+    write_json,
+)
+from tide.data.mixing import Mixture, mix
+from tide.data.packing import pack
+from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
+from tide.data.rows import read_rows
+from tide.data.shards import ShardedExamples, write_shard
+from tide.data.sources import Raw, Source, open_source
+from tide.data.tokenize import TokenizedText, tokenize_rendered, tokenize_rows
 
-__all__ = ["Collator", "LengthBuckets", "TextRow", "read_rows", "tokenize_rows"]
+__all__ = [
+    "MANIFEST_FILE",
+    "PLAN_FILE",
+    "BadRow",
+    "Collator",
+    "Conversation",
+    "Counts",
+    "LengthBuckets",
+    "Manifest",
+    "Message",
+    "Mixture",
+    "Plan",
+    "Raw",
+    "Rendered",
+    "Row",
+    "Shard",
+    "ShardedExamples",
+    "Source",
+    "Span",
+    "TextRow",
+    "TokenizedText",
+    "check_chat_template",
+    "file_hash",
+    "mix",
+    "open_source",
+    "pack",
+    "parse_row",
+    "read_json",
+    "read_plan",
+    "read_rows",
+    "render",
+    "shared_contents",
+    "tokenize_rendered",
+    "tokenize_rows",
+    "tokenizer_fingerprint",
+    "write_json",
+    "write_shard",
+]

@@ -1,5 +1,19 @@
-"""Preparation: text rows to examples that both models can read."""
+"""Preparation: sources to examples that both models can read, in memory or as shards on disk."""
 
 from tide.preparation.examples import cross_tokenizer_examples, same_tokenizer_examples
+from tide.preparation.prepare import prepare
+from tide.preparation.tokenizers import Tokenizers, check_embeddings, check_shared_ids, load_tokenizers
+from tide.preparation.training_data import TrainingData, held_out_examples, training_data
 
-__all__ = ["cross_tokenizer_examples", "same_tokenizer_examples"]
+__all__ = [
+    "Tokenizers",
+    "TrainingData",
+    "check_embeddings",
+    "check_shared_ids",
+    "cross_tokenizer_examples",
+    "held_out_examples",
+    "load_tokenizers",
+    "prepare",
+    "same_tokenizer_examples",
+    "training_data",
+]

@@ -1,29 +1,292 @@
-"""Rows -> Examples: both sides tokenized, aligned, and cut to what they share. Composes data and "
-"alignment."""
+"""Rows -> Examples: both sides rendered, tokenized, filled to whole blocks, aligned, and cut to what they
+share. Composes data and alignment.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import torch
 
-from tide.alignment import ByteTable, align_chunks
+from tide.alignment import ByteTable, align_spans
 from tide.batch import Example, TokenSequence
-from tide.data import tokenize_rows
+from tide.data import BadRow, render, shared_contents, tokenize_rendered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    import numpy as np
-    from jaxtyping import Bool, Int
-    from torch import Tensor
+    from jaxtyping import Bool, Int64
     from transformers import PreTrainedTokenizerFast
 
-    from tide.data import TextRow
+    from tide.alignment import TokenSpans
+    from tide.data import Rendered, Row, Span, TokenizedText
+
+NOTHING_TO_LEARN = "nothing to learn within max_length"
+NOT_ALIGNED = "not aligned"
+NO_CHUNK = -1
+
+
+class Dropped(NamedTuple):
+    """A row that makes no example.
+
+    Attributes:
+        reason: a fixed phrase, for counting.
+        detail: what is wrong with this row.
+    """
+
+    reason: str
+    detail: str
+
+
+class Built(NamedTuple):
+    """An example, and whether its text goes on behind it."""
+
+    example: Example
+    cut: bool
+
+
+class _Side(NamedTuple):
+    """A row as one model reads it."""
+
+    rendered: Rendered
+    tokens: TokenizedText
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How long examples are.
+
+    Attributes:
+        block_size: tokens per diffusion block.
+        max_length, teacher_max_length: tokens, multiples of block_size.
+        end_fill: end-of-text up to a whole block: "learnt" (a model that is to stop has to learn that nothing
+            follows), "unlearnt", or "none" (one end-of-text, where the text does not bring its own).
+        chunk_merging: "none", or "words": no chunk ends inside a word.
+    """
+
+    block_size: int
+    max_length: int
+    teacher_max_length: int
+    end_fill: Literal["learnt", "unlearnt", "none"] = "learnt"
+    chunk_merging: Literal["none", "words"] = "none"
+
+
+class ExampleBuilder:
+    """Rows to examples that the student, and the teacher if one runs, can read.
+
+    Args:
+        layout: lengths and filling.
+        student: its tokenizer.
+        teacher: the teacher's tokenizer if the two differ; chunks are aligned then.
+        shared: the teacher reads the student's tokens.
+    Raises:
+        ValueError: a tokenizer has no end-of-text token, or its bytes cannot be told.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        student: PreTrainedTokenizerFast,
+        teacher: PreTrainedTokenizerFast | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self.layout = layout
+        self.student, self.teacher, self.shared = student, teacher, shared
+        for role, tokenizer in (("student", student), ("teacher", teacher)):
+            if tokenizer is not None and tokenizer.eos_token_id is None:
+                raise ValueError(
+                    f"prepare examples: the {role}'s tokenizer has no end-of-text token, which fills the "
+                    "last block of a text. Set its eos_token."
+                )
+        self.tables = None
+        if teacher is not None:
+            self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
+
+    def __call__(self, rows: Sequence[Row]) -> list[Built | Dropped]:
+        """One example, or the reason why there is none, per row."""
+        student = _read(rows, self.student)
+        if self.teacher is None:
+            return [side if isinstance(side, Dropped) else self._alone(side) for side in student]
+        teacher = _read(rows, self.teacher)
+        examples: list[Built | Dropped] = []
+        for one, other in zip(student, teacher, strict=True):
+            if isinstance(one, Dropped):
+                examples.append(one)
+            elif isinstance(other, Dropped):
+                examples.append(Dropped(other.reason, f"teacher's side: {other.detail}"))
+            else:
+                examples.append(self._pair(one, other))
+        return examples
+
+    def _alone(self, side: _Side) -> Built | Dropped:
+        token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
+        if not learnt.any():
+            return _nothing_to_learn(side)
+        sequence = _sequence(token_ids, learnt, np.full(len(token_ids), NO_CHUNK))
+        return Built(Example(sequence, sequence if self.shared else None), cut)
+
+    def _pair(self, one: _Side, other: _Side) -> Built | Dropped:
+        assert self.teacher is not None
+        layout = self.layout
+        token_ids, learnt, cut = self._laid_out(one, self.student, layout.max_length)
+        if not learnt.any():
+            return _nothing_to_learn(one)
+        teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
+        try:
+            chunks, teacher_chunks = self._chunks(one, other)
+        except ValueError as error:
+            return Dropped(NOT_ALIGNED, str(error))
+        chunks, teacher_chunks, num_chunks = _whole_chunks(
+            chunks, teacher_chunks, len(token_ids), len(teacher_ids)
+        )
+        end = len(teacher_ids)
+        if cut:
+            # What the student's text leaves out, the teacher's need not hold.
+            shared = np.flatnonzero(teacher_chunks >= 0)
+            prompt = int(np.argmax(teacher_learnt)) if teacher_learnt.any() else len(teacher_ids)
+            held = max(prompt, shared[-1] + 1 if shared.size else 0)
+            end = min(end, -(-held // layout.block_size) * layout.block_size)
+        teacher = _sequence(teacher_ids[:end], teacher_learnt[:end], teacher_chunks[:end])
+        return Built(Example(_sequence(token_ids, learnt, chunks), teacher, num_chunks), cut)
+
+    def _laid_out(
+        self, side: _Side, tokenizer: PreTrainedTokenizerFast, max_length: int
+    ) -> tuple[Int64[np.ndarray, " L"], Bool[np.ndarray, " L"], bool]:
+        """Ids and learnt flags, filled and cut; and whether text was cut off.
+
+        A conversation ends with the turn that is learnt last, which brings its own end. A text has none: it
+        gets at least one end-of-text.
+        """
+        layout, token_ids, learnt = self.layout, side.tokens.token_ids, side.tokens.learnt
+        is_text = len(side.rendered.pieces) > 1
+        if not is_text and learnt.any():
+            last = len(learnt) - int(np.argmax(learnt[::-1]))
+            token_ids, learnt = token_ids[:last], learnt[:last]
+        num_ends = -(len(token_ids) + is_text) % layout.block_size + is_text
+        if layout.end_fill == "none":
+            num_ends = int(is_text)
+        filled = np.concatenate([token_ids, np.full(num_ends, tokenizer.eos_token_id)])
+        ends = np.full(num_ends, layout.end_fill != "unlearnt")
+        ends[: int(is_text)] = True
+        learnt = np.concatenate([learnt, ends])
+        return filled[:max_length], learnt[:max_length], len(token_ids) + is_text > max_length
+
+    def _chunks(
+        self, one: _Side, other: _Side
+    ) -> tuple[Int64[np.ndarray, " L_s"], Int64[np.ndarray, " L_t"]]:
+        """Chunk ids of every token of the whole texts; answers alone have chunks."""
+        assert self.tables is not None
+        sides = (one, other)
+        chunks = tuple(np.full(len(side.tokens.token_ids), NO_CHUNK) for side in sides)
+        num_chunks = 0
+        for stretches in _answers(sides, self.tables):
+            (spans, at), (teacher_spans, teacher_at) = stretches
+            alignment = align_spans(spans, teacher_spans, merge=self.layout.chunk_merging)
+            for of_side, place, found in (
+                (chunks[0], at, alignment.student_chunks),
+                (chunks[1], teacher_at, alignment.teacher_chunks),
+            ):
+                of_side[place] = np.where(found >= 0, found + num_chunks, NO_CHUNK)
+            num_chunks += alignment.num_chunks
+        return chunks[0], chunks[1]
+
+
+def _read(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[_Side | Dropped]:
+    """Rows as one side reads them."""
+    sides: list[_Side | Dropped | None] = []
+    rendered: list[Rendered] = []
+    for row in rows:
+        try:
+            rendered.append(render(row, tokenizer))
+        except BadRow as error:
+            sides.append(Dropped(error.reason, error.detail))
+        else:
+            sides.append(None)  # until it is tokenized
+    tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))
+    for at, side in enumerate(sides):
+        if side is None:
+            text, tokens = next(tokenized)
+            if isinstance(tokens, BadRow):
+                sides[at] = Dropped(tokens.reason, tokens.detail)
+            else:
+                sides[at] = _Side(text, tokens)
+    return [side for side in sides if side is not None]
+
+
+def _answers(
+    sides: tuple[_Side, _Side], tables: tuple[ByteTable, ByteTable]
+) -> Iterator[tuple[tuple[TokenSpans, slice], tuple[TokenSpans, slice]]]:
+    """Both sides' tokens of every answer, laid over the answer's bytes, and their positions.
+
+    Raises:
+        ValueError: the tokens of a side cannot be laid over its text.
+    """
+    one, other = (side.rendered for side in sides)
+    if len(one.pieces) > 1:  # Prompt and completion are tokenized apart.
+        found = []
+        for side, table in zip(sides, tables, strict=True):
+            first = side.tokens.piece_lengths[0]
+            spans = table.spans(side.rendered.pieces[1], side.tokens.token_ids[first:])
+            found.append((spans, slice(first, None)))
+        yield found[0], found[1]
+        return
+    laid = [
+        table.spans(side.rendered.text, side.tokens.token_ids)
+        for side, table in zip(sides, tables, strict=True)
+    ]
+    for places in shared_contents(one, other):
+        if all(_is_learnt(place, side.rendered.learnt) for place, side in zip(places, sides, strict=True)):
+            found = [
+                of_side.within(*(len(side.rendered.text[:at].encode()) for at in place))
+                for of_side, side, place in zip(laid, sides, places, strict=True)
+            ]
+            yield found[0], found[1]
+
+
+def _is_learnt(place: Span, learnt: Sequence[Span]) -> bool:
+    return place[0] < place[1] and any(start <= place[0] and place[1] <= end for start, end in learnt)
+
+
+def _whole_chunks(
+    chunks: Int64[np.ndarray, " L_s"],
+    teacher_chunks: Int64[np.ndarray, " L_t"],
+    length: int,
+    teacher_length: int,
+) -> tuple[Int64[np.ndarray, " l_s"], Int64[np.ndarray, " l_t"], int]:
+    """Chunk ids of the first tokens of either side, of chunks that are whole on both, from 0 without gaps."""
+    num_chunks = 1 + int(max(chunks.max(initial=NO_CHUNK), teacher_chunks.max(initial=NO_CHUNK)))
+    keep = np.ones(num_chunks + 1, dtype=np.bool_)  # The last entry stands for NO_CHUNK.
+    keep[chunks[length:]] = False
+    keep[teacher_chunks[teacher_length:]] = False
+    keep[NO_CHUNK] = False
+    new_ids = np.where(keep, np.cumsum(keep) - 1, NO_CHUNK)
+    return (
+        _filled(new_ids[chunks[:length]], length),
+        _filled(new_ids[teacher_chunks[:teacher_length]], teacher_length),
+        int(keep.sum()),
+    )
+
+
+def _filled(chunks: Int64[np.ndarray, " n"], length: int) -> Int64[np.ndarray, " L"]:
+    return np.concatenate([chunks, np.full(length - len(chunks), NO_CHUNK)])
+
+
+def _sequence(
+    token_ids: Int64[np.ndarray, " L"], learnt: Bool[np.ndarray, " L"], chunks: Int64[np.ndarray, " L"]
+) -> TokenSequence:
+    return TokenSequence(torch.from_numpy(token_ids), torch.from_numpy(learnt), torch.from_numpy(chunks))
+
+
+def _nothing_to_learn(side: _Side) -> Dropped:
+    return Dropped(NOTHING_TO_LEARN, f"{len(side.tokens.token_ids)} tokens, none learnt before max_length")
 
 
 def same_tokenizer_examples(
-    rows: Sequence[TextRow],
+    rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerFast,
     *,
     max_length: int,
@@ -32,19 +295,17 @@ def same_tokenizer_examples(
 ) -> list[Example]:
     """Examples whose two sides are the same tokens; the teacher's side is left out where none runs.
 
-    Rows whose prompt fills `max_length` are dropped. Lengths are in tokens, multiples of `block_size`.
+    Rows that make no example are left out. Lengths are in tokens, multiples of `block_size`.
+
+    Raises:
+        ValueError: no row makes an example.
     """
-    examples = []
-    tokenized = tokenize_rows(rows, tokenizer, max_length=max_length, block_size=block_size)
-    for token_ids, maskable in tokenized:
-        if maskable.any():
-            sequence = TokenSequence(token_ids, maskable, torch.full_like(token_ids, -1))
-            examples.append(Example(sequence, sequence if with_teacher else None))
-    return _checked(examples, max_length)
+    layout = Layout(block_size, max_length, max_length)
+    return _kept(ExampleBuilder(layout, tokenizer, shared=with_teacher)(rows), max_length)
 
 
 def cross_tokenizer_examples(
-    rows: Sequence[TextRow],
+    rows: Sequence[Row],
     student_tokenizer: PreTrainedTokenizerFast,
     teacher_tokenizer: PreTrainedTokenizerFast,
     *,
@@ -52,71 +313,25 @@ def cross_tokenizer_examples(
     teacher_max_length: int,
     block_size: int,
 ) -> list[Example]:
-    """Examples tokenized by both sides, with chunks of equal bytes over the completion.
+    """Examples tokenized by both sides, with chunks of equal bytes over what is learnt.
 
     A chunk that truncation cuts on either side is dropped on both. Beside a truncated student text, the
-    teacher's ends with the block of the last shared chunk. Rows that leave the student nothing to learn are
-    dropped.
+    teacher's ends with the block of the last shared chunk. Rows that make no example are left out.
+
+    Raises:
+        ValueError: no row makes an example.
     """
-    student_table = ByteTable.from_tokenizer(student_tokenizer)
-    teacher_table = ByteTable.from_tokenizer(teacher_tokenizer)
-    student_side = tokenize_rows(rows, student_tokenizer, max_length=max_length, block_size=block_size)
-    teacher_side = tokenize_rows(
-        rows, teacher_tokenizer, max_length=teacher_max_length, block_size=block_size
-    )
-    examples = []
-    both_sides = zip(student_side, teacher_side, strict=True)
-    for number, ((student_ids, student_maskable), (teacher_ids, teacher_maskable)) in enumerate(
-        both_sides, 1
-    ):
-        if not student_maskable.any():
-            continue
-        try:
-            alignment = align_chunks(student_ids.numpy(), teacher_ids.numpy(), student_table, teacher_table)
-        except ValueError as error:
-            raise ValueError(
-                f"cross_tokenizer_examples: row {number} (from 1) does not align. A tokenizer that "
-                f"normalises text (NFC) needs text that is normalised: drop or normalise the row. {error}"
-            ) from None
-        student_chunks = torch.from_numpy(alignment.student_chunks).long()
-        teacher_chunks = torch.from_numpy(alignment.teacher_chunks).long()
-        kept = _keep_completion_chunks(student_chunks, teacher_chunks, student_maskable, teacher_maskable)
-        student_chunks, teacher_chunks, num_chunks = kept
-        whole = int(student_ids[-1]) == student_tokenizer.eos_token_id
-        end = None if whole else _end_of_shared_blocks(alignment.teacher_chunks, block_size)
-        teacher = TokenSequence(teacher_ids[:end], teacher_maskable[:end], teacher_chunks[:end])
-        examples.append(
-            Example(TokenSequence(student_ids, student_maskable, student_chunks), teacher, num_chunks)
-        )
-    return _checked(examples, max_length)
+    layout = Layout(block_size, max_length, teacher_max_length)
+    return _kept(ExampleBuilder(layout, student_tokenizer, teacher_tokenizer)(rows), max_length)
 
 
-def _keep_completion_chunks(
-    student_chunks: Int[Tensor, "L"],
-    teacher_chunks: Int[Tensor, "M"],
-    student_maskable: Bool[Tensor, "L"],
-    teacher_maskable: Bool[Tensor, "M"],
-) -> tuple[Int[Tensor, "L"], Int[Tensor, "M"], int]:
-    """Renumbers the chunks that lie wholly in the completion from 0; the prompt's lose their id."""
-    lost = [student_chunks[~student_maskable], teacher_chunks[~teacher_maskable]]
-    num_chunks = 1 + int(max(student_chunks.max(), teacher_chunks.max()))
-    keep = torch.ones(num_chunks + 1, dtype=torch.bool)  # The last entry stands for id −1.
-    keep[torch.cat(lost)] = False
-    keep[-1] = False
-    new_ids = torch.where(keep, keep.long().cumsum(0) - 1, -1)
-    return new_ids[student_chunks], new_ids[teacher_chunks], int(keep.sum())
-
-
-def _end_of_shared_blocks(teacher_chunks: Int[np.ndarray, " M"], block_size: int) -> int:
-    """Where the teacher's block of the last shared chunk ends; 0 without one."""
-    shared = (teacher_chunks >= 0).nonzero()[0]
-    return 0 if not len(shared) else int(-(-(shared[-1] + 1) // block_size) * block_size)
-
-
-def _checked(examples: list[Example], max_length: int) -> list[Example]:
+def _kept(built: list[Built | Dropped], max_length: int) -> list[Example]:
+    examples = [row.example for row in built if isinstance(row, Built)]
     if not examples:
+        reasons = Counter(row.reason for row in built if isinstance(row, Dropped))
+        told = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items())) or "no rows"
         raise ValueError(
-            f"prepare examples: no row has a completion within max_length={max_length} tokens. "
-            "Raise data.max_length, or shorten the prompts."
+            f"prepare examples: no row makes an example at max_length={max_length} ({told}). Raise "
+            "data.max_length, or correct the rows."
         )
     return examples

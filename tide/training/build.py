@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tide.batch import Example
     from tide.config import Recipe
+    from tide.data import ShardedExamples
 
 
 def build_objective(recipe: Recipe, *, shared_vocab_size: int | None) -> Objective:
@@ -59,7 +60,7 @@ def build_noiser(recipe: Recipe, *, student_mask_id: int, teacher_mask_id: int |
 
 def build_trainer(
     recipe: Recipe,
-    examples: Sequence[Example],
+    examples: Sequence[Example] | ShardedExamples,
     *,
     student: PreTrainedModel,
     student_tokenizer: PreTrainedTokenizerFast,

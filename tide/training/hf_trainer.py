@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from tide.data import LengthBuckets
+from tide.data import LengthBuckets, ShardedExamples
 from tide.masking import keyed_generator
 from tide.models import without_progress_bars
 from tide.training.metrics import MetricMeans
@@ -69,8 +69,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
         examples: Sequence[Example] = self.train_dataset if train_dataset is None else train_dataset
+        lengths = (
+            examples.lengths.tolist()
+            if isinstance(examples, ShardedExamples)
+            else [len(example.student.token_ids) for example in examples]
+        )
         return LengthBuckets(
-            [len(example.student.token_ids) for example in examples],
+            lengths,
             batch_size=self.args.train_batch_size * self.args.world_size,
             seed=self.args.data_seed,
         )

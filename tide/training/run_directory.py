@@ -8,7 +8,6 @@ summary.json    a finished run's figures; beside it the student, as `save_pretra
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,8 @@ from tide.config import load_recipe
 from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from tide.batch import Example
     from tide.config import Recipe
 
 RECIPE_FILE, INPUTS_FILE, SUMMARY_FILE = "recipe.yaml", "inputs.sha256", "summary.json"
@@ -55,7 +53,7 @@ class RunDirectory:
         if resume:
             self._check_same_recipe()
 
-    def check_examples(self, examples: Sequence[Example]) -> None:
+    def check_examples(self, fingerprint: str) -> None:
         """A resumed run would otherwise go on with other data, silently.
 
         Raises:
@@ -64,17 +62,17 @@ class RunDirectory:
         written = self.path / INPUTS_FILE
         if not checkpoints_in(self.path) or not written.is_file():
             return
-        if written.read_text(encoding="utf-8").strip() != _fingerprint(examples):
+        if written.read_text(encoding="utf-8").strip() != fingerprint:
             raise ValueError(
                 f"distill: the examples differ from those of the run in {str(self.path)!r}: "
-                "data.train or a tokenizer has changed. Restore it, or name another training.output_dir."
+                "the data or a tokenizer has changed. Restore it, or name another training.output_dir."
             )
 
-    def begin(self, examples: Sequence[Example]) -> None:
+    def begin(self, fingerprint: str) -> None:
         """Writes what a later `--resume` is compared with."""
         self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.path / RECIPE_FILE, self.recipe.to_yaml())
-        _replace(self.path / INPUTS_FILE, _fingerprint(examples) + "\n")
+        _replace(self.path / INPUTS_FILE, fingerprint + "\n")
 
     def newest_checkpoint(self) -> Path | None:
         """The newest complete one, to go on from; torn ones are removed."""
@@ -109,16 +107,6 @@ class RunDirectory:
                 f"distill: the recipe differs from the run in {str(self.path)!r} at {', '.join(changed)}. "
                 "Resume with that run's recipe.yaml, or name another training.output_dir."
             )
-
-
-def _fingerprint(examples: Sequence[Example]) -> str:
-    """A hash of everything that training reads of its examples."""
-    digest = hashlib.sha256()
-    for example in examples:
-        for side in filter(None, (example.student, example.teacher)):
-            for tensor in (side.token_ids, side.maskable, side.chunks):
-                digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _replace(path: Path, text: str) -> None:

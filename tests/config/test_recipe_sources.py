@@ -1,0 +1,107 @@
+"""A mixture: a list of sections, read as strictly as any other."""
+
+from __future__ import annotations
+
+import pytest
+
+from tide.config import Recipe, SourceConfig
+
+ONE = "  train: data/train.jsonl\n"
+TWO = """\
+  sources:
+    - path: data/a.jsonl
+    - path: org/chat
+      subset: python
+      split: train_sft
+      weight: 2
+"""
+
+
+def test_a_mixture_is_read_and_written(load, minimal):
+    recipe = load(minimal.replace(ONE, TWO))
+    assert recipe.data.sources == [
+        SourceConfig("data/a.jsonl"),
+        SourceConfig("org/chat", "python", "train_sft", 2.0),
+    ]
+    assert type(recipe.data.sources[1].weight) is float
+    assert recipe.data.mixture == recipe.data.sources
+    assert load(recipe.to_yaml()) == recipe == Recipe.from_dict(recipe.to_dict())
+
+
+def test_one_source_is_a_mixture_of_one(load, minimal):
+    assert load(minimal).data.mixture == [SourceConfig("data/train.jsonl")]
+
+
+def test_sources_can_be_overridden_as_a_whole(load, minimal):
+    recipe = load(minimal, ["data.train=null", "data.sources=[{path: b.jsonl, weight: 0.5}]"])
+    assert recipe.data.mixture == [SourceConfig("b.jsonl", weight=0.5)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            ONE,
+            "  max_length: 64\n",
+            "r.yaml:6: data: nothing to train on; give data.train, or data.sources as a list of path: lines",
+        ),
+        (
+            ONE,
+            ONE + TWO,
+            "r.yaml:6: data: both train ('data/train.jsonl') and 2 sources; add train to the sources, or "
+            "drop one",
+        ),
+        (
+            ONE,
+            TWO.replace("org/chat", "data/../data/held.jsonl") + "  held_out: data/held.jsonl\n",
+            "r.yaml:13: data.held_out: the same file as a source ('data/../data/held.jsonl'), so it would "
+            "measure memory; give other text, or null",
+        ),
+        (
+            ONE,
+            ONE + "  prepared: runs/one/\n",
+            "r.yaml:8: data.prepared: 'runs/one/' is training.output_dir; give the prepared data a directory "
+            "of its own",
+        ),
+        (
+            ONE,
+            ONE + "  chunk_merging: words\n",
+            "r.yaml:8: data.chunk_merging: 'words' merges the chunks of two tokenizers, which method "
+            "tide_shared has not; leave chunk_merging out, or set method: calm or tide_cross",
+        ),
+        (
+            ONE,
+            TWO.replace("weight: 2", "weight: 0"),
+            "r.yaml:12: data.sources.1.weight: must be above 0, got 0",
+        ),
+        (
+            ONE,
+            TWO.replace("subset:", "subst:"),
+            "r.yaml:10: data.sources.1.subst: unknown key; nearest known key: data.sources.*.subset",
+        ),
+        (
+            ONE,
+            "  sources:\n    - weight: 2\n",
+            "r.yaml:7: data.sources.0.path: required key is missing; add path (text) under data.sources.0",
+        ),
+        (
+            ONE,
+            "  sources: a.jsonl\n",
+            "r.yaml:7: data.sources: expected a list, each item a section of keys (path), got 'a.jsonl'; "
+            "begin each item with a dash",
+        ),
+        (
+            ONE,
+            "  sources:\n    - a.jsonl\n",
+            "r.yaml:7: data.sources.0: expected a section of keys (path), got 'a.jsonl'; write them under "
+            "it, one a line",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_mixture_is_named(errors, minimal, old, new, expected):
+    assert errors(minimal.replace(old, new)) == [expected]
+
+
+def test_a_key_with_a_star_is_no_key(errors, minimal):
+    (line,) = errors(minimal, ["data.sources.*.path=a"])
+    assert line.startswith("override 'data.sources.*.path=a': data.sources.*.path: unknown key")

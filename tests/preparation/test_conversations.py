@@ -1,0 +1,143 @@
+"""Conversations to examples: answers alone are learnt, under either side's template, chunk by chunk."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.preparation.conftest import CONVERSATIONS
+from tests.tiny import END, make_tokenizer
+from tide.alignment import ByteTable
+from tide.data import Conversation, Message, TextRow, parse_row
+from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
+from tide.preparation.examples import Built, Dropped, ExampleBuilder, Layout
+
+ROWS = [parse_row(row) for row in CONVERSATIONS]
+LENGTHS = {"max_length": 256, "teacher_max_length": 256, "block_size": 8}
+
+
+def learnt_text(sequence, tokenizer) -> str:
+    """What is learnt, decoded, special tokens as they are written."""
+    return tokenizer.decode(sequence.token_ids[sequence.maskable])
+
+
+def test_every_answer_is_learnt_with_the_end_of_its_turn(chat_tokenizer):
+    first, second, third = same_tokenizer_examples(
+        ROWS, chat_tokenizer, max_length=256, block_size=8, with_teacher=False
+    )
+    answer = "def add(first, second):\n    return first + second"
+    ends = [learnt_text(example.student, chat_tokenizer).removesuffix(END) for example in (first, second)]
+    assert learnt_text(first.student, chat_tokenizer).startswith(f"{answer}<|end_turn|>assistant<|end_turn|>")
+    assert set(ends[0].split("assistant<|end_turn|>")[-1].split(END)) == {""}
+    assert learnt_text(second.student, chat_tokenizer).startswith(
+        "print('über Straße 🙂', 12345)<|end_turn|>"
+    )
+    assert learnt_text(third.student, chat_tokenizer).startswith("x x<|end_turn|>")
+    # The question that repeats the answer word for word is not learnt.
+    text = chat_tokenizer.decode(first.student.token_ids)
+    assert text.count(answer) == 2
+    # Nothing follows the last turn that is learnt but end-of-text, up to a whole block.
+    assert text.rstrip(END[-1]).count("<|turn|>") == 5 and len(first.student.token_ids) % 8 == 0
+
+
+def test_chunks_cover_the_answers_alone_with_equal_bytes(chat_tokenizer, other_chat_tokenizer):
+    examples = cross_tokenizer_examples(ROWS, chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    tables = ByteTable.from_tokenizer(chat_tokenizer), ByteTable.from_tokenizer(other_chat_tokenizer)
+    for row, example in zip(ROWS, examples, strict=True):
+        answers = "".join(
+            message.content for at, message in enumerate(row.messages) if row.is_answer(at)
+        ).encode()
+        for side, table in zip((example.student, example.teacher), tables, strict=True):
+            spans: dict[int, bytes] = {}
+            for token_id, chunk in zip(side.token_ids.tolist(), side.chunks.tolist(), strict=True):
+                if chunk >= 0:
+                    spans[chunk] = spans.get(chunk, b"") + table.tokens[token_id]
+            assert list(spans) == list(range(example.num_chunks))
+            assert b"".join(spans.values()) == answers
+            assert side.maskable[side.chunks >= 0].all()
+    # No chunk runs from one answer into the next.
+    assert examples[0].num_chunks > 2
+
+
+def test_white_space_that_one_template_strips_is_in_no_chunk(chat_tokenizer, other_chat_tokenizer):
+    row = Conversation((Message("user", "a"), Message("assistant", "  x = 1\n")))
+    (example,) = cross_tokenizer_examples([row], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    table = ByteTable.from_tokenizer(chat_tokenizer)
+    covered = b"".join(
+        table.tokens[token] for token in example.student.token_ids[example.student.chunks >= 0].tolist()
+    )
+    assert covered in (b"x = 1", b" x = 1"[1:])
+    assert "  x = 1\n<|end_turn|>" in learnt_text(example.student, chat_tokenizer)
+
+
+@pytest.mark.parametrize("max_length", [24, 40, 64, 72])
+def test_a_cut_conversation_keeps_whole_chunks(chat_tokenizer, other_chat_tokenizer, max_length):
+    (whole,) = cross_tokenizer_examples(ROWS[:1], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    build = ExampleBuilder(Layout(8, max_length, 256), chat_tokenizer, other_chat_tokenizer)
+    (built,) = build(ROWS[:1])
+    if isinstance(built, Dropped):
+        assert built.reason == "nothing to learn within max_length"
+        assert not whole.student.maskable[:max_length].any()
+        return
+    example = built.example
+    assert built.cut == (len(whole.student.token_ids) > max_length)
+    kept = len(example.student.token_ids)
+    assert kept == min(max_length, len(whole.student.token_ids))
+    # A chunk stays if all of its tokens do.
+    chunks = whole.student.chunks
+    complete = [chunk for chunk in range(whole.num_chunks) if not (chunks[kept:] == chunk).any()]
+    assert example.num_chunks == len([chunk for chunk in complete if (chunks[:kept] == chunk).any()])
+
+
+@pytest.mark.parametrize(
+    ("end_fill", "learnt_ends", "ends"), [("learnt", 3, 3), ("unlearnt", 1, 3), ("none", 1, 1)]
+)
+def test_end_of_text_is_learnt_as_the_layout_says(word_tokenizer, end_fill, learnt_ends, ends):
+    row = TextRow("", "é")  # two tokens
+    (built,) = ExampleBuilder(Layout(5, 20, 20, end_fill=end_fill), word_tokenizer)([row])
+    ids, maskable = built.example.student.token_ids, built.example.student.maskable
+    is_end = ids == word_tokenizer.eos_token_id
+    assert int(is_end.sum()) == ends and int(maskable[is_end].sum()) == learnt_ends
+    assert maskable[~is_end].all() and len(ids) == 2 + ends
+
+
+@pytest.mark.parametrize(("end_fill", "learnt_ends"), [("learnt", None), ("unlearnt", 0), ("none", 0)])
+def test_a_turn_brings_its_own_end(chat_tokenizer, end_fill, learnt_ends):
+    (built,) = ExampleBuilder(Layout(8, 256, 256, end_fill=end_fill), chat_tokenizer)(ROWS[1:2])
+    ids, maskable = built.example.student.token_ids, built.example.student.maskable
+    is_end = ids == chat_tokenizer.eos_token_id
+    turn_end = chat_tokenizer.convert_tokens_to_ids("<|end_turn|>")
+    assert ids[~is_end][-1] == turn_end and maskable[~is_end][-1]
+    assert int(is_end.sum()) == (0 if end_fill == "none" else -int((~is_end).sum()) % 8)
+    if learnt_ends is None:
+        assert maskable[is_end].all()
+    else:
+        assert int(maskable[is_end].sum()) == learnt_ends
+
+
+def test_rows_that_make_no_example_say_why(chat_tokenizer, other_chat_tokenizer, word_tokenizer):
+    build = ExampleBuilder(Layout(8, 32, 32), chat_tokenizer, other_chat_tokenizer)
+    long = Conversation((Message("user", "many words " * 40), Message("assistant", "y")))
+    masked = Conversation((Message("user", "a"), Message("assistant", f"b {chat_tokenizer.mask_token}")))
+    fine = Conversation((Message("user", "a"), Message("assistant", "b")))
+    one, two, three = build([long, masked, fine])
+    assert one.reason == "nothing to learn within max_length" and "tokens" in one.detail
+    assert two.reason == "mask token in the text"
+    assert isinstance(three, Built) and three.example.num_chunks > 0
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(line_tokenizer):
+    endless = make_tokenizer(300, end=None)
+    with pytest.raises(
+        ValueError, match=r"the teacher's tokenizer has no end-of-text token.*Set its eos_token"
+    ):
+        ExampleBuilder(Layout(8, 32, 32), line_tokenizer, endless)
+
+
+def test_merged_chunks_end_with_words(word_tokenizer, line_tokenizer):
+    row = TextRow("", "values_and_counters = internationalisation(values)")
+    sizes = {}
+    for merging in ("none", "words"):
+        layout = Layout(8, 96, 96, chunk_merging=merging)
+        (built,) = ExampleBuilder(layout, word_tokenizer, line_tokenizer)([row])
+        sizes[merging] = built.example.num_chunks
+    assert 1 <= sizes["words"] <= 3 < sizes["none"]

@@ -1,0 +1,109 @@
+"""One stretch of a mixture: from raw rows to examples, counts and what is set aside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from tide.data import BadRow, Counts, Row, parse_row
+from tide.losses.objective import METHODS
+from tide.preparation.examples import Dropped, ExampleBuilder, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tide.batch import Example
+    from tide.config import Recipe
+    from tide.data import Raw
+    from tide.preparation.tokenizers import Tokenizers
+
+
+class Part(NamedTuple):
+    """Examples of some rows, in their order; rejects by the position of their row."""
+
+    examples: list[Example]
+    rejects: dict[int, Dropped]
+    counts: Counts
+
+
+def builder_of(recipe: Recipe, tokenizers: Tokenizers) -> ExampleBuilder:
+    """Examples as the recipe's method reads them.
+
+    Args:
+        recipe: its lengths, block size and filling.
+        tokenizers: of its method.
+    """
+    across = pairing_of(recipe) == "cross"
+    return ExampleBuilder(
+        _layout(recipe),
+        tokenizers.student,
+        tokenizers.teacher if across else None,
+        shared=pairing_of(recipe) == "same",
+    )
+
+
+def student_builder(recipe: Recipe, tokenizers: Tokenizers) -> ExampleBuilder:
+    """The student's side alone, for evaluation.
+
+    Args:
+        recipe: its lengths, block size and filling.
+        tokenizers: the student's is used.
+    """
+    return ExampleBuilder(_layout(recipe), tokenizers.student)
+
+
+def _layout(recipe: Recipe) -> Layout:
+    return Layout(
+        block_size=recipe.masking.block_size,
+        max_length=recipe.data.max_length,
+        teacher_max_length=recipe.data.teacher_length,
+        end_fill=recipe.data.end_fill,
+        chunk_merging=recipe.data.chunk_merging,
+    )
+
+
+def pairing_of(recipe: Recipe) -> str:
+    """The teacher's side: "none", the "same" tokens as the student's, or "cross" tokenizers."""
+    return {None: "none", "shared": "same", "any": "cross"}[METHODS[recipe.method].teacher]
+
+
+def build_part(raw_rows: Sequence[Raw | BadRow], build: ExampleBuilder) -> Part:
+    """Examples of rows as a source gives them.
+
+    Args:
+        raw_rows: mappings, or what could not be read as one.
+        build: makes the examples.
+    """
+    rejects: dict[int, Dropped] = {}
+    rows: dict[int, Row] = {}
+    for at, raw in enumerate(raw_rows):
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            rows[at] = parse_row(raw)
+        except BadRow as error:
+            rejects[at] = Dropped(error.reason, error.detail)
+    examples = []
+    num_cut = 0
+    for at, built in zip(rows, build(list(rows.values())), strict=True):
+        if isinstance(built, Dropped):
+            rejects[at] = built
+        else:
+            examples.append(built.example)
+            num_cut += built.cut
+    counts = _counted(len(raw_rows), examples, num_cut, rejects)
+    return Part(examples, dict(sorted(rejects.items())), counts)
+
+
+def _counted(num_rows: int, examples: list[Example], num_cut: int, rejects: dict[int, Dropped]) -> Counts:
+    return Counts(
+        rows=num_rows,
+        kept=len(examples),
+        cut=num_cut,
+        student_tokens=sum(len(example.student.token_ids) for example in examples),
+        teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
+        learnt_tokens=sum(int(example.student.maskable.sum()) for example in examples),
+        chunks=sum(example.num_chunks for example in examples),
+        highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
+        dropped=dict(sorted(Counter(reject.reason for reject in rejects.values()).items())),
+    )

@@ -1,0 +1,316 @@
+"""Recipe -> shards on disk: what `tide prepare` runs.
+
+sources -> mixture -> parts, each made by one process -> manifest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tide.data import (
+    MANIFEST_FILE,
+    PLAN_FILE,
+    Counts,
+    Manifest,
+    Mixture,
+    Plan,
+    Shard,
+    Source,
+    file_hash,
+    mix,
+    open_source,
+    read_json,
+    read_plan,
+    tokenizer_fingerprint,
+    write_json,
+    write_shard,
+)
+from tide.preparation.parts import build_part, builder_of, pairing_of
+from tide.preparation.tokenizers import load_tokenizers
+
+if TYPE_CHECKING:
+    from tide.config import Recipe
+    from tide.preparation.examples import ExampleBuilder
+    from tide.preparation.tokenizers import Tokenizers
+
+SHARD_ROWS = 4096
+
+
+@dataclass
+class Preparation:
+    """A recipe's data and what reads it: everything that a part is made from.
+
+    Attributes:
+        recipe: what to prepare, and where to.
+        sources: in the recipe's order.
+        mixture: the order of their rows.
+        shard_rows: rows of the mixture a part.
+    """
+
+    recipe: Recipe
+    sources: list[Source]
+    mixture: Mixture
+    shard_rows: int = SHARD_ROWS
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, shard_rows: int = SHARD_ROWS) -> Preparation:
+        """Opens the recipe's sources.
+
+        Raises:
+            ValueError: a source is not there, or holds no rows.
+        """
+        given = recipe.data.mixture
+        sources = [open_source(s.path, subset=s.subset, split=s.split) for s in given]
+        sizes, weights = [len(source) for source in sources], [s.weight for s in given]
+        in_file_order = weights == [1.0]
+        order = mix(
+            sizes, weights, seed=recipe.data.mix_seed, total=recipe.data.num_rows, shuffle=not in_file_order
+        )
+        return cls(recipe, sources, order, shard_rows)
+
+    @cached_property
+    def tokenizers(self) -> Tokenizers:
+        """Loaded in the process that asks."""
+        return load_tokenizers(self.recipe)
+
+    @cached_property
+    def builder(self) -> ExampleBuilder:
+        """Made in the process that asks."""
+        return builder_of(self.recipe, self.tokenizers)
+
+    def plan(self) -> Plan:
+        """Everything that the shards follow from. Reads the sources once."""
+        data = self.recipe.data
+        return Plan(
+            sides="both" if pairing_of(self.recipe) == "cross" else "student",
+            sources=[
+                {**asdict(given), "rows": len(source), "sha256": _content_hash(source)}
+                for given, source in zip(data.mixture, self.sources, strict=True)
+            ],
+            tokenizers=fingerprints(self.recipe, self.tokenizers),
+            options=layout_options(self.recipe) | {"mix_seed": data.mix_seed, "num_rows": data.num_rows},
+            shard_rows=self.shard_rows,
+        )
+
+    def write_part(self, number: int, directory: Path) -> Counts:
+        """One shard, what was set aside beside it, and its report, which is written last."""
+        start = number * self.shard_rows
+        raw = self.mixture.read(self.sources, start, start + self.shard_rows)
+        part = build_part(raw, self.builder)
+        name = _part_name(number)
+        write_shard(directory / f"{name}.arrow", part.examples)
+        lines = []
+        for at, reject in part.rejects.items():
+            source, row = self.mixture.source[start + at], int(self.mixture.row[start + at])
+            where = self.sources[source].where(row)
+            lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": raw[at]})
+        rejects = directory / f"{name}.rejects.jsonl"
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=True, default=str) + "\n" for line in lines)
+            rejects.write_text(text, encoding="utf-8")
+        else:
+            rejects.unlink(missing_ok=True)
+        shard = Shard(f"{name}.arrow", len(part.examples), file_hash(directory / f"{name}.arrow"))
+        write_json(directory / f"{name}.json", {"counts": asdict(part.counts), "shard": asdict(shard)})
+        return part.counts
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    shard_rows: int = SHARD_ROWS,
+) -> Manifest:
+    """Writes the recipe's examples to `data.prepared`, or finishes what an interrupted call began.
+
+    The files are the same bytes for any number of workers, and whether or not it was interrupted.
+
+    Args:
+        recipe: with `data.prepared`.
+        workers: processes; one per processor that this one may use when None. One works in this process.
+        overwrite: replace what another recipe prepared there.
+        progress: show a bar on stderr.
+        shard_rows: rows of the mixture a shard; a process has one shard at a time in memory.
+    Returns:
+        The manifest, as it is on disk.
+    Raises:
+        ValueError: there is no `data.prepared`, a source or tokenizer is unfit, or the directory holds
+            something else; every row was dropped.
+    """
+    if recipe.data.prepared is None:
+        raise ValueError("prepare: data.prepared says where the shards go, and is null. Name a directory.")
+    directory = Path(recipe.data.prepared).expanduser()
+    preparation = Preparation.of(recipe, shard_rows=shard_rows)
+    plan = preparation.plan()
+    _clear_for(directory, plan, overwrite=overwrite)
+    numbers = range(-(-len(preparation.mixture) // shard_rows))
+    missing = [number for number in numbers if not _is_made(directory, number)]
+    if not missing and (directory / MANIFEST_FILE).is_file():
+        return Manifest.read(directory)
+    # Made here first: a tokenizer that cannot be aligned is one error, before any process starts.
+    assert preparation.builder is not None
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / PLAN_FILE, asdict(plan))
+    workers = min(len(missing), _num_processors() if workers is None else workers)
+    with _bar(shown=progress) as bar:
+        task = bar.add_task("rows", total=len(preparation.mixture))
+        bar.advance(task, min(len(preparation.mixture), (len(numbers) - len(missing)) * shard_rows))
+        for counts in _made(preparation, missing, directory, workers):
+            bar.advance(task, counts.rows)
+    reports = [read_json(directory / f"{_part_name(number)}.json") for number in numbers]
+    manifest = Manifest(
+        plan,
+        Counts.total(Counts(**report["counts"]) for report in reports),
+        [Shard(**report["shard"]) for report in reports],
+    )
+    if not manifest.counts.kept:
+        raise ValueError(nothing_kept(manifest.counts))
+    manifest.write(directory)
+    return manifest
+
+
+def fingerprints(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, str]:
+    """Hashes of the tokenizers that the examples are made by, by role.
+
+    Args:
+        recipe: its method says whether the teacher has tokens of its own.
+        tokenizers: of the recipe.
+    """
+    made_by = tokenizers.by_role()
+    if pairing_of(recipe) != "cross":
+        made_by = {"student": tokenizers.student}
+    return {role: tokenizer_fingerprint(tokenizer) for role, tokenizer in made_by.items()}
+
+
+def layout_options(recipe: Recipe) -> dict[str, object]:
+    """What decides how an example is cut and filled, by the recipe's names."""
+    options: dict[str, object] = {
+        "block_size": recipe.masking.block_size,
+        "max_length": recipe.data.max_length,
+        "end_fill": recipe.data.end_fill,
+    }
+    if pairing_of(recipe) == "cross":
+        options |= {
+            "teacher_max_length": recipe.data.teacher_length,
+            "chunk_merging": recipe.data.chunk_merging,
+        }
+    return options
+
+
+def nothing_kept(counts: Counts) -> str:
+    """The error of data of which no row is left.
+
+    Args:
+        counts: of what was read.
+    """
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
+    return (
+        f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). Correct the data, or raise "
+        "data.max_length."
+    )
+
+
+def _made(preparation: Preparation, numbers: list[int], directory: Path, workers: int) -> Iterator[Counts]:
+    """Counts of the parts, as they are done."""
+    if workers <= 1:
+        for number in numbers:
+            yield preparation.write_part(number, directory)
+        return
+    # A forked process would inherit the tokenizer library's threads and their locks.
+    context = multiprocessing.get_context("spawn")
+    fresh = Preparation(preparation.recipe, preparation.sources, preparation.mixture, preparation.shard_rows)
+    with ProcessPoolExecutor(workers, context, _begin, (fresh, directory)) as pool:
+        try:
+            for done in as_completed([pool.submit(_write_part, number) for number in numbers]):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_job: tuple[Preparation, Path] | None = None
+
+
+def _begin(preparation: Preparation, directory: Path) -> None:
+    """What a worker process keeps between parts."""
+    global _job
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are what is parallel
+    _job = preparation, directory
+
+
+def _write_part(number: int) -> Counts:
+    assert _job is not None
+    preparation, directory = _job
+    return preparation.write_part(number, directory)
+
+
+def _clear_for(directory: Path, plan: Plan, *, overwrite: bool) -> None:
+    """Makes sure that the directory holds nothing but parts of this plan; clears another's out if it may."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"prepare: data.prepared {str(directory)!r} is a file. Name a directory.")
+    there = read_plan(directory)
+    if there is None:
+        if directory.is_dir() and any(directory.iterdir()):
+            raise ValueError(
+                f"prepare: {str(directory)!r} holds files that are no prepared data. Name another directory."
+            )
+        return
+    changed = plan.differences(there)
+    if not changed:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"prepare: {str(directory)!r} holds data prepared with other {', '.join(changed)}. Pass "
+            "--overwrite to replace it, or name another data.prepared."
+        )
+    (directory / MANIFEST_FILE).unlink(missing_ok=True)
+    for pattern in ("part-*.arrow", "part-*.json", "part-*.rejects.jsonl", "*.new", PLAN_FILE):
+        for file in directory.glob(pattern):
+            file.unlink()
+
+
+def _is_made(directory: Path, number: int) -> bool:
+    report, shard = (directory / f"{_part_name(number)}.{suffix}" for suffix in ("json", "arrow"))
+    return report.is_file() and shard.is_file() and read_json(report)["shard"]["sha256"] == file_hash(shard)
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}"
+
+
+def _content_hash(source: Source) -> str:
+    """Of the files where there are files: decoding every row would take far longer."""
+    if not source.files:
+        return source.fingerprint()
+    hashes = [file_hash(file) for file in source.files]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _num_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bar(*, shown: bool) -> Progress:
+    return Progress(
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )

@@ -1,0 +1,103 @@
+"""The tokenizers that a recipe's method needs, checked against it and against the models' configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tide.losses.objective import METHODS
+from tide.models import load_config, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from tide.config import Recipe
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The student's, and the teacher's where one runs. `shared_vocab_size` is None for equal vocabularies."""
+
+    student: PreTrainedTokenizerFast
+    teacher: PreTrainedTokenizerFast | None
+    shared_vocab_size: int | None = None
+
+    def by_role(self) -> dict[str, PreTrainedTokenizerFast]:
+        """Those that are there."""
+        both = {"student": self.student, "teacher": self.teacher}
+        return {role: tokenizer for role, tokenizer in both.items() if tokenizer is not None}
+
+
+def load_tokenizers(recipe: Recipe) -> Tokenizers:
+    """The tokenizers that the method needs, checked against it.
+
+    Raises:
+        ValueError: a tokenizer is unreadable or has no mask token, or the method needs one vocabulary and
+        there are two.
+    """
+    student = load_tokenizer(recipe.student.tokenizer_path)
+    needs = METHODS[recipe.method].teacher
+    if needs is None or recipe.teacher is None:
+        return Tokenizers(student, None)
+    teacher = load_tokenizer(recipe.teacher.tokenizer_path)
+    if needs == "any":
+        return Tokenizers(student, teacher)
+    return Tokenizers(student, teacher, _shared_vocab_size(recipe, student, teacher))
+
+
+def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
+    """Every id of a tokenizer has an embedding.
+
+    Raises:
+        ValueError: names the side whose model is too narrow.
+    """
+    models = {"student": recipe.student, "teacher": recipe.teacher}
+    for role, tokenizer in tokenizers.by_role().items():
+        model = models[role]
+        assert model is not None
+        width = load_config(model.path).vocab_size
+        highest = max(tokenizer.get_vocab().values())
+        if highest >= width:
+            raise ValueError(
+                f"distill: the {role}'s tokenizer has ids up to {highest}, its model only "
+                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with."
+            )
+
+
+def check_shared_ids(tokenizers: Tokenizers, highest: int) -> None:
+    """Within one vocabulary both models read the student's ids.
+
+    Args:
+        tokenizers: of the run.
+        highest: id in the student's examples.
+    Raises:
+        ValueError: an id means something else to the teacher.
+    """
+    if tokenizers.shared_vocab_size is not None and highest >= tokenizers.shared_vocab_size:
+        token = tokenizers.student.convert_ids_to_tokens(highest)
+        raise ValueError(
+            f"distill: the text holds the student's token {token!r} (id {highest}), and the two tokenizers "
+            f"differ from id {tokenizers.shared_vocab_size} on. Take that token out of the text, end-of-text "
+            "included, or use a method across tokenizers: calm or tide_cross."
+        )
+
+
+def _shared_vocab_size(
+    recipe: Recipe, student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast
+) -> int | None:
+    """Ids below this number mean the same on both sides; None when all do and the heads are equally wide."""
+    assert recipe.teacher is not None
+    entries, teacher_entries = (
+        {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+        for tokenizer in (student, teacher)
+    )
+    shared = next((i for i in range(len(entries)) if entries.get(i) != teacher_entries.get(i)), len(entries))
+    sample = "def f(x):\n    return [x, 'ä', 1.5]  # 你好"
+    sides = [side(sample, add_special_tokens=False)["input_ids"] for side in (student, teacher)]
+    if shared < len(entries) / 2 or sides[0] != sides[1]:
+        raise ValueError(
+            f"distill: method {recipe.method} compares distributions over one vocabulary, and the two "
+            f"tokenizers differ from id {shared} on. Use a method across tokenizers: calm or tide_cross."
+        )
+    widths = {load_config(path).vocab_size for path in (recipe.student.path, recipe.teacher.path)}
+    return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared
