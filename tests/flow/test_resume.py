@@ -305,9 +305,7 @@ def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run" / "recipe.yaml").write_text(
         recipe.to_yaml()
     )  # As if the file of that name had changed.
-    with pytest.raises(
-        ValueError, match=r"examples differ from those of the run.*the data or a tokenizer"
-    ):
+    with pytest.raises(ValueError, match=r"examples differ from those of the run.*the data or a tokenizer"):
         distill(recipe, resume=True)
 
 

@@ -178,7 +178,7 @@ class ByteTable:
         try:
             spans = self._spans_as_written(data, tokens)
             if spans is None:
-                spans = reconcile(text, tokens, self._units, self._added, self.tokens)
+                spans = reconcile(text, data, tokens, self._units, self._added, self.tokens)
         except ValueError:
             if not is_unknown.any():
                 raise
@@ -194,6 +194,12 @@ class ByteTable:
 
     def _spans_as_written(self, data: bytes, tokens: Tokens) -> TokenSpans | None:
         """Spans where the tokens' bytes are those of the text, special tokens as literal text; else None."""
+        prefix = self._units.speller.prefix
+        if prefix and len(tokens.stream) == len(prefix) + len(data) and tokens.stream.endswith(data):
+            ends = np.maximum(tokens.ends - len(prefix), 0)
+            starts = np.maximum(tokens.ends - tokens.lengths - len(prefix), 0)
+            if tokens.stream.startswith(prefix):
+                return TokenSpans(data, starts, ends, starts < ends, tokens.special)
         widths, shift, literals = tokens.lengths, 0, []
         starts = tokens.ends - tokens.lengths
         for position in np.flatnonzero(tokens.special).tolist():

@@ -214,10 +214,7 @@ def _spans_of_streams(student: Tokens, teacher: Tokens) -> tuple[TokenSpans, Tok
 
 def _difference_message(student: Tokens, teacher: Tokens) -> str:
     num_shared = min(len(student.stream), len(teacher.stream))
-    at = first_difference(
-        np.frombuffer(student.stream, dtype=np.uint8, count=num_shared),
-        np.frombuffer(teacher.stream, dtype=np.uint8),
-    )
+    at = first_difference(student.stream[:num_shared], teacher.stream)
     assert at is not None
     context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
     return (

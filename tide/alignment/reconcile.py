@@ -22,7 +22,7 @@ from tide.alignment.units import Layout, Literal, UnitTable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jaxtyping import Bool, Int64, UInt8
+    from jaxtyping import Bool, Int64
 
     from tide.alignment.tokenizer_spec import AddedToken
 
@@ -55,12 +55,18 @@ class Tokens:
 
 
 def reconcile(
-    text: str, tokens: Tokens, units: UnitTable, added: Mapping[int, AddedToken], spelled: Sequence[bytes]
+    text: str,
+    data: bytes,
+    tokens: Tokens,
+    units: UnitTable,
+    added: Mapping[int, AddedToken],
+    spelled: Sequence[bytes],
 ) -> TokenSpans:
     """Spans of tokens in the text that they were made of, by way of what the tokenizer reads.
 
     Args:
         text: the text; it may go on behind the last token.
+        data: the text in UTF-8.
         tokens: the tokens.
         units: what the tokenizer reads for pieces of text.
         added: added tokens by id.
@@ -81,9 +87,12 @@ def reconcile(
     ends[is_placed] = np.maximum.accumulate(ends)[is_placed]
     starts[is_placed] = ends[is_placed]
 
+    has_bytes = ~tokens.special & (tokens.lengths > 0) & (starts < ends)
     edits = np.flatnonzero(layout.changed & (np.diff(layout.text_offsets) > 0))
+    if not len(edits):
+        return TokenSpans(data, starts, ends, has_bytes, tokens.special)
     respelled = Respelling(
-        stream=layout.stream.tobytes(),
+        stream=layout.stream,
         edit_starts=layout.text_offsets[edits],
         edit_ends=layout.text_offsets[edits + 1],
         stream_starts=layout.stream_offsets[edits],
@@ -91,15 +100,15 @@ def reconcile(
         start_splits=start_splits,
         end_splits=end_splits,
     )
-    has_bytes = ~tokens.special & (tokens.lengths > 0) & (starts < ends)
-    return TokenSpans(text.encode(), starts, ends, has_bytes, tokens.special, respelled)
+    return TokenSpans(data, starts, ends, has_bytes, tokens.special, respelled)
 
 
 def find_literals(
     text: str, ids: Int64[np.ndarray, " L"], added: Mapping[int, AddedToken], spelled: Sequence[bytes]
 ) -> list[Literal]:
     """Where the added tokens among `ids` stand in a text; of two that begin at one place, the longer."""
-    present = sorted(added.keys() & set(np.unique(ids).tolist()), key=lambda i: -len(added[i].content))
+    found_ids = ids[np.isin(ids, list(added))] if added else ids[:0]
+    present = sorted(set(found_ids.tolist()), key=lambda token_id: -len(added[token_id].content))
     if not present:
         return []
     pattern = "|".join(f"({_pattern(added[token_id])})" for token_id in present)
@@ -121,39 +130,56 @@ def _pattern(token: AddedToken) -> str:
 def _verified_layout(text: str, tokens: Tokens, units: UnitTable, literals: Sequence[Literal]) -> Layout:
     """The layout whose stream the tokens spell; units are joined where they are not read one by one."""
     joined: set[int] = set()
-    stream, last_difference, width = np.frombuffer(tokens.stream, dtype=np.uint8), -1, 1
+    last_difference, width = -1, 1
     while True:
         layout = units.lay_out(text, literals, joined)
-        difference = first_difference(stream, layout.stream)
+        difference = first_difference(tokens.stream, layout.stream)
         if difference is None:
             return layout
         width = 1 if difference > last_difference else 2 * width
         last_difference = max(difference, last_difference)
-        if not units.speller.changes_text or width > MAX_JOINED or len(joined) > MAX_JOINED_IN_TEXT:
+        is_final = not text or not units.speller.changes_text
+        if is_final or width > MAX_JOINED or len(joined) > MAX_JOINED_IN_TEXT:
             raise ValueError(_difference_message(tokens, layout, difference))
-        unit = int(np.searchsorted(layout.stream_offsets, difference, side="right")) - 1
-        first, last = max(0, unit - width), min(unit + width, len(layout.changed) - 1)
-        joined.update(range(int(layout.chars[first]) + 1, int(layout.chars[last]) + 1))
+        first, last = _characters_at(text, layout, difference)
+        joined.update(range(max(1, first - width + 1), min(last + width, len(text))))
 
 
-def first_difference(part: UInt8[np.ndarray, " S"], whole: UInt8[np.ndarray, " T"]) -> int | None:
+def _characters_at(text: str, layout: Layout, difference: int) -> tuple[int, int]:
+    """The characters that a byte of the stream is read for."""
+    unit = min(int(np.searchsorted(layout.stream_offsets, difference, side="right")), len(layout.changed)) - 1
+    if layout.changed[unit]:
+        return int(layout.chars[unit]), int(layout.chars[unit + 1])
+    place = _text_offset(layout, difference)
+    first = len(text.encode()[:place].decode(errors="ignore"))
+    return first, first + 1
+
+
+def _text_offset(layout: Layout, offset: int) -> int:
+    """The byte of the text at which the reading of a byte of the stream begins."""
+    unit = min(int(np.searchsorted(layout.stream_offsets, offset, side="right")), len(layout.changed)) - 1
+    inner = 0 if unit < 0 or layout.changed[unit] else offset - int(layout.stream_offsets[unit])
+    return int(layout.text_offsets[max(unit, 0)]) + inner
+
+
+def first_difference(part: bytes, whole: bytes) -> int | None:
     """The first byte at which `whole` does not begin as `part` does; None where it does."""
+    if whole.startswith(part):
+        return None
     num_shared = min(len(part), len(whole))
-    differs = part[:num_shared] != whole[:num_shared]
-    if differs.any():
-        return int(np.argmax(differs))
-    return num_shared if len(part) > num_shared else None
+    ours, theirs = (np.frombuffer(side, dtype=np.uint8, count=num_shared) for side in (part, whole))
+    differs = ours != theirs
+    return int(np.argmax(differs)) if differs.any() else num_shared
 
 
 def _difference_message(tokens: Tokens, layout: Layout, at: int) -> str:
     context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
-    unit = min(int(np.searchsorted(layout.stream_offsets, at, side="right")) - 1, len(layout.changed) - 1)
-    place = int(layout.text_offsets[max(unit, 0)])
     return (
         "ByteTable.spans: the tokens must spell the text as the tokenizer reads it; they first differ at "
-        f"byte {place} of the text: tokens {tokens.stream[context]!r} (token {tokens.token_at(at)}), "
-        f"text read as {layout.stream[context].tobytes()!r}. Pass the text that the ids were made of, whole "
-        "and in one piece; a tokenizer that changes text across characters in another way cannot be aligned."
+        f"byte {_text_offset(layout, at)} of the text: tokens {tokens.stream[context]!r} (token "
+        f"{tokens.token_at(at)}), text read as {layout.stream[context]!r}. Pass the text that the ids were "
+        "made of, whole and in one piece; a tokenizer that changes text across characters in another way "
+        "cannot be aligned."
     )
 
 

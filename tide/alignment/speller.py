@@ -41,6 +41,11 @@ class Speller:
         # What stands before the anchor when it begins a text: an added prefix.
         self._heads = {at_start: self.whole(ANCHOR, at_start=at_start) for at_start in (True, False)}
 
+    @property
+    def prefix(self) -> bytes:
+        """What the tokenizer puts before a text that begins with a letter."""
+        return self._heads[True].removesuffix(ANCHOR.encode())
+
     def __getstate__(self) -> dict[str, Any]:
         loaded = ("_at_start", "_later", "_heads")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}

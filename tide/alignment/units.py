@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tide.alignment.speller import Speller
 
 NUM_CODE_POINTS = 0x110000
+# A copy of a few bytes costs as much by slices of bytes as this many bytes by an index each.
+BYTES_PER_COPY = 16
 # Longer runs of blanks are cut only where one blank follows another.
 MAX_CUT_RUN = 16
 UNSEEN, ALONE, JOINS, BLANK = range(4)  # kinds of characters
@@ -40,24 +42,33 @@ class Literal:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A text in units, beside the stream of bytes that its tokenizer reads.
+    """A text in stretches, beside the stream of bytes that its tokenizer reads.
+
+    A stretch is a unit that is read in another spelling, an added token, an added prefix, or all that lies
+    between two of these and is read as it is.
 
     Attributes:
-        chars: [U + 1] int64, where each unit begins in the text, in characters. An added prefix is a unit
-            without characters.
+        chars: [U + 1] int64, where each stretch begins in the text, in characters. A prefix has none.
         text_offsets: [U + 1] int64, the same in UTF-8 bytes.
         stream_offsets: [U + 1] int64, where its spelling begins in the stream.
-        changed: [U] bool, the spelling is not the text of the unit.
+        changed: [U] bool, the spelling is not the text of the stretch.
         stream: all spellings, one after the other.
-        literals: the unit of each literal.
+        literals: the stretch of each literal.
     """
 
     chars: Int64[np.ndarray, " U1"]
     text_offsets: Int64[np.ndarray, " U1"]
     stream_offsets: Int64[np.ndarray, " U1"]
     changed: Bool[np.ndarray, " U"]
-    stream: UInt8[np.ndarray, " T"]
+    stream: bytes
     literals: Int64[np.ndarray, " O"]
+
+
+if TYPE_CHECKING:
+    # Spellings of all units, one after the other, where each begins, its length, and whether it is a new one.
+    _Arrays = tuple[
+        UInt8[np.ndarray, " T"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"], Bool[np.ndarray, " I"]
+    ]
 
 
 class UnitTable:
@@ -72,8 +83,7 @@ class UnitTable:
         self._spelled: list[bytes] = []
         self._changed: list[bool] = []
         self._long: dict[tuple[str, bool, bool, bool, bool], list[tuple[int, int]]] = {}
-        self._arrays: tuple[UInt8[np.ndarray, " T"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]] | None
-        self._arrays = None
+        self._arrays: _Arrays | None = None
         self._kinds: Int8[np.ndarray, " C"] | None = None
         self._singles: Int32[np.ndarray, " C"] | None = None
         self._reads_runs = self._reads_blanks_in_runs()
@@ -122,32 +132,50 @@ class UnitTable:
         inserted = np.array(prefix_units, dtype=np.int64)
         units = np.insert(units, inserted, np.array(prefix_ids, dtype=units.dtype))
         chars = np.insert(edges, inserted, firsts[inserted])
-        return self._layout(chars, byte_at[chars], units, literal_units, inserted)
+        literal_units += np.searchsorted(inserted, literal_units, side="right")
+        return self._layout(text.encode(), chars, byte_at, units, literal_units)
 
     def _layout(
         self,
-        chars: Int64[np.ndarray, " U1"],
-        text_offsets: Int64[np.ndarray, " U1"],
-        units: Int32[np.ndarray, " U"],
-        literal_units: Int64[np.ndarray, " O"],
-        prefix_units: Int64[np.ndarray, " P"],
+        data: bytes,
+        chars: Int64[np.ndarray, " V1"],
+        byte_at: Int64[np.ndarray, " N1"],
+        units: Int32[np.ndarray, " V"],
+        literals: Int64[np.ndarray, " O"],
     ) -> Layout:
+        """Stretches from V units; `literals` are indices of units."""
         if self._arrays is None:
             lengths = np.fromiter(map(len, self._spelled), dtype=np.int64, count=len(self._spelled))
             flat = np.frombuffer(b"".join(self._spelled), dtype=np.uint8)
-            self._arrays = flat, np.cumsum(lengths) - lengths, lengths
-        flat, starts, lengths = self._arrays
-        sizes = lengths[units]
+            changed = np.array(self._changed, dtype=np.bool_)
+            self._arrays = flat, np.cumsum(lengths) - lengths, lengths, changed
+        flat, starts, lengths, is_changed = self._arrays
+        begins = is_changed[units]
+        begins[literals] = True
+        begins[1:] |= begins[:-1].copy()
+        begins[:1] = True
+        first = np.flatnonzero(begins)
+        units, chars = units[first], chars[np.append(first, len(begins))]
+        changed, text_offsets = is_changed[units], byte_at[chars]
+        sizes = np.where(changed, lengths[units], np.diff(text_offsets))
         stream_offsets = np.zeros(len(units) + 1, dtype=np.int64)
         np.cumsum(sizes, out=stream_offsets[1:])
-        return Layout(
-            chars=chars,
-            text_offsets=text_offsets,
-            stream_offsets=stream_offsets,
-            changed=np.array(self._changed, dtype=np.bool_)[units],
-            stream=gather(flat, starts[units], sizes),
-            literals=literal_units + np.searchsorted(prefix_units, literal_units, side="right"),
-        )
+        if len(units) * BYTES_PER_COPY < len(data):
+            parts = zip(
+                units.tolist(),
+                changed.tolist(),
+                text_offsets.tolist(),
+                text_offsets[1:].tolist(),
+                strict=False,
+            )
+            stream = b"".join(
+                self._spelled[unit] if new else data[start:end] for unit, new, start, end in parts
+            )
+        else:
+            source = np.concatenate([flat, np.frombuffer(data, dtype=np.uint8)])
+            origin = np.where(changed, starts[units], len(flat) + text_offsets[:-1])
+            stream = gather(source, origin, sizes).tobytes()
+        return Layout(chars, text_offsets, stream_offsets, changed, stream, np.searchsorted(first, literals))
 
     def _beginnings(
         self, points: UInt32[np.ndarray, " N"], literals: Sequence[Literal], joined: set[int]
