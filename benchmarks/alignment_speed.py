@@ -1,0 +1,198 @@
+"""How fast tokens are aligned, beside a two-pointer loop and beside tokenization.
+
+    python -m benchmarks.alignment_speed [--tokens 400000] [--repeats 7]
+
+Text is the source of the standard library, whole and in rows; the tokenizers are trained on some of it. Time
+to align is that of both sides' spans and their chunks, once ids exist. Tokens per second count the tokens of
+both sides. All figures are medians of one run, in one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from tide.alignment import ByteTable, ChunkAlignment, align_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROW = 4000  # characters of a short text, some 1,000 tokens
+SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def two_pointers(
+    student: Sequence[int],
+    teacher: Sequence[int],
+    student_bytes: Sequence[bytes],
+    teacher_bytes: Sequence[bytes],
+) -> tuple[list[int], list[int], int]:
+    """Chunk ids of two exact tokenizations of one text: the side that lags moves; a chunk ends where they
+    meet."""
+    student_chunks, teacher_chunks = [-1] * len(student), [-1] * len(teacher)
+    i = j = first_i = first_j = chunk = 0
+    left, right = b"", b""
+    while i < len(student) or j < len(teacher):
+        if len(left) <= len(right) and i < len(student):
+            left += student_bytes[student[i]]
+            i += 1
+        elif j < len(teacher):
+            right += teacher_bytes[teacher[j]]
+            j += 1
+        else:
+            break
+        if len(left) == len(right):
+            if left != right:
+                raise ValueError(f"texts differ in chunk {chunk}: {left!r}, {right!r}")
+            student_chunks[first_i:i] = [chunk] * (i - first_i)
+            teacher_chunks[first_j:j] = [chunk] * (j - first_j)
+            chunk += 1
+            first_i, first_j, left, right = i, j, b"", b""
+    return student_chunks, teacher_chunks, chunk
+
+
+def standard_library(num_bytes: int) -> str:
+    """Python source, the modules in order of their names."""
+    parts: list[str] = []
+    size = 0
+    for path in sorted(Path(statistics.__file__).parent.glob("*.py")):
+        parts.append(path.read_text(encoding="utf-8"))
+        size += len(parts[-1])
+        if size > num_bytes:
+            break
+    text = "".join(parts)
+    return (text * (1 + num_bytes // len(text)))[:num_bytes]
+
+
+def trained(
+    text: str, vocab_size: int, *, normalizer: Any = None, pre_tokenizer: Any = None, fallback: bool = False
+) -> Tokenizer:
+    """A BPE tokenizer, byte-level or with byte fallback."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=fallback))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=[] if fallback else pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    return tokenizer
+
+
+def medians(repeats: int, **timed: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each, measured in turn so that a slow spell of the machine hits all."""
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(repeats):
+        for name, run in timed.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(of) for name, of in seconds.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=400_000, help="about so many tokens on both sides together"
+    )
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args(arguments)
+
+    sample = standard_library(600_000)
+    print(
+        "| tokenizers | text | tokens | tokenize, s | align, s | of tokenizing | tokens/s | loop, s | ratio |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, pair in tokenizer_pairs(sample).items():
+        whole = standard_library(options.tokens * 2)
+        rows = [whole[start : start + ROW] for start in range(0, len(whole), ROW)]
+        for kind, texts in (("long", [whole]), ("rows", rows)):
+            print(f"| {name} | {kind} | " + measured(pair, texts, options.repeats))
+    return 0
+
+
+def tokenizer_pairs(sample: str) -> dict[str, tuple[Tokenizer, Tokenizer]]:
+    """Pairs whose tokens spell the text, spell it but for a prefix, and spell it otherwise."""
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    prefix = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    large = trained(sample, 12000, pre_tokenizer=split)
+    return {
+        "spell the text": (
+            trained(sample, 4000, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False)),
+            large,
+        ),
+        "NFC; prefix": (
+            trained(sample, 4000, normalizer=normalizers.NFC(), pre_tokenizer=split),
+            trained(sample, 12000, normalizer=prefix, fallback=True),
+        ),
+        "lower case, no white space; spells it": (
+            trained(
+                sample,
+                4000,
+                normalizer=normalizers.Lowercase(),
+                pre_tokenizer=pre_tokenizers.BertPreTokenizer(),
+                fallback=True,
+            ),
+            large,
+        ),
+    }
+
+
+def measured(pair: tuple[Tokenizer, Tokenizer], texts: list[str], repeats: int) -> str:
+    """Cells of a row of the table."""
+    tables = [ByteTable.from_tokenizer(tokenizer) for tokenizer in pair]
+    ids = [[np.array(tokenizer.encode(text).ids) for tokenizer in pair] for text in texts]
+    lists = [[row.tolist() for row in rows] for rows in ids]
+
+    def tokenize() -> None:
+        for text in texts:
+            for tokenizer in pair:
+                tokenizer.encode(text)
+
+    def align() -> list[ChunkAlignment]:
+        return [
+            align_spans(tables[0].spans(text, student), tables[1].spans(text, teacher))
+            for text, (student, teacher) in zip(texts, ids, strict=True)
+        ]
+
+    def loop() -> list[tuple[list[int], list[int], int]]:
+        return [two_pointers(one, other, tables[0].tokens, tables[1].tokens) for one, other in lists]
+
+    timed: dict[str, Callable[[], object]] = {"tokenize": tokenize, "align": align}
+    if all(table.spells_text for table in tables):
+        timed["loop"] = loop
+        for got, expected in zip(align(), loop(), strict=True):
+            assert (got.student_chunks.tolist(), got.teacher_chunks.tolist()) == expected[:2]
+    seconds = medians(repeats, **timed)
+    count, tokenized, aligned = (
+        sum(len(row) for rows in ids for row in rows),
+        seconds["tokenize"],
+        seconds["align"],
+    )
+    looped = f"{seconds['loop']:.3f} | {seconds['loop'] / aligned:.1f}" if "loop" in seconds else "- | -"
+    return (
+        f"{count:,} | {tokenized:.3f} | {aligned:.4f} | {aligned / tokenized:.1%} "
+        f"| {count / aligned / 1e6:.1f} M | {looped} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
