@@ -44,11 +44,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "distill", "sample"):
+    for name in ("quickstart", "prepare", "distill", "sample"):
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["distill"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["quickstart"], ["prepare"], ["distill"], ["sample"]])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))
@@ -57,6 +57,7 @@ def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixt
 
 def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     options = {
+        "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
         "quickstart": ["--full", "--output-dir", "--fresh", "--steps", "--seeds"],
@@ -64,6 +65,23 @@ def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[st
     for command, names in options.items():
         out = shown([command, "--help"], capsys)
         assert all(f"\n  {name}" in out for name in names), command
+
+
+def test_prepared_data_is_trained_on(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run", "tide_cross").to_yaml())
+    prepared = f"data.prepared={tmp_path / 'prepared'}"
+    assert main(["distill", str(recipe), prepared]) == 2
+    assert "is not there. Run `tide prepare` with the recipe" in capsys.readouterr().err
+    assert main(["prepare", str(recipe), "--workers", "1", prepared]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'prepared'}: 8 rows, 8 examples") and out.endswith(", 1 shard\n")
+    assert main(["distill", str(recipe), prepared]) == 0
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert main(["prepare", str(recipe), "--workers", "0", prepared]) == 2
+    assert "--workers must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["distil"], ["distill"], ["sample", "somewhere"]])

@@ -37,5 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tide.preparation import prepare
 
     manifest = prepare(recipe, workers=arguments.workers, overwrite=arguments.overwrite, progress=True)
-    print(f"{recipe.data.prepared}: {manifest.counts}, {len(manifest.shards)} shards")
+    num_shards = len(manifest.shards)
+    print(f"{recipe.data.prepared}: {manifest.counts}, {num_shards} shard{'s' if num_shards > 1 else ''}")
     return 0
