@@ -152,7 +152,9 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
     sides = f"{len(tokenizers.student)} student tokens"
     if tokenizers.teacher is not None:
         sides += f", {len(tokenizers.teacher)} teacher tokens"
-    return f"fit to run; method {recipe.method}, {sides}, {data.counts}"
+    counts = data.counts
+    found = f"{counts.kept} examples" + (f", {counts.chunks} chunks" if counts.chunks else "")
+    return f"fit to run; method {recipe.method}, {sides}, {found}{counts.dropped_by_reason}"
 
 
 def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Example]]:

@@ -214,18 +214,16 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
             "masking.block_size 8 does not divide the length 50; set the length to 48 or 56",
         ),
         (no_teacher, "method kl needs a teacher; add teacher: with its path, or set method: none"),
-        (no_data, "no file at '.*rows.jsonl'. Give a JSON-lines file in data.train."),
-        (broken_line, r"rows.jsonl:3 is not JSON \(.*at column \d+\). Write one object a line."),
-        (prompt_without_completion, r"rows.jsonl:1 has keys \['prompt'\]. Expected .*with strings."),
+        (no_data, r"no file or directory at '.*rows\.jsonl'\. Correct the path\."),
+        (prompt_without_completion, r"none of 1 rows makes an example \(no text 1\)\. Correct the data"),
         (
             prompts_that_fill_everything,
-            "no row has a completion within max_length=48 .* Raise data.max_length",
+            r"none of 1 rows .*\(nothing to learn within max_length 1\)\. .*raise data\.max_length",
         ),
         (student_without_mask, "tokenizer at '.*student' has no mask token.* Add one: .*add_special_tokens"),
         (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* Add one: .*add_special_tokens"),
-        (student_without_end, "the tokenizer has no end-of-text token, .* Set its eos_token."),
-        (mask_in_the_text, r"row 3 \(from 1\) contains the mask token '<\|mask\|>'.* Drop the row"),
-        (no_held_out, "no file at '.*held_out.jsonl'. Give a JSON-lines file"),
+        (student_without_end, r"student's tokenizer has no end-of-text token, .* Set its eos_token\."),
+        (no_held_out, r"no file or directory at '.*held_out\.jsonl'\. Correct the path\."),
         (
             chunks_of_one_tokenizer,
             "masking.student_masking: 'chunks' needs .* set method: calm or tide_cross",
@@ -264,6 +262,21 @@ def test_one_line_with_the_remedy(bench: Bench, damage: Callable[[Bench], None],
     assert len(lines) == 1, "\n".join(lines)
     assert re.search(message, lines[0]), lines[0]
     assert bench.said("--check") == lines
+
+
+@pytest.mark.parametrize(
+    ("damage", "dropped"),
+    [(broken_line, "7 examples; dropped: not JSON 1"), (mask_in_the_text, "2 examples; dropped: mask token")],
+)
+def test_a_bad_row_is_counted_and_stops_nothing(
+    bench: Bench, damage: Callable[[Bench], None], dropped: str
+) -> None:
+    damage(bench)
+    path = bench.folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(bench.values))
+    assert main(["distill", str(path), "--check"]) == 0
+    out, _ = bench.capture.readouterr()
+    assert dropped in out
 
 
 def test_the_good_recipe_is_good(bench: Bench) -> None:

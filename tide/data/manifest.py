@@ -83,10 +83,13 @@ class Counts:
         line += f", {self.student_tokens:,} student tokens, {self.learnt_tokens:,} of them learnt"
         if self.chunks:
             line += f", {self.chunks:,} chunks"
-        if self.dropped:
-            reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.dropped.items())
-            line += f"; dropped: {reasons}"
-        return line
+        return line + self.dropped_by_reason
+
+    @property
+    def dropped_by_reason(self) -> str:
+        """The end of a line: rows dropped by reason; empty without any."""
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.dropped.items())
+        return f"; dropped: {reasons}" if reasons else ""
 
     @classmethod
     def total(cls, parts: Iterable[Counts]) -> Counts:
