@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NUM_CODE_POINTS = 0x110000
 # A copy of a few bytes costs as much by slices of bytes as this many bytes by an index each.
 BYTES_PER_COPY = 16
-# Longer runs of blanks are cut only where one blank follows another.
+# Longer units are not cut between two characters that are the same.
 MAX_CUT_RUN = 16
 UNSEEN, ALONE, JOINS, BLANK = range(4)  # kinds of characters
 
@@ -108,7 +108,7 @@ class UnitTable:
         np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000), out=byte_at[1:])
         segments = _segments(len(points), literals)
         begins = self._beginnings(points, literals, joined)
-        places, ids = self._long_units(text, begins, segments, joined)
+        places, ids = self._long_units(text, begins, literals, segments, joined)
         firsts = np.flatnonzero(begins)
         units = self._singles_of(points)[firsts]
         units[np.searchsorted(firsts, places)] = ids
@@ -195,15 +195,19 @@ class UnitTable:
         self,
         text: str,
         begins: Bool[np.ndarray, " N"],
+        literals: Sequence[Literal],
         segments: Sequence[tuple[int, int]],
         joined: set[int],
     ) -> tuple[list[int], list[int]]:
         """Units of several characters: where they begin and their ids. Runs of blanks are cut in `begins`."""
         edges = np.append(np.flatnonzero(begins), len(begins))
         long = np.flatnonzero(np.diff(edges) > 1)
+        added = {literal.start for literal in literals}
         segment_starts, segment_ends = {start for start, _ in segments}, {end for _, end in segments}
         places, ids = [], []
         for start, end in zip(edges[long].tolist(), edges[long + 1].tolist(), strict=True):
+            if start in added:
+                continue
             unit = text[start:end]
             is_first, is_last = start in segment_starts, end in segment_ends
             is_joined = bool(joined) and not joined.isdisjoint(range(start, end))
@@ -222,12 +226,12 @@ class UnitTable:
     ) -> list[tuple[int, int]]:
         """Where the parts of a long unit begin, with their ids.
 
-        A run of blanks is cut where either part is read as if the other were not there; where text begins or
-        ends, only if the run is read there as it is elsewhere.
+        Blanks, and units that were joined, are cut where either part is read as if the other were not there;
+        where text begins or ends, only if the unit is read there as it is elsewhere.
         """
         spelled, cuts = self._inside(unit), [0]
         kinds = self._kinds_of(np.array([ord(c) for c in unit], dtype=np.uint32))
-        may_cut = not is_joined and not (is_first and is_last) and bool((kinds == BLANK).all())
+        may_cut = not (is_first and is_last) and (is_joined or bool((kinds == BLANK).all()))
         if may_cut and is_first:
             may_cut = self.speller.at_beginning(unit, at_start=at_start, is_last=False)[1] == spelled
         if may_cut and is_last:
@@ -236,7 +240,8 @@ class UnitTable:
             cuts += [
                 at
                 for at in range(1, len(unit))
-                if (len(unit) <= MAX_CUT_RUN or unit[at] != unit[at - 1])
+                if kinds[at] != JOINS
+                and (len(unit) <= MAX_CUT_RUN or unit[at] != unit[at - 1])
                 and self._inside(unit[:at]) + self._inside(unit[at:]) == spelled
             ]
         parts = [unit[start:end] for start, end in zip(cuts, [*cuts[1:], len(unit)], strict=True)]
