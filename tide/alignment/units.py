@@ -231,10 +231,11 @@ class UnitTable:
         """
         spelled, cuts = self._inside(unit), [0]
         kinds = self._kinds_of(np.array([ord(c) for c in unit], dtype=np.uint32))
-        may_cut = not (is_first and is_last) and (is_joined or bool((kinds == BLANK).all()))
+        may_cut = is_joined or bool((kinds == BLANK).all())
         if may_cut and is_first:
-            may_cut = self.speller.at_beginning(unit, at_start=at_start, is_last=False)[1] == spelled
-        if may_cut and is_last:
+            _, at_edge = self.speller.at_beginning(unit, at_start=at_start, is_last=is_last)
+            may_cut = at_edge == spelled
+        elif may_cut and is_last:
             may_cut = self.speller.at_end(unit) == spelled
         if may_cut:
             cuts += [
