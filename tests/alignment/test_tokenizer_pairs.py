@@ -42,6 +42,9 @@ def chunk_groups(alignment):
 
 @settings(deadline=None, max_examples=300)
 @given(kind=kinds, text=texts)
+@example(kind="Unigram, words with a prefix each", text="\x0b    \x7f.")
+@example(kind="Unigram, words with a prefix each", text="\x1cİ<|end|>\x0b\u200b#")
+@example(kind="Unigram, words with a prefix each", text="Z    <|end|>\x0b  <0x4a\n.\rb\n▁▁a  ")
 def test_spans_are_the_bytes_that_tokens_spell(kind, text):
     found = spans_of(kind, text)
     if found is None:

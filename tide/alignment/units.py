@@ -226,29 +226,36 @@ class UnitTable:
     ) -> list[tuple[int, int]]:
         """Where the parts of a long unit begin, with their ids.
 
-        Blanks, and units that were joined, are cut where either part is read as if the other were not there;
-        where text begins or ends, only if the unit is read there as it is elsewhere.
+        Blanks, and units that were joined, are cut where either part is read as if the other were not there.
         """
-        spelled, cuts = self._inside(unit), [0]
         kinds = self._kinds_of(np.array([ord(c) for c in unit], dtype=np.uint32))
-        may_cut = is_joined or bool((kinds == BLANK).all())
-        if may_cut and is_first:
-            _, at_edge = self.speller.at_beginning(unit, at_start=at_start, is_last=is_last)
-            may_cut = at_edge == spelled
-        elif may_cut and is_last:
-            may_cut = self.speller.at_end(unit) == spelled
-        if may_cut:
+        cuts = [0]
+        if is_joined or bool((kinds == BLANK).all()):
+            read = self._read(unit, is_first, is_last, at_start)
             cuts += [
                 at
                 for at in range(1, len(unit))
-                if kinds[at] != JOINS
-                and (len(unit) <= MAX_CUT_RUN or unit[at] != unit[at - 1])
-                and self._inside(unit[:at]) + self._inside(unit[at:]) == spelled
-            ]
-        parts = [unit[start:end] for start, end in zip(cuts, [*cuts[1:], len(unit)], strict=True)]
-        if b"".join(map(self._inside, parts)) != spelled:
-            return [(0, self._intern(unit, spelled))]
-        return [(at, self._intern(part, self._inside(part))) for at, part in zip(cuts, parts, strict=True)]
+                if kinds[at] != JOINS and (len(unit) <= MAX_CUT_RUN or unit[at] != unit[at - 1])
+                and self._read(unit[:at], is_first, False, at_start)
+                + self._read(unit[at:], False, is_last, at_start) == read
+            ]  # fmt: skip
+            parts = [unit[start:end] for start, end in zip(cuts, [*cuts[1:], len(unit)], strict=True)]
+            last = len(parts) - 1
+            together = b"".join(
+                self._read(part, is_first and at == 0, is_last and at == last, at_start)
+                for at, part in enumerate(parts)
+            )
+            if together == read:
+                ids = [self._intern(part, self._inside(part)) for part in parts]
+                return list(zip(cuts, ids, strict=True))
+        return [(0, self._intern(unit, self._inside(unit)))]
+
+    def _read(self, unit: str, is_first: bool, is_last: bool, at_start: bool) -> bytes:
+        """What is read for a unit with the prefix it gets, inside a text or at either edge."""
+        if is_first:
+            return b"".join(self.speller.at_beginning(unit, at_start=at_start, is_last=is_last))
+        spelled = self.speller.at_end(unit) if is_last else None
+        return self._inside(unit) if spelled is None else spelled
 
     def _inside(self, unit: str) -> bytes:
         spelled = self.speller.inside(unit)
