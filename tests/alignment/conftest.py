@@ -7,16 +7,9 @@ from collections.abc import Callable
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tests.alignment.samples import SAMPLES
 from tide.alignment import ByteTable
 
-SAMPLES = (
-    "def add(first, second):\n    return first + second\n\n\nclass Node:\n    def __init__(self, value):\n",
-    "for index in range(len(values)):\n\tif values[index] is None:\n\t\tcontinue\n    print('value')\n",
-    "import sys, json\nwith open(path) as handle:\n    data = json.load(handle)\nreturn {key: data[key]}\n",
-    "naïve café über Straße e\u0301 o\u0308 ☕ 👩\u200d💻 👍🏽 🎉🎉",
-    "漢字仮名 交じり文 שלום עולם مرحبا بالعالم привет мир \u202eabc\u202c",
-    "\x00\x01\x1b[0m\r\n\t\x7f\x85\u00a0\u2028\ufeff",
-)
 SPECIALS = ("<|mask|>", "<|end|>")
 
 

@@ -15,6 +15,7 @@ from tide.data.manifest import (
     read_plan,
     tokenizer_fingerprint,
     write_json,
+    write_whole,
 )
 from tide.data.mixing import Mixture, mix
 from tide.data.packing import pack
@@ -61,4 +62,5 @@ __all__ = [
     "tokenizer_fingerprint",
     "write_json",
     "write_shard",
+    "write_whole",
 ]

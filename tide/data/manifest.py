@@ -214,9 +214,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """A JSON object, written in one go: whoever reads it meanwhile, or after a crash, finds it whole."""
+    """A JSON object, written as `write_whole` does."""
+    write_whole(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Text, written in one go: whoever reads it meanwhile, or after a crash, finds it whole."""
     beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
     beside.replace(path)
 
 

@@ -72,6 +72,8 @@ def held_out_likelihood(
         seed: of the masks.
     Returns:
         Likelihood and accuracy at every time. End-of-text tokens stand for no byte and are left out of both.
+        Bytes are those that the tokenizer reads (`ByteTable.spells_text`): where it drops white space or
+        respells the text, the numbers do not compare with another tokenizer's.
     """
     byte_lengths = torch.from_numpy(ByteTable.from_tokenizer(tokenizer).lengths)
     collator = Collator(student_pad_id=0, pad_to_multiple_of=block_size)

@@ -183,8 +183,7 @@ class ExampleBuilder:
         sides = (one, other)
         chunks = tuple(np.full(len(side.tokens.token_ids), NO_CHUNK) for side in sides)
         num_chunks = 0
-        for stretches in _answers(sides, self.tables):
-            (spans, at), (teacher_spans, teacher_at) = stretches
+        for (spans, at), (teacher_spans, teacher_at) in _answers(sides, self.tables):
             alignment = align_spans(spans, teacher_spans, merge=self.layout.chunk_merging)
             for of_side, place, found in (
                 (chunks[0], at, alignment.student_chunks),

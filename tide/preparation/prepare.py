@@ -36,6 +36,7 @@ from tide.data import (
     tokenizer_fingerprint,
     write_json,
     write_shard,
+    write_whole,
 )
 from tide.preparation.parts import build_part, builder_of, pairing_of
 from tide.preparation.tokenizers import load_tokenizers
@@ -118,8 +119,7 @@ class Preparation:
             lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": raw[at]})
         rejects = directory / f"{name}.rejects.jsonl"
         if lines:
-            text = "".join(json.dumps(line, ensure_ascii=True, default=str) + "\n" for line in lines)
-            rejects.write_text(text, encoding="utf-8")
+            write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
         else:
             rejects.unlink(missing_ok=True)
         shard = Shard(f"{name}.arrow", len(part.examples), file_hash(directory / f"{name}.arrow"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tide.config import load_recipe
+from tide.data import write_whole
 from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class RunDirectory:
     def begin(self, fingerprint: str) -> None:
         """Writes what a later `--resume` is compared with."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _replace(self.path / RECIPE_FILE, self.recipe.to_yaml())
-        _replace(self.path / INPUTS_FILE, fingerprint + "\n")
+        write_whole(self.path / RECIPE_FILE, self.recipe.to_yaml())
+        write_whole(self.path / INPUTS_FILE, fingerprint + "\n")
 
     def newest_checkpoint(self) -> Path | None:
         """The newest complete one, to go on from; torn ones are removed."""
@@ -93,7 +94,7 @@ class RunDirectory:
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Writes the figures of the finished run."""
-        _replace(self.path / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+        write_whole(self.path / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
 
     def _check_same_recipe(self) -> None:
         written = self.path / RECIPE_FILE
@@ -107,13 +108,6 @@ class RunDirectory:
                 f"distill: the recipe differs from the run in {str(self.path)!r} at {', '.join(changed)}. "
                 "Resume with that run's recipe.yaml, or name another training.output_dir."
             )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes `path` in one go: whoever reads it meanwhile, or after a crash, finds it whole."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
