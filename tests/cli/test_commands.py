@@ -44,11 +44,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "prepare", "distill", "sample"):
+    for name in ("quickstart", "align", "prepare", "distill", "sample"):
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["prepare"], ["distill"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["quickstart"], ["align"], ["prepare"], ["distill"], ["sample"]])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))
@@ -57,6 +57,7 @@ def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixt
 
 def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     options = {
+        "align": ["TEXT_OR_ROW", "--student", "--teacher", "--data", "--rows", "--show", "--html", "--plot"],
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],

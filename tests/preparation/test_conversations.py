@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.preparation.conftest import CONVERSATIONS
+from tests.chat import CONVERSATIONS
 from tests.tiny import END, make_tokenizer
 from tide.alignment import ByteTable
 from tide.data import Conversation, Message, TextRow, parse_row

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.quickstart.test_results import evaluation, example, pipeline, run
+from tide.presentation.figures import DARK, DOTS_PER_INCH, LIGHT, Theme, png
 from tide.quickstart import plots
 from tide.quickstart.curves import lambda_grid, mean_curve, smoothed
-from tide.quickstart.plots import DARK, LIGHT
 from tide.quickstart.results import HeatMap, Results
 
 # Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency"
@@ -61,7 +61,7 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-def test_colours_can_be_told_apart(theme: plots.Theme) -> None:
+def test_colours_can_be_told_apart(theme: Theme) -> None:
     for name, matrix in VISION.items():
         for one, other in itertools.combinations(theme.lines, 2):
             distance = np.linalg.norm(lab(matrix @ linear_rgb(one)) - lab(matrix @ linear_rgb(other)))
@@ -79,14 +79,14 @@ def test_every_figure_as_png(tmp_path) -> None:
     for path, figure in zip(paths, plots.figures(example()).values(), strict=True):
         width, height = size(path.read_bytes())
         inches = figure.get_size_inches()
-        assert (width, height) == tuple(int(edge * plots.DOTS_PER_INCH) for edge in inches)
+        assert (width, height) == tuple(int(edge * DOTS_PER_INCH) for edge in inches)
         assert 900 <= width <= 2000 and 300 <= height <= 1200
 
 
 def test_png_is_the_same_for_the_same_results() -> None:
-    first, second = (plots.png(plots.difference_figure(example().pipelines)) for _ in range(2))
+    first, second = (png(plots.difference_figure(example().pipelines)) for _ in range(2))
     assert first == second
-    assert first != plots.png(plots.difference_figure(example().pipelines, DARK))
+    assert first != png(plots.difference_figure(example().pipelines, DARK))
 
 
 def test_difference_figure_holds_seeds_means_and_spread() -> None:
@@ -207,7 +207,7 @@ def test_diverged_runs_are_drawn_without_an_error() -> None:
     results = Results({}, {}, [dataclasses.replace(pipeline(), runs=runs)])
     made = plots.figures(results)
     for name in ("differences", "curves-same-tokenizer"):
-        assert size(plots.png(made[name]))[0] >= 900
+        assert size(png(made[name]))[0] >= 900
     assert " diverged" in [text.get_text() for text in made["differences"].axes[0].texts]
     finite = [line.get_ydata() for line in made["curves-same-tokenizer"].axes[0].lines]
     assert any(np.allclose(values, [2.0, 1.1]) for values in finite)
@@ -245,6 +245,6 @@ def test_smoothed_by_hand() -> None:
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "tide.quickstart.plots")
+    monkeypatch.delitem(sys.modules, "tide.presentation.figures")
     with pytest.raises(ImportError, match=r'pip install -e "\.\[plots\]"'):
-        importlib.import_module("tide.quickstart.plots")
+        importlib.import_module("tide.presentation.figures")

@@ -6,44 +6,14 @@ import base64
 import dataclasses
 import math
 import sys
-from html.parser import HTMLParser
 
 import pytest
 
+from tests.pages import Page
 from tests.quickstart.test_results import example, pipeline, run
 from tide.quickstart.report import finding, render_report, write_report
 from tide.quickstart.results import Completion, Results
 from tide.quickstart.table import COLUMNS, rows
-
-VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page; refuses tags that are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-            self.texts.setdefault(tag, []).append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        for tag in self.open:
-            self.texts[tag][-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +145,8 @@ def test_a_run_without_students_still_reports() -> None:
 
 def test_without_matplotlib_the_report_says_what_to_install(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "tide.quickstart.plots", raising=False)
+    for module in ("tide.quickstart.plots", "tide.presentation.figures"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     # `from tide.quickstart import plots` takes the package's attribute before it imports anything.
     monkeypatch.delattr(sys.modules["tide.quickstart"], "plots", raising=False)
     page = Page(write_report(example(), tmp_path).read_text(encoding="utf-8"))

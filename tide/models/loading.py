@@ -35,9 +35,12 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str, *, needs_mask: bool = True) -> PreTrainedTokenizerFast:
     """A fast tokenizer with a mask token.
 
+    Args:
+        path: a folder, or the id of a repository on the hub.
+        needs_mask: False takes one without, as autoregressive models have, where nothing is to be masked.
     Raises:
         ValueError: nothing loadable at `path`, a slow tokenizer, no mask token, or one that is also eos, pad
             or bos.
@@ -61,6 +64,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
             "needs a fast one. "
             "Convert it with tokenizer.save_pretrained after loading with use_fast=True."
         )
+    if not needs_mask:
+        return tokenizer
     if tokenizer.mask_token_id is None:
         raise ValueError(
             f"load_tokenizer: the tokenizer at {path!r} has no mask token, which diffusion needs. "

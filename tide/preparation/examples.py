@@ -1,6 +1,4 @@
-"""Rows -> Examples: both sides rendered, tokenized, filled to whole blocks, aligned, and cut to what they
-share. Composes data and alignment.
-"""
+"""Rows -> Examples: both sides filled to whole blocks, aligned, and cut to what they share."""
 
 from __future__ import annotations
 
@@ -11,34 +9,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
-from tide.alignment import ByteTable, align_spans
+from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
-from tide.data import BadRow, render, shared_contents, tokenize_rendered
+from tide.preparation.sides import NO_CHUNK, Dropped, Side, align_answers, chunk_ids, read_sides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from jaxtyping import Bool, Int64
     from transformers import PreTrainedTokenizerFast
 
-    from tide.alignment import TokenSpans
-    from tide.data import Rendered, Row, Span, TokenizedText
+    from tide.data import Row
 
 NOTHING_TO_LEARN = "nothing to learn within max_length"
 NOT_ALIGNED = "not aligned"
-NO_CHUNK = -1
-
-
-class Dropped(NamedTuple):
-    """A row that makes no example.
-
-    Attributes:
-        reason: a fixed phrase, for counting.
-        detail: what is wrong with this row.
-    """
-
-    reason: str
-    detail: str
 
 
 class Built(NamedTuple):
@@ -46,13 +30,6 @@ class Built(NamedTuple):
 
     example: Example
     cut: bool
-
-
-class _Side(NamedTuple):
-    """A row as one model reads it."""
-
-    rendered: Rendered
-    tokens: TokenizedText
 
 
 @dataclass(frozen=True)
@@ -108,10 +85,10 @@ class ExampleBuilder:
 
     def __call__(self, rows: Sequence[Row]) -> list[Built | Dropped]:
         """One example, or the reason why there is none, per row."""
-        student = _read(rows, self.student)
+        student = read_sides(rows, self.student)
         if self.teacher is None:
             return [side if isinstance(side, Dropped) else self._alone(side) for side in student]
-        teacher = _read(rows, self.teacher)
+        teacher = read_sides(rows, self.teacher)
         examples: list[Built | Dropped] = []
         for one, other in zip(student, teacher, strict=True):
             if isinstance(one, Dropped):
@@ -122,24 +99,25 @@ class ExampleBuilder:
                 examples.append(self._pair(one, other))
         return examples
 
-    def _alone(self, side: _Side) -> Built | Dropped:
+    def _alone(self, side: Side) -> Built | Dropped:
         token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
         if not learnt.any():
             return _nothing_to_learn(side)
         sequence = _sequence(token_ids, learnt, np.full(len(token_ids), NO_CHUNK))
         return Built(Example(sequence, sequence if self.shared else None), cut)
 
-    def _pair(self, one: _Side, other: _Side) -> Built | Dropped:
-        assert self.teacher is not None
+    def _pair(self, one: Side, other: Side) -> Built | Dropped:
+        assert self.teacher is not None and self.tables is not None
         layout = self.layout
         token_ids, learnt, cut = self._laid_out(one, self.student, layout.max_length)
         if not learnt.any():
             return _nothing_to_learn(one)
         teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
         try:
-            chunks, teacher_chunks = self._chunks(one, other)
+            answers = align_answers(one, other, self.tables, merge=layout.chunk_merging)
         except ValueError as error:
             return Dropped(NOT_ALIGNED, str(error))
+        chunks, teacher_chunks = chunk_ids(answers, one, other)
         chunks, teacher_chunks, num_chunks = _whole_chunks(
             chunks, teacher_chunks, len(token_ids), len(teacher_ids)
         )
@@ -154,7 +132,7 @@ class ExampleBuilder:
         return Built(Example(_sequence(token_ids, learnt, chunks), teacher, num_chunks), cut)
 
     def _laid_out(
-        self, side: _Side, tokenizer: PreTrainedTokenizerFast, max_length: int
+        self, side: Side, tokenizer: PreTrainedTokenizerFast, max_length: int
     ) -> tuple[Int64[np.ndarray, " L"], Bool[np.ndarray, " L"], bool]:
         """Ids and learnt flags, filled and cut; and whether text was cut off.
 
@@ -174,80 +152,6 @@ class ExampleBuilder:
         ends[: int(is_text)] = True
         learnt = np.concatenate([learnt, ends])
         return filled[:max_length], learnt[:max_length], len(token_ids) + is_text > max_length
-
-    def _chunks(
-        self, one: _Side, other: _Side
-    ) -> tuple[Int64[np.ndarray, " L_s"], Int64[np.ndarray, " L_t"]]:
-        """Chunk ids of every token of the whole texts; answers alone have chunks."""
-        assert self.tables is not None
-        sides = (one, other)
-        chunks = tuple(np.full(len(side.tokens.token_ids), NO_CHUNK) for side in sides)
-        num_chunks = 0
-        for (spans, at), (teacher_spans, teacher_at) in _answers(sides, self.tables):
-            alignment = align_spans(spans, teacher_spans, merge=self.layout.chunk_merging)
-            for of_side, place, found in (
-                (chunks[0], at, alignment.student_chunks),
-                (chunks[1], teacher_at, alignment.teacher_chunks),
-            ):
-                of_side[place] = np.where(found >= 0, found + num_chunks, NO_CHUNK)
-            num_chunks += alignment.num_chunks
-        return chunks[0], chunks[1]
-
-
-def _read(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[_Side | Dropped]:
-    """Rows as one side reads them."""
-    sides: list[_Side | Dropped | None] = []
-    rendered: list[Rendered] = []
-    for row in rows:
-        try:
-            rendered.append(render(row, tokenizer))
-        except BadRow as error:
-            sides.append(Dropped(error.reason, error.detail))
-        else:
-            sides.append(None)  # until it is tokenized
-    tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))
-    for at, side in enumerate(sides):
-        if side is None:
-            text, tokens = next(tokenized)
-            if isinstance(tokens, BadRow):
-                sides[at] = Dropped(tokens.reason, tokens.detail)
-            else:
-                sides[at] = _Side(text, tokens)
-    return [side for side in sides if side is not None]
-
-
-def _answers(
-    sides: tuple[_Side, _Side], tables: tuple[ByteTable, ByteTable]
-) -> Iterator[tuple[tuple[TokenSpans, slice], tuple[TokenSpans, slice]]]:
-    """Both sides' tokens of every answer, laid over the answer's bytes, and their positions.
-
-    Raises:
-        ValueError: the tokens of a side cannot be laid over its text.
-    """
-    one, other = (side.rendered for side in sides)
-    if len(one.pieces) > 1:  # Prompt and completion are tokenized apart.
-        found = []
-        for side, table in zip(sides, tables, strict=True):
-            first = side.tokens.piece_lengths[0]
-            spans = table.spans(side.rendered.pieces[1], side.tokens.token_ids[first:])
-            found.append((spans, slice(first, None)))
-        yield found[0], found[1]
-        return
-    laid = [
-        table.spans(side.rendered.text, side.tokens.token_ids)
-        for side, table in zip(sides, tables, strict=True)
-    ]
-    for places in shared_contents(one, other):
-        if all(_is_learnt(place, side.rendered.learnt) for place, side in zip(places, sides, strict=True)):
-            found = [
-                of_side.within(*(len(side.rendered.text[:at].encode()) for at in place))
-                for of_side, side, place in zip(laid, sides, places, strict=True)
-            ]
-            yield found[0], found[1]
-
-
-def _is_learnt(place: Span, learnt: Sequence[Span]) -> bool:
-    return place[0] < place[1] and any(start <= place[0] and place[1] <= end for start, end in learnt)
 
 
 def _whole_chunks(
@@ -280,7 +184,7 @@ def _sequence(
     return TokenSequence(torch.from_numpy(token_ids), torch.from_numpy(learnt), torch.from_numpy(chunks))
 
 
-def _nothing_to_learn(side: _Side) -> Dropped:
+def _nothing_to_learn(side: Side) -> Dropped:
     return Dropped(NOTHING_TO_LEARN, f"{len(side.tokens.token_ids)} tokens, none learnt before max_length")
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tide.data import BadRow, Counts, Row, parse_row
 from tide.losses.objective import METHODS
-from tide.preparation.examples import Dropped, ExampleBuilder, Layout
+from tide.preparation.examples import ExampleBuilder, Layout
+from tide.preparation.sides import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,28 +1,28 @@
 """The quickstart's figures: learning curves, differences to training without a teacher, and lambda(t, p).
 
-Every figure is made by matplotlib's object interface on the Agg canvas: no display, no global state. Each has
-a light and a dark form, so that the report can show the one its reader prefers; files on disk are light.
+Each has a light and a dark form, so that the report can show the one its reader prefers; files on disk are
+light.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-try:
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise ImportError(
-        'The quickstart\'s plots need matplotlib, which is optional. In the clone: pip install -e ".[plots]"',
-        name="matplotlib",
-    ) from error
-
+from tide.presentation.figures import (
+    LABEL_SIZE,
+    LIGHT,
+    TICK_SIZE,
+    Theme,
+    add_legend,
+    new_figure,
+    png,
+    style_axes,
+)
 from tide.quickstart.curves import lambda_grid, mean_curve, smoothed
 from tide.quickstart.results import BASELINE, HeatMap, Pipeline, Results, Run
 from tide.quickstart.table import mean_nats_per_byte, paired_differences
@@ -30,44 +30,10 @@ from tide.quickstart.table import mean_nats_per_byte, paired_differences
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from tide.quickstart.curves import Points, Schedule
 
-
-DOTS_PER_INCH = 150
-TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12.0, 9.5, 9.0  # points
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one appearance. lines: see `METHOD_STYLES`; better: the side of a plot where losses fall."""
-
-    background: str
-    ink: str
-    muted: str
-    grid: str
-    better: str
-    lines: tuple[str, ...]
-
-
-# With deuteranopia, protanopia or tritanopia (simulated), any two line colours of a theme stay 10 or more
-# apart in CIE Lab, and each keeps a contrast of 3:1 to the background.
-LIGHT = Theme(
-    background="#ffffff",
-    ink="#1d2330",
-    muted="#667080",
-    grid="#e6e9ee",
-    better="#eef5fd",
-    lines=("#353b45", "#d06a00", "#0a5ec2", "#b03a6e", "#2a9d8f", "#9d7fe3"),
-)
-DARK = Theme(
-    background="#14181f",
-    ink="#e6eaf0",
-    muted="#98a2b0",
-    grid="#2a313c",
-    better="#182436",
-    lines=("#e3e8ef", "#f08a24", "#4a9bf5", "#d4578c", "#4cc2ac", "#9b84d6"),
-)
 
 # Method -> (index into Theme.lines, marker, dashes). kl and calm share a colour, and so do the two TIDE
 # methods: they are counterparts in different pipelines.
@@ -109,15 +75,6 @@ def save_plots(results: Results, directory: str | Path) -> list[Path]:
     return paths
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, the same for the same figure (no version or date inside)."""
-    buffer = io.BytesIO()
-    # Without facecolor, savefig would put the theme on matplotlib's default background.
-    background = figure.get_facecolor()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor=background, metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def training_figure(pipeline: Pipeline, theme: Theme = LIGHT) -> Figure:
     """Learning curves: held-out loss, the training term that all methods share, and the methods' own terms.
 
@@ -126,17 +83,17 @@ def training_figure(pipeline: Pipeline, theme: Theme = LIGHT) -> Figure:
     """
     shared, own = pipeline.shared_term(), pipeline.own_terms()
     widths = [1.15] + [1.0] * ((shared is not None) + bool(own))
-    figure = _figure(3.6 * sum(widths), 4.0, f"Learning curves, {pipeline.name}", theme)
+    figure = new_figure(3.6 * sum(widths), 4.0, f"Learning curves, {pipeline.name}", theme)
     panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
     _held_out_panel(panels[0], pipeline, theme)
     if shared is not None:
-        _style(panels[1], theme, "On training batches", "step", f"{_spoken(shared)} (nats)")
+        style_axes(panels[1], theme, "On training batches", "step", f"{_spoken(shared)} (nats)")
         same_term = [(method, shared) for method in pipeline.methods]
         _draw_noisy(panels[1], pipeline, same_term, theme, nested=True)
     if own:
-        _style(panels[-1], theme, "What the teacher adds", "step", "distillation term (nats)")
+        style_axes(panels[-1], theme, "What the teacher adds", "step", "distillation term (nats)")
         _draw_noisy(panels[-1], pipeline, own, theme)
-        _legend(panels[-1], theme)
+        add_legend(panels[-1], theme)
     return figure
 
 
@@ -152,10 +109,10 @@ def difference_figure(pipelines: Sequence[Pipeline], theme: Theme = LIGHT) -> Fi
         )
     height = 1.6 + 0.62 * max(len(methods) for _, methods in shown)
     heading = f"Held-out loss against {BASELINE}, paired by seed"
-    figure = _figure(max(5.2 * len(shown), 6.0), height, heading, theme)
+    figure = new_figure(max(5.2 * len(shown), 6.0), height, heading, theme)
     panels = list(figure.subplots(1, len(shown), sharex=True, squeeze=False)[0])
     for axes, (pipeline, methods) in zip(panels, shown, strict=True):
-        _style(axes, theme, pipeline.name, "", "")
+        style_axes(axes, theme, pipeline.name, "", "")
         axes.grid(visible=False, axis="y")
         for place, method in enumerate(methods):
             _draw_difference(axes, list(paired_differences(pipeline, method).values()), method, place, theme)
@@ -199,9 +156,9 @@ def lambda_figure(
         f"TIDAL target: $\\lambda(t, p)$, {settings.decay} from {settings.lambda_init:g} to "
         f"{settings.lambda_max:g}, axis: {settings.axis}"
     )
-    figure = _figure(7.6, 4.3, heading, theme)
+    figure = new_figure(7.6, 4.3, heading, theme)
     axes = figure.subplots()
-    _style(axes, theme, "", "training progress p", "diffusion time t (1: all masked)")
+    style_axes(axes, theme, "", "training progress p", "diffusion time t (1: all masked)")
     axes.grid(visible=False)
     image = axes.imshow(
         values, origin="lower", extent=(0, 1, 0, 1), aspect="auto", cmap="cividis", vmin=0, vmax=1
@@ -222,7 +179,7 @@ def lambda_figure(
 
 
 def _held_out_panel(axes: Axes, pipeline: Pipeline, theme: Theme) -> None:
-    _style(axes, theme, "On held-out code", "step", "loss (nats/byte, mean over t)")
+    style_axes(axes, theme, "On held-out code", "step", "loss (nats/byte, mean over t)")
     for method in pipeline.methods:
         seeds = [run.held_out_curve for run in pipeline.runs_of(method)]
         colour, marker, dashes = _method_style(method, theme)
@@ -231,7 +188,7 @@ def _held_out_panel(axes: Axes, pipeline: Pipeline, theme: Theme) -> None:
         (line,) = axes.plot(*_columns(mean_curve(seeds)), label=method, color=colour, linewidth=2.0)
         line.set(linestyle=dashes, marker=marker, markersize=4.5)
     _mark_teacher(axes, pipeline, theme)
-    _legend(axes, theme)
+    add_legend(axes, theme)
 
 
 def _mark_teacher(axes: Axes, pipeline: Pipeline, theme: Theme) -> None:
@@ -331,43 +288,6 @@ def _label_difference(axes: Axes, mean: float, method: str, place: int, theme: T
         weight="bold",
         color=colour,
     )
-
-
-def _figure(width: float, height: float, heading: str, theme: Theme) -> Figure:
-    """An empty figure, inches, with its heading at the upper left."""
-    figure = Figure(figsize=(width, height), facecolor=theme.background)
-    figure.set_layout_engine("constrained", h_pad=0.05, w_pad=0.07)
-    figure.suptitle(heading, x=0.008, ha="left", color=theme.ink, fontsize=TITLE_SIZE, weight="bold")
-    return figure
-
-
-def _style(axes: Axes, theme: Theme, title: str, x_label: str, y_label: str) -> None:
-    axes.set_facecolor(theme.background)
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=LABEL_SIZE + 0.5)
-    axes.set_xlabel(x_label, color=theme.ink, fontsize=LABEL_SIZE)
-    axes.set_ylabel(y_label, color=theme.ink, fontsize=LABEL_SIZE)
-    axes.tick_params(colors=theme.muted, labelsize=TICK_SIZE, length=3)
-    axes.grid(color=theme.grid, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(theme.grid)
-
-
-def _legend(axes: Axes, theme: Theme) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        # Below the panel: inside, it would hide a line for some data wherever it stands.
-        axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(0, -0.17),
-            ncols=3,
-            fontsize=TICK_SIZE,
-            labelcolor=theme.ink,
-            handlelength=2.2,
-            columnspacing=1.4,
-            borderaxespad=0,
-            frameon=False,
-        )
 
 
 def _method_style(method: str, theme: Theme) -> tuple[str, str, str]:

@@ -1,16 +1,15 @@
 """The quickstart's report: one HTML file with styles and images inside, for a browser without a network.
 
-It needs no JavaScript, follows the reader's light or dark preference, and reads on a phone. Everything that
-came out of a model or a file is escaped, and a content security policy refuses scripts and outside loads.
+Everything that came out of a model or a file is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from tide.presentation.page import facts, figure, header, page, scrolling, section
 from tide.quickstart.results import BASELINE, Completion, ModelFacts, Pipeline, Results, Run
 from tide.quickstart.table import (
     ABSENT,
@@ -51,15 +50,16 @@ def write_report(results: Results, directory: str | Path, commands: Sequence[str
     directory.mkdir(parents=True, exist_ok=True)
     images, missing = {}, ""
     try:
+        from tide.presentation.figures import DARK, png
         from tide.quickstart import plots
     except ImportError as error:
         if error.name != "matplotlib":
             raise
         missing = str(error)
     else:
-        dark = plots.figures(results, plots.DARK)
+        dark = plots.figures(results, DARK)
         for path in plots.save_plots(results, directory):
-            images[path.stem] = (path.read_bytes(), plots.png(dark[path.stem]))
+            images[path.stem] = (path.read_bytes(), png(dark[path.stem]))
     report = directory / "report.html"
     report.write_text(render_report(results, images, commands, missing), encoding="utf-8")
     return report
@@ -86,17 +86,17 @@ def render_report(
         *(_pipeline(pipeline, images) for pipeline in results.pipelines),
         _schedule(images),
         _reading(results),
-        _section(
-            "settings", "What was run", _facts({_spoken(k): _shown(v) for k, v in results.settings.items()})
+        section(
+            "settings", "What was run", facts({_spoken(k): _shown(v) for k, v in results.settings.items()})
         ),
-        _section(
-            "environment", "Where it ran", _facts({_spoken(k): v for k, v in results.environment.items()})
+        section(
+            "environment", "Where it ran", facts({_spoken(k): v for k, v in results.environment.items()})
         ),
-        _section("reproduce", "Do it again", f"<pre><code>{escape(chr(10).join(commands))}</code></pre>"),
+        section("reproduce", "Do it again", f"<pre><code>{escape(chr(10).join(commands))}</code></pre>"),
         "</main>",
         "<footer>TIDE: Zhang et al., <cite>Turning the TIDE</cite>, arXiv 2604.26951.</footer>",
     ]
-    return _PAGE.format(style=_STYLE, body="\n".join(part for part in body if part))
+    return page("TIDE quickstart", body, style=_STYLE)
 
 
 def finding(pipeline: Pipeline) -> str:
@@ -125,15 +125,15 @@ def _header(results: Results) -> str:
         "training time, summed over runs": _duration(sum(run.seconds for run in runs)),
         "peak memory": f"{max(run.peak_memory_mib for run in runs):.0f} MiB" if runs else ABSENT,
     }
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
     findings = "".join(
         f"<li><b>{escape(pipeline.name)}</b> {escape(finding(pipeline))}</li>"
         for pipeline in results.pipelines
     )
-    return (
-        '<header><div class="inner"><p class="kicker">TIDE quickstart</p>'
-        "<h1>Distilling diffusion language models on real code</h1>"
-        f'<ul class="findings">{findings}</ul><dl class="tiles">{items}</dl></div></header>'
+    return header(
+        "TIDE quickstart",
+        "Distilling diffusion language models on real code",
+        tiles,
+        f'<ul class="findings">{findings}</ul>',
     )
 
 
@@ -155,7 +155,7 @@ def _pipeline(pipeline: Pipeline, images: Images) -> str:
         _completions(pipeline),
     ]
     heading = pipeline.name[:1].upper() + pipeline.name[1:]
-    return _section(pipeline.slug, heading, "\n".join(filter(None, parts)))
+    return section(pipeline.slug, heading, "\n".join(filter(None, parts)))
 
 
 def _results_table(pipeline: Pipeline) -> str:
@@ -176,7 +176,7 @@ def _results_table(pipeline: Pipeline) -> str:
     caption = f"Held-out loss and accuracy, {seeds_note(pipeline)}. Marked: the best method of a column."
     head = "".join(f'<th scope="col">{c.heading}<small>{c.unit}</small></th>' for c in COLUMNS)
     table = f'<table><thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'{_scrolling(f"{pipeline.name}: results", table)}<p class="caption">{escape(caption)}</p>'
+    return f'{scrolling(f"{pipeline.name}: results", table)}<p class="caption">{escape(caption)}</p>'
 
 
 def _every_run(pipeline: Pipeline) -> str:
@@ -199,9 +199,7 @@ def _every_run(pipeline: Pipeline) -> str:
             body.append(f'<tr><th scope="row">{escape(method)}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{name}</th>' for name in ("method", *heads))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return (
-        f"<details><summary>Every run</summary>{_scrolling(f'{pipeline.name}: every run', table)}</details>"
-    )
+    return f"<details><summary>Every run</summary>{scrolling(f'{pipeline.name}: every run', table)}</details>"
 
 
 def _completions(pipeline: Pipeline) -> str:
@@ -234,8 +232,8 @@ def _schedule(images: Images) -> str:
         "TIDAL's target is the student's own prediction at lambda 0 and the teacher's at lambda 1. "
         "The map shows the teacher's share by training progress p and diffusion time t."
     )
-    figure = _figure("lambda", images, caption)
-    return _section("schedule", "How far the target moves", figure) if figure else ""
+    content = _figure("lambda", images, caption)
+    return section("schedule", "How far the target moves", content) if content else ""
 
 
 def _reading(results: Results) -> str:
@@ -248,41 +246,20 @@ def _reading(results: Results) -> str:
         "accuracy": "masked tokens whose first guess is right, mean over t; not comparable across tokenizers",
         "start": "the undistilled checkpoint that every student starts from",
     }
-    return _section(
-        "reading", "How to read this", f"<h3>Figures</h3>{_facts(terms)}<h3>Methods</h3>{_facts(methods)}"
+    return section(
+        "reading", "How to read this", f"<h3>Figures</h3>{facts(terms)}<h3>Methods</h3>{facts(methods)}"
     )
 
 
 def _figure(name: str, images: Images, caption: str) -> str:
-    if name not in images:
-        return ""
-    light, dark = (f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in images[name])
+    return figure(*images[name], caption) if name in images else ""
+
+
+def _model(role: str, model: ModelFacts) -> str:
     return (
-        f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><picture>'
-        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(caption)}"></picture></div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<div class="model"><span>{role}</span><b>{escape(model.name)}</b>'
+        f"<span>{millions(model.parameters)} parameters, vocabulary {model.vocabulary_size:,}</span></div>"
     )
-
-
-def _model(role: str, facts: ModelFacts) -> str:
-    return (
-        f'<div class="model"><span>{role}</span><b>{escape(facts.name)}</b>'
-        f"<span>{millions(facts.parameters)} parameters, vocabulary {facts.vocabulary_size:,}</span></div>"
-    )
-
-
-def _section(name: str, heading: str, content: str) -> str:
-    return f'<section id="{escape(name)}"><h2>{escape(heading)}</h2>\n{content}\n</section>'
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    items = (f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
-    return f'<dl class="facts">{"".join(items)}</dl>'
-
-
-def _scrolling(label: str, table: str) -> str:
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
 
 
 def _shown(value: object) -> str:
@@ -298,74 +275,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>TIDE quickstart</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
 _STYLE = """
-:root {
-  --paper: #f5f7fa; --card: #ffffff; --ink: #1d2330; --muted: #5b6675; --line: #e0e5ec;
-  --accent: #0a5ec2; --best: #e3effd; --code: #f3f5f9;
-  --mono: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #0e1116; --card: #14181f; --ink: #e6eaf0; --muted: #98a2b0; --line: #2a313c;
-    --accent: #6cb0ff; --best: #17304f; --code: #0e1116;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-header { background: linear-gradient(135deg, #06264f, #0a5ec2 70%, #1f8fb8); color: #fff; }
-.inner, main, footer { max-width: 72rem; margin: 0 auto; padding: 0 clamp(1rem, 4vw, 2.5rem); }
-.inner { padding-block: clamp(2rem, 6vw, 3.5rem) 2rem; }
-.kicker {
-  margin: 0; font-size: .8rem; font-weight: 600; letter-spacing: .12em; text-transform: uppercase;
-  opacity: .85;
-}
-h1 { margin: .3rem 0 1.2rem; font-size: clamp(1.6rem, 4.5vw, 2.5rem); line-height: 1.15; text-wrap: balance; }
-h2 { margin: 0 0 1rem; font-size: 1.35rem; }
-h3 { margin: 1.8rem 0 .7rem; font-size: 1.05rem; }
 .findings { margin: 0 0 1.8rem; padding: 0; list-style: none; font-size: 1.1rem; }
 .findings li { margin: .35rem 0; }
 .findings b { display: inline-block; min-width: 9.5rem; font-weight: 600; opacity: .85; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 0; }
-.tiles div { padding: .7rem 1rem; border-radius: .7rem; background: rgb(255 255 255 / .13); }
-.tiles dt { font-size: .82rem; opacity: .9; }
-.tiles dd { margin: 0; font-size: 1.35rem; font-weight: 600; white-space: nowrap; }
-main > section, main > figure, .note {
-  margin: 1.5rem 0; padding: clamp(1rem, 3vw, 1.8rem); background: var(--card);
-  border: 1px solid var(--line); border-radius: 1rem;
-}
-.scroll { overflow-x: auto; }
-.scroll:focus-visible, pre:focus-visible, summary:focus-visible {
-  outline: 2px solid var(--accent); outline-offset: 2px;
-}
-figure { margin: 1.6rem 0; }
-section > figure:last-child, article:last-child { margin-bottom: 0; }
 #schedule img { max-width: 46rem; margin: 0 auto; }
-figure img { display: block; width: 100%; min-width: 42rem; height: auto; }
-figcaption, .caption { margin: .7rem 0 0; color: var(--muted); font-size: .88rem; }
-table { width: 100%; border-collapse: separate; border-spacing: 0; white-space: nowrap; }
-table { font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child { position: sticky; left: 0; background: var(--card); text-align: left; }
-thead th { font-size: .88rem; vertical-align: bottom; }
-tbody th { font-family: var(--mono); font-weight: 500; font-size: .92rem; }
-th small, td small { display: block; color: var(--muted); font-weight: 400; font-size: .8rem; }
 .reference > * { color: var(--muted); font-style: italic; }
 .best {
   padding: .1rem .4rem; margin-right: -.4rem; border-radius: .4rem; background: var(--best);
@@ -378,23 +292,10 @@ th small, td small { display: block; color: var(--muted); font-weight: 400; font
 .arrow { color: var(--muted); font-size: 1.4rem; }
 @media (max-width: 34rem) { .models { display: grid; justify-items: center; } .model { width: 100%; } }
 @media (max-width: 34rem) { .arrow { line-height: 1; rotate: 90deg; } .findings b { display: block; } }
-summary { cursor: pointer; color: var(--accent); }
-pre {
-  margin: 0; overflow: auto; max-height: 26rem; padding: .8rem 1rem; border-radius: .6rem;
-  background: var(--code);
-}
-code { font: .84rem/1.5 var(--mono); tab-size: 4; }
 article { margin: 1rem 0 1.8rem; }
 .prompt { border-left: 4px solid var(--accent); border-radius: .2rem .6rem .6rem .2rem; }
 .panes { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: .8rem; }
 .pane { min-width: 0; }
 .pane h4 { margin: .9rem 0 .3rem; font: 500 .88rem var(--mono); color: var(--muted); }
 .reference-text pre { background: none; border: 1px dashed var(--line); }
-.facts {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr));
-  gap: .7rem 1.5rem; margin: 0;
-}
-.facts dt { color: var(--muted); font-size: .84rem; }
-.facts dd { margin: 0; overflow-wrap: anywhere; }
-footer { padding-block: 1rem 3rem; color: var(--muted); font-size: .88rem; }
 """

@@ -1,0 +1,125 @@
+"""`tide align`: texts, rows and data sets, in the terminal and as files; bad input in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.pages import Page
+from tide.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.tiny import TinyCheckpoints
+
+
+@pytest.fixture
+def align(
+    tiny_checkpoints: TinyCheckpoints, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Status, output and errors of the command with two tiny tokenizers."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        sides = ["--student", str(tiny_checkpoints.student), "--teacher", str(tiny_checkpoints.other_teacher)]
+        status = main(["align", *arguments, *sides])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def test_a_text(align) -> None:
+    status, out, err = align(r"return first\n")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("student [") and lines[1].startswith("teacher [")
+    assert lines[0].endswith("↵]") and "100.00% of 13 bytes" in out
+    assert "longest" not in out and max(map(len, lines)) <= 100
+
+
+def test_a_row(align) -> None:
+    status, out, _ = align('{"prompt": "def f():\\n", "completion": "    return 1"}')
+    assert status == 0 and "of 12 bytes" in out
+    assert out.startswith("student def") and "[def" not in out
+
+
+def test_from_the_standard_input(align, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(r"a\nb"))
+    status, out, _ = align("-")
+    assert status == 0 and "of 4 bytes" in out  # A piped text is taken as it is.
+
+
+def test_a_data_set_with_files(align, tiny_checkpoints, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(tiny_checkpoints.rows.read_text(encoding="utf-8") + '{"text": 3}\n', encoding="utf-8")
+    page, plot = tmp_path / "page.html", tmp_path / "plot.png"
+    status, out, _ = align("--data", str(rows), "--show", "2", "--html", str(page), "--plot", str(plot))
+    assert status == 0
+    assert "Rows aligned: 8 of 9" in out and "Set aside, wrong type: 1." in out and "longest chunks" in out
+    assert out.count("\nteacher ") >= 2 and f"{rows}:2" in out.replace("\n", "")
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert shown.texts["h2"] == [f"{rows}:1", f"{rows}:2", "The data set"]
+    assert shown.texts["h1"] == ["student and other_teacher"]
+    assert shown.tags.count("img") == 1
+
+
+def test_fewer_rows_and_merged_chunks(align, tiny_checkpoints) -> None:
+    _, out, _ = align("--data", str(tiny_checkpoints.rows), "--rows", "3")
+    _, merged, _ = align("--data", str(tiny_checkpoints.rows), "--rows", "3", "--chunk-merging", "words")
+
+    def chunks(text: str) -> int:
+        return int(text.split("chunks: ")[1].split(".")[0].replace(",", ""))
+
+    assert "Rows aligned: 3 of 3" in out and 0 < chunks(merged) < chunks(out)
+
+
+def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> None:
+    from tests.tiny import make_tokenizer
+
+    make_tokenizer(300, mask=None).save_pretrained(tmp_path)
+    assert main(["align", "x", "--student", str(tmp_path), "--teacher", str(tmp_path)]) == 0
+    assert "[x]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a text or row, --data SOURCE, or both; got neither"),
+        ([""], "got an empty one"),
+        (['{"messages": []}'], "the row is unfit (no messages"),
+        (["x <|mask|>"], "mask token in the text"),
+        (["x", "--show", "1"], "--show is of the rows of --data SOURCE"),
+        (["--data", "nowhere.jsonl"], "no file or directory at 'nowhere.jsonl'"),
+        (["x", "--html", "no/such/folder/page.html"], "cannot write 'no/such/folder/page.html'"),
+        (["x", "--plot", "."], "cannot write '.'"),
+    ],
+)
+def test_bad_input_is_said_in_a_line(align, arguments: list[str], message: str) -> None:
+    status, out, err = align(*arguments)
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("tide align: ") and message in line
+
+
+def test_no_figures_without_matplotlib(align, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for module in ("tide.inspection.histogram", "tide.presentation.figures"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr(sys.modules["tide.presentation"], "figures", raising=False)
+    status, out, err = align("x", "--plot", str(tmp_path / "plot.png"))
+    assert (status, out) == (2, "") and 'pip install -e ".[plots]"' in err
+    status, _, err = align("x", "--html", str(tmp_path / "page.html"))
+    assert status == 0 and err.startswith("tide align: no figures: ")
+    assert "img" not in Page((tmp_path / "page.html").read_text(encoding="utf-8")).tags
+
+
+def test_rows_of_json_lines_may_be_pasted(align, tiny_checkpoints) -> None:
+    for line in tiny_checkpoints.rows.read_text(encoding="utf-8").splitlines():
+        status, out, _ = align(line)
+        assert status == 0 and f"of {len(json.loads(line)['completion'].encode())} bytes" in out

@@ -1,0 +1,123 @@
+"""Statistics of chunks: every number by hand, and against a count token by token."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from tokenizers import normalizers
+
+from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
+from tests.inspection.samples import aligned, fixed_aligner, of_merges
+from tests.tiny import ROWS, make_tokenizer
+from tide.data import Conversation, Message, TextRow, parse_row
+from tide.inspection import Aligner, ChunkStatistics
+from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
+from tide.inspection.tables import longest_table, sides_table, summary
+from tide.preparation import Dropped
+
+
+def test_every_number_by_hand():
+    align = fixed_aligner()
+    rows = [
+        aligned(align, TextRow("un", "unhappy!")),
+        Dropped("odd", "x"),
+        aligned(align, TextRow("", "happy")),
+    ]
+    found = ChunkStatistics.of(rows)
+    assert (found.rows, dict(found.dropped), found.answers) == (3, {"odd": 1}, 2)
+    assert (found.answer_bytes, found.covered_bytes, found.coverage) == (13, 13, 1.0)
+    assert (found.num_chunks, found.one_to_one) == (3, 1)
+    assert found.chunk_bytes == {7: 1, 1: 1, 5: 1}
+    assert (found.student.tokens, found.student.in_chunks, dict(found.student.per_chunk)) == (
+        4,
+        4,
+        {2: 1, 1: 2},
+    )
+    assert (found.teacher.tokens, found.teacher.in_chunks, dict(found.teacher.per_chunk)) == (
+        5,
+        5,
+        {2: 2, 1: 1},
+    )
+    assert (found.student.chunks_per_token, found.teacher.chunks_per_token) == (3 / 4, 3 / 5)
+    assert found.longest == [
+        LongChunk(7, "unhappy", 2, 2),
+        LongChunk(5, "happy", 1, 2),
+        LongChunk(1, "!", 1, 1),
+    ]
+    assert summary(found) == [
+        "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
+        "Set aside, odd: 1.",
+        "100.00% of 13 bytes of answers lie in a chunk; 33.3% of chunks are one token on both sides.",
+    ]
+    assert sides_table(found).lines == [
+        ("student tokens", "4", "100.00%", "0.750", "1.33", "1", "2", "2", "2"),
+        ("teacher tokens", "5", "100.00%", "0.600", "1.67", "2", "2", "2", "2"),
+        ("bytes", "13", "100.00%", "-", "4.33", "5", "7", "7", "7"),
+    ]
+    assert longest_table(found).lines[0] == ("unhappy", "7", "2", "2")
+
+
+def test_rows_may_be_added_one_by_one():
+    align = Aligner(make_tokenizer(300), make_tokenizer(340, words=False))
+    rows = align(ROWS)
+    step_by_step = ChunkStatistics()
+    for row in rows:
+        step_by_step.add([row])
+    assert step_by_step == ChunkStatistics.of(rows)
+    assert step_by_step.num_chunks == sum(step_by_step.chunk_bytes.values())
+
+
+def test_no_rows_have_no_figures():
+    found = ChunkStatistics.of([Dropped("odd", "")])
+    assert math.isnan(found.coverage) and math.isnan(found.student.chunks_per_token)
+    assert summary(found) == ["Rows aligned: 0 of 1; answers: 0; chunks: 0.", "Set aside, odd: 1."]
+    assert sides_table(found).lines[0] == ("student tokens", "0", *"-------")
+
+
+def test_answers_count_without_the_words_of_the_templates():
+    align = Aligner(make_chat_tokenizer(), make_other_chat_tokenizer())
+    rows = [parse_row(row) for row in CONVERSATIONS]
+    found = ChunkStatistics.of(align(rows))
+    answers = [m.content for row in rows for at, m in enumerate(row.messages) if row.is_answer(at)]
+    assert found.answers == len(answers) == 4
+    assert found.answer_bytes == found.covered_bytes == len("".join(answers).encode())
+
+
+def test_bytes_that_one_side_keeps_from_every_chunk_lower_the_coverage():
+    """A special token inside an answer belongs to no chunk."""
+    align = Aligner(make_chat_tokenizer(), make_other_chat_tokenizer())
+    row = Conversation((Message("user", "a"), Message("assistant", "x = 1<|end|>y")))
+    found = ChunkStatistics.of(align([row]))
+    assert found.answer_bytes == len("x = 1<|end|>y")
+    assert found.covered_bytes == len("x = 1") + len("y")
+    assert found.student.tokens == found.student.in_chunks + 1
+
+
+def test_a_character_that_two_chunks_share_counts_once():
+    tokenizers = (of_merges([], normalizers.NFKC()) for _ in range(2))
+    found = ChunkStatistics.of([aligned(Aligner(*tokenizers), TextRow("", "aﬁ"))])
+    assert found.chunk_bytes == {1: 1, 3: 2}  # a; f and i, each of which spans the ligature
+    assert (found.covered_bytes, found.answer_bytes) == (4, 4)
+
+
+def test_the_longest_chunks_are_kept_once_each():
+    align = fixed_aligner()
+    rows = [aligned(align, TextRow("", "un" * n + "happy")) for n in range(1, 16)] * 2
+    found = ChunkStatistics.of(rows)
+    assert len(found.longest) <= NUM_LONGEST
+    assert [chunk.num_bytes for chunk in found.longest] == sorted(
+        (chunk.num_bytes for chunk in found.longest), reverse=True
+    )
+    assert len({chunk.text for chunk in found.longest}) == len(found.longest)
+
+
+@pytest.mark.parametrize("values", [[3], [1, 1, 1, 9], list(range(1, 101)), [5] * 98 + [7, 90]])
+def test_spread_against_numpy(values):
+    found = spread(Counter(values))
+    quantiles = np.percentile(values, [50, 90, 99], method="inverted_cdf")
+    assert (found.median, found.p90, found.p99, found.largest) == (*quantiles, max(values))
+    assert found.mean == pytest.approx(np.mean(values))
+    assert spread(Counter()) is None

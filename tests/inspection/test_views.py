@@ -1,0 +1,173 @@
+"""What is shown: the terminal with and without colours, the page, the figure."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from tests.inspection.samples import aligned, fixed_aligner
+from tests.pages import Page
+from tests.quickstart.test_plots import contrast, lab, linear_rgb
+from tests.tiny import ROWS, make_tokenizer
+from tide.data import TextRow
+from tide.inspection import Aligner, ChunkStatistics, alignment_page, print_row, print_statistics
+from tide.inspection.histogram import chunk_figure, chunk_images
+from tide.inspection.terminal import CHUNK_STYLES
+from tide.preparation import NO_CHUNK, Dropped
+
+
+@pytest.fixture(scope="module")
+def aligner():
+    return Aligner(make_tokenizer(300), make_tokenizer(340, words=False))
+
+
+def printed(row, width=100, **options):
+    console = Console(file=io.StringIO(), width=width, **options)
+    print_row(console, row)
+    return console.file.getvalue()
+
+
+def test_without_colours_chunks_stand_in_brackets():
+    row = aligned(fixed_aligner(), TextRow("un", "unhappy!\nun"))
+    assert printed(row).splitlines() == [
+        "student un [un│happy] [!] [↵]",
+        "teacher un [unh│appy] [!] [↵]",
+        "",
+        "student [un]",
+        "teacher [un]",
+        "",
+        "[a│b] a chunk and its tokens; (a) learnt, in no chunk; a: context. ·↵→ are white space.",
+    ]
+
+
+def test_with_colours_a_chunk_is_as_wide_on_both_sides():
+    row = aligned(fixed_aligner(), TextRow("", "unhappyun!"))
+    console = Console(
+        file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor", record=True
+    )
+    print_row(console, row)
+    html = console.export_html(inline_styles=True)
+    for style in CHUNK_STYLES[:2]:
+        assert html.count(f"background-color: {style.bgcolor.triplet.hex}") >= 2
+    student, teacher = console.file.getvalue().splitlines()[:2]
+    assert "un│happy" in student and "unh│appy" in teacher
+    assert "[" not in Console(file=io.StringIO()).render_str(student).plain.replace("\x1b[", "")
+
+
+def test_chunk_colours_can_be_told_apart():
+    tints = [style.bgcolor.triplet.hex for style in CHUNK_STYLES]
+    for number, tint in enumerate(tints):
+        assert contrast(tint, CHUNK_STYLES[0].color.triplet.hex) >= 7
+        after = tints[(number + 1) % len(tints)]
+        distance = ((lab(linear_rgb(tint)) - lab(linear_rgb(after))) ** 2).sum() ** 0.5
+        assert distance >= 20
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 100])
+@pytest.mark.parametrize(
+    "text", ["x" * 200, "中文" * 30 + "\n" + " " * 90, ROWS[1].completion, "[bold]x[/bold] :smile:"]
+)
+def test_lines_fit_the_terminal_and_hold_all(aligner, width, text):
+    row = aligned(aligner, TextRow("# in\n", text))
+    *lines, _ = printed(row, width).split("\n\n")
+    assert all(cell_len(line) <= width for pair in lines for line in pair.splitlines())
+    for side, tokens in enumerate((row.student, row.teacher)):
+        shown = "".join(pair.splitlines()[side].split(maxsplit=1)[1] for pair in lines)
+        marks = str.maketrans("", "", " │")
+        bare = "".join(token.text for token in tokens).translate(marks)
+        assert shown.translate(marks).replace("[", "").replace("]", "") == bare.replace("[", "").replace(
+            "]", ""
+        )
+
+
+def test_learnt_tokens_in_no_chunk_are_marked():
+    from tests.chat import make_chat_tokenizer, make_other_chat_tokenizer
+    from tide.data import Conversation, Message
+
+    row = aligned(
+        Aligner(make_chat_tokenizer(), make_other_chat_tokenizer()),
+        Conversation((Message("user", "a"), Message("assistant", "x"))),
+    )
+    text = printed(row)
+    assert "[x]" in text and "(<|end_turn|>)" in text and "(<|stop|>)" in text
+    assert "<|turn|>" in text and "(<|turn|>)" not in text
+
+
+def test_statistics_in_a_terminal(aligner):
+    console = Console(file=io.StringIO(), width=100)
+    print_statistics(console, ChunkStatistics.of([*aligner(ROWS), Dropped("a [reason]", "")]))
+    text = console.file.getvalue()
+    assert (
+        text.startswith("Rows aligned: 8 of 9; answers: 8; chunks: ") and "Set aside, a [reason]: 1." in text
+    )
+    assert "longest chunks" in text and max(map(len, text.splitlines())) <= 100
+    short = Console(file=io.StringIO(), width=100)
+    print_statistics(short, ChunkStatistics.of(aligner(ROWS)), longest=False)
+    assert "student tokens" in short.file.getvalue() and "longest" not in short.file.getvalue()
+
+
+def test_the_page_shows_every_token_under_its_chunk(aligner):
+    row = aligned(aligner, TextRow("<b>", "if a < b & c:\n    pass\n"))
+    statistics = ChunkStatistics.of([row, row])
+    text = alignment_page(
+        [("<The row>", row)], statistics, student="a/student", teacher="b", images=(b"light", b"dark")
+    )
+    page = Page(text)
+    assert [shown for shown in page.texts["bdi"] if shown] == [
+        token.text for column in row.columns() for token in (*column.student, *column.teacher)
+    ]
+    assert page.texts["h2"][0] == "<The row>" and page.texts["h1"] == ["a/student and b"]
+    titles = [value for tag, name, value in page.attributes if tag == "bdi" and name == "title"]
+    assert titles[-1].endswith(f"chunk {statistics.num_chunks // 2 - 1}")
+    assert page.tags.count("img") == 1 and page.tags.count("br") >= 1
+    assert f"{statistics.student.chunks_per_token:.3f}" in page.texts["dd"]
+
+
+def test_a_page_without_chunks_or_figures():
+    text = alignment_page(
+        [], ChunkStatistics.of([Dropped("odd", "")]), student="a", teacher="b", of_data=True
+    )
+    page = Page(text)
+    assert "img" not in page.tags and "Set aside, odd: 1." in page.texts["p"]
+    assert page.texts["dd"] == ["0", "-", "-", "-"]
+
+
+def test_the_figure_holds_every_chunk(aligner):
+    statistics = ChunkStatistics.of(aligner(ROWS))
+    left, right = chunk_figure(statistics).axes
+    heights = [bar.get_height() for bar in left.patches]
+    assert sum(heights) == pytest.approx(100)
+    assert heights[0] == pytest.approx(100 * statistics.chunk_bytes[1] / statistics.num_chunks)
+    assert sum(bar.get_height() for bar in right.patches) == pytest.approx(200)
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    means = [1 / side.chunks_per_token for side in (statistics.student, statistics.teacher)]
+    assert labels == [
+        f"{name}, mean {mean:.2f}" for name, mean in zip(("student", "teacher"), means, strict=True)
+    ]
+    light, dark = chunk_images(statistics)
+    assert light[:4] == dark[:4] == b"\x89PNG" and light != dark
+
+
+def test_long_chunks_share_the_last_bar():
+    statistics = ChunkStatistics.of(
+        [aligned(fixed_aligner(), TextRow("", "un" * 9 + "happy!" * 3 + "a" * 300))]
+    )
+    statistics.chunk_bytes.update({60: 3})
+    left, _ = chunk_figure(statistics).axes
+    assert left.get_xticklabels()[-1].get_text().endswith("+")
+    assert sum(bar.get_height() for bar in left.patches) == pytest.approx(100)
+
+
+def test_no_figure_without_chunks():
+    with pytest.raises(ValueError, match="chunk_figure: 1 rows have no chunk"):
+        chunk_figure(ChunkStatistics.of([Dropped("odd", "")]))
+
+
+def test_columns_without_a_chunk_have_none_of_their_colours(aligner):
+    row = aligned(aligner, TextRow("a b", "c"))
+    page = alignment_page([("x", row)], ChunkStatistics.of([row]), student="a", teacher="b")
+    alone = sum(column.chunk == NO_CHUNK for column in row.columns())
+    assert page.count('class="column alone"') == alone > 0

@@ -1,0 +1,20 @@
+"""Inspection: what alignment makes of a text and of a data set, to be looked at."""
+
+from tide.inspection.aligned_rows import AlignedRow, Aligner, Column, ShownToken
+from tide.inspection.inputs import sampled, typed_row
+from tide.inspection.page import alignment_page
+from tide.inspection.statistics import ChunkStatistics
+from tide.inspection.terminal import print_row, print_statistics
+
+__all__ = [
+    "AlignedRow",
+    "Aligner",
+    "ChunkStatistics",
+    "Column",
+    "ShownToken",
+    "alignment_page",
+    "print_row",
+    "print_statistics",
+    "sampled",
+    "typed_row",
+]

@@ -1,0 +1,156 @@
+"""Rows -> what both sides read, token by token, beside each other by chunks. Nothing is cut to a length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from tide.alignment import ByteTable
+from tide.inspection.readable import LINE_BREAK, readable
+from tide.preparation import NO_CHUNK, Dropped, align_answers, chunk_ids, read_sides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerFast
+
+    from tide.data import Row
+    from tide.preparation import AlignedAnswer, Side
+
+NO_BYTES = "∅"  # Shown for a token that stands for nothing.
+
+
+class ShownToken(NamedTuple):
+    """A token to be looked at.
+
+    Attributes:
+        token_id: in its tokenizer.
+        text: what it stands for, in characters that show; a special token's own text.
+        chunk: from 0 through the row; NO_CHUNK for none.
+        learnt: a loss reads it.
+    """
+
+    token_id: int
+    text: str
+    chunk: int
+    learnt: bool
+
+
+class Column(NamedTuple):
+    """What stands above one another.
+
+    Attributes:
+        student, teacher: tokens of one chunk; or at most one token each that is in none.
+        chunk: NO_CHUNK for none. A token in no chunk may stand inside one, as a part of its column.
+    """
+
+    student: tuple[ShownToken, ...]
+    teacher: tuple[ShownToken, ...]
+    chunk: int
+
+    @property
+    def line_break(self) -> Literal["before", "after"] | None:
+        """Where the text of a chunk breaks a line, if it does at its beginning or end."""
+        if self.chunk == NO_CHUNK:
+            return None
+        if self.student[0].text.startswith(LINE_BREAK) and self.student[-1].text.strip(LINE_BREAK):
+            return "before"
+        return "after" if self.student[-1].text.endswith(LINE_BREAK) else None
+
+
+@dataclass(frozen=True)
+class AlignedRow:
+    """A row on both sides.
+
+    Attributes:
+        student, teacher: every token, in order.
+        answers: what is learnt on both sides, with its chunks.
+    """
+
+    student: tuple[ShownToken, ...]
+    teacher: tuple[ShownToken, ...]
+    answers: tuple[AlignedAnswer, ...]
+
+    def columns(self) -> Iterator[Column]:
+        """Both sides from left to right; between chunks, tokens stand above one another as they come."""
+        num_chunks = sum(answer.alignment.num_chunks for answer in self.answers)
+        runs = _runs(self.student, num_chunks), _runs(self.teacher, num_chunks)
+        ends = [0, 0]
+        for chunk, (one, other) in enumerate(zip(*runs, strict=True)):
+            yield from _between(self.student[ends[0] : one.start], self.teacher[ends[1] : other.start])
+            yield Column(self.student[one], self.teacher[other], chunk)
+            ends = [one.stop, other.stop]
+        yield from _between(self.student[ends[0] :], self.teacher[ends[1] :])
+
+
+class Aligner:
+    """Aligns rows between two tokenizers as `tide prepare` does.
+
+    Args:
+        student: the student's tokenizer.
+        teacher: the teacher's.
+        merge: "none" for the shortest chunks, "words" for chunks that end with words.
+    Raises:
+        ValueError: the bytes of a tokenizer cannot be told.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedTokenizerFast,
+        teacher: PreTrainedTokenizerFast,
+        *,
+        merge: Literal["none", "words"] = "none",
+    ) -> None:
+        self.tokenizers = student, teacher
+        self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
+        self.merge = merge
+
+    def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
+        """Each row, or why it cannot be aligned."""
+        sides = [read_sides(rows, tokenizer) for tokenizer in self.tokenizers]
+        return [self._aligned(one, other) for one, other in zip(*sides, strict=True)]
+
+    def _aligned(self, one: Side | Dropped, other: Side | Dropped) -> AlignedRow | Dropped:
+        if isinstance(one, Dropped):
+            return one
+        if isinstance(other, Dropped):
+            return Dropped(other.reason, f"teacher's side: {other.detail}")
+        try:
+            answers = align_answers(one, other, self.tables, merge=self.merge)
+        except ValueError as error:
+            return Dropped("not aligned", str(error))
+        chunks, teacher_chunks = chunk_ids(answers, one, other)
+        student, teacher = (
+            self._shown(0, one, chunks.tolist()),
+            self._shown(1, other, teacher_chunks.tolist()),
+        )
+        return AlignedRow(student, teacher, tuple(answers))
+
+    def _shown(self, side: int, read: Side, chunks: list[int]) -> tuple[ShownToken, ...]:
+        ids, learnt = read.tokens.token_ids.tolist(), read.tokens.learnt.tolist()
+        texts = [self._text(side, token_id) for token_id in ids]
+        return tuple(map(ShownToken, ids, texts, chunks, learnt))
+
+    def _text(self, side: int, token_id: int) -> str:
+        table = self.tables[side]
+        if spelled := table.tokens[token_id]:
+            return readable(spelled)
+        if token_id in table.special_text:
+            return readable(table.special_text[token_id])
+        return NO_BYTES
+
+
+def _runs(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:
+    """From the first to the last token of every chunk."""
+    firsts: dict[int, int] = {}
+    lasts: dict[int, int] = {}
+    for at, token in enumerate(tokens):
+        firsts.setdefault(token.chunk, at)
+        lasts[token.chunk] = at
+    return [slice(firsts[chunk], lasts[chunk] + 1) for chunk in range(num_chunks)]
+
+
+def _between(student: Sequence[ShownToken], teacher: Sequence[ShownToken]) -> Iterator[Column]:
+    for one, other in zip_longest(student, teacher):
+        yield Column((one,) if one else (), (other,) if other else (), NO_CHUNK)

@@ -1,0 +1,71 @@
+"""What is to be aligned: one text or row as it was typed, or a sample of a source."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tide.data import BadRow, TextRow, parse_row
+from tide.preparation import Dropped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tide.data import Row, Source
+    from tide.inspection.aligned_rows import AlignedRow, Aligner
+
+ROWS_AT_ONCE = 64
+
+
+def typed_row(text: str, *, escapes: bool = False) -> Row:
+    """The row that a text is: a JSON object is a row in any form that data have, all else is plain text.
+
+    Args:
+        text: not empty.
+        escapes: \\n in a plain text stands for a line break.
+    Raises:
+        ValueError: there is no text, or the object is no row.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        if not text:
+            raise ValueError("align: expected a text or a row, got an empty one.")
+        return TextRow("", text.replace("\\n", "\n") if escapes else text)
+    try:
+        return parse_row(value)
+    except BadRow as error:
+        raise ValueError(
+            f"align: the row is unfit ({error}). Correct it; to align a JSON object as text, wrap it in "
+            '{"text": ...}.'
+        ) from None
+
+
+def sampled(source: Source, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Dropped]]:
+    """Rows evenly from a source, aligned, each with its number.
+
+    Args:
+        source: any.
+        num_rows: at most; all where the source has no more.
+        align: aligns them.
+    """
+    numbers = np.unique(np.linspace(0, len(source) - 1, min(num_rows, len(source))).astype(np.int64))
+    for start in range(0, len(numbers), ROWS_AT_ONCE):
+        part = numbers[start : start + ROWS_AT_ONCE]
+        rows: list[Row] = []
+        found: list[Dropped | None] = []
+        for raw in source.rows(part):
+            try:
+                if isinstance(raw, BadRow):
+                    raise raw
+                rows.append(parse_row(raw))
+                found.append(None)
+            except BadRow as error:
+                found.append(Dropped(error.reason, error.detail))
+        aligned = iter(align(rows))
+        for number, dropped in zip(part.tolist(), found, strict=True):
+            yield number, dropped or next(aligned)

@@ -1,0 +1,31 @@
+"""Bytes of a token as characters that show."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LINE_BREAK = "↵"
+_SIGNS = {" ": "·", "\n": LINE_BREAK, "\t": "→"}
+_DOTTED_CIRCLE = "◌"
+_ESCAPED = re.compile("[\udc80-\udcff]")  # What `surrogateescape` makes of a byte that is no character.
+
+
+def readable(spelled: bytes) -> str:
+    """Text in which everything can be seen.
+
+    A space is ·, a line break ↵, a tab →. What else shows nothing or moves the cursor is written <U+200B>,
+    bytes of a part of a character <E4>. A combining mark at the beginning stands on a dotted circle.
+    """
+    text = spelled.decode("utf-8", "surrogateescape")
+    shown = "".join(map(_sign, text))
+    return _DOTTED_CIRCLE + shown if text and unicodedata.combining(text[0]) else shown
+
+
+def _sign(character: str) -> str:
+    if character in _SIGNS:
+        return _SIGNS[character]
+    if _ESCAPED.fullmatch(character):
+        return f"<{ord(character) - 0xDC00:02X}>"
+    # Categories C (control, format, unassigned) and Z (other spaces and separators).
+    return f"<U+{ord(character):04X}>" if unicodedata.category(character)[0] in "CZ" else character

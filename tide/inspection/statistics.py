@@ -1,0 +1,168 @@
+"""What the chunks of a data set are like: how many, how long, how much of the text they cover."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tide.inspection.readable import readable
+from tide.preparation import Dropped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jaxtyping import Int64
+
+    from tide.inspection.aligned_rows import AlignedRow
+    from tide.preparation import AlignedAnswer
+
+NUM_LONGEST = 10
+
+
+class LongChunk(NamedTuple):
+    """A chunk to be looked at: there tokenizers agree least."""
+
+    num_bytes: int
+    text: str
+    student_tokens: int
+    teacher_tokens: int
+
+
+class Spread(NamedTuple):
+    """Of a count over chunks."""
+
+    mean: float
+    median: int
+    p90: int
+    p99: int
+    largest: int
+
+
+@dataclass
+class SideStatistics:
+    """One side's tokens in the contents of answers; the specials that end a turn are not counted.
+
+    Attributes:
+        tokens: their number.
+        in_chunks: of these, those in a chunk.
+        per_chunk: tokens in a chunk -> number of such chunks.
+    """
+
+    tokens: int = 0
+    in_chunks: int = 0
+    per_chunk: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def chunks_per_token(self) -> float:
+        """Chunks over tokens in chunks, in (0, 1]; nan without tokens."""
+        return self.per_chunk.total() / self.in_chunks if self.in_chunks else float("nan")
+
+
+@dataclass
+class ChunkStatistics:
+    """Of the rows added so far.
+
+    Attributes:
+        rows: all of them.
+        dropped: reason -> rows that could not be aligned.
+        answers: of the other rows.
+        answer_bytes: bytes of answers that both sides show.
+        covered_bytes: of these, those in a chunk.
+        num_chunks: their number.
+        one_to_one: chunks of one token on either side.
+        chunk_bytes: bytes of a chunk -> number of such chunks.
+        student, teacher: tokens of either side.
+        longest: the chunks of the most bytes, longest first.
+    """
+
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    answers: int = 0
+    answer_bytes: int = 0
+    covered_bytes: int = 0
+    num_chunks: int = 0
+    one_to_one: int = 0
+    chunk_bytes: Counter[int] = field(default_factory=Counter)
+    student: SideStatistics = field(default_factory=SideStatistics)
+    teacher: SideStatistics = field(default_factory=SideStatistics)
+    longest: list[LongChunk] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[AlignedRow | Dropped]) -> ChunkStatistics:
+        """Of these rows."""
+        statistics = cls()
+        statistics.add(rows)
+        return statistics
+
+    def add(self, rows: Iterable[AlignedRow | Dropped]) -> None:
+        """Counts more rows."""
+        for row in rows:
+            self.rows += 1
+            if isinstance(row, Dropped):
+                self.dropped[row.reason] += 1
+                continue
+            for answer in row.answers:
+                self._add(answer)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the answers' bytes that lie in a chunk; nan without bytes."""
+        return self.covered_bytes / self.answer_bytes if self.answer_bytes else float("nan")
+
+    def _add(self, answer: AlignedAnswer) -> None:
+        alignment = answer.alignment
+        self.answers += 1
+        self.answer_bytes += len(answer.spans.text)
+        self.num_chunks += alignment.num_chunks
+        starts, ends = alignment.starts, alignment.ends
+        lengths = ends - starts
+        # Chunks may meet inside a character, which both of them span.
+        reached = np.concatenate([np.zeros(1, dtype=np.int64), np.maximum.accumulate(ends)])[:-1]
+        self.covered_bytes += int(np.maximum(ends - np.maximum(starts, reached), 0).sum())
+        self.chunk_bytes.update(lengths.tolist())
+        counts = []
+        for side, chunks in (
+            (self.student, alignment.student_chunks),
+            (self.teacher, alignment.teacher_chunks),
+        ):
+            held = chunks[chunks >= 0]
+            side.tokens += len(chunks)
+            side.in_chunks += len(held)
+            counts.append(np.bincount(held, minlength=alignment.num_chunks))
+            side.per_chunk.update(counts[-1].tolist())
+        self.one_to_one += int(((counts[0] == 1) & (counts[1] == 1)).sum())
+        self._keep_longest(answer, lengths, counts)
+
+    def _keep_longest(
+        self, answer: AlignedAnswer, lengths: Int64[np.ndarray, " C"], counts: list[Int64[np.ndarray, " C"]]
+    ) -> None:
+        shortest_kept = self.longest[-1].num_bytes if len(self.longest) == NUM_LONGEST else 0
+        alignment, text = answer.alignment, answer.spans.text
+        found = [
+            LongChunk(
+                int(lengths[chunk]),
+                readable(text[alignment.starts[chunk] : alignment.ends[chunk]]),
+                int(counts[0][chunk]),
+                int(counts[1][chunk]),
+            )
+            for chunk in np.flatnonzero(lengths > shortest_kept).tolist()
+        ]
+        if found:
+            different = {chunk.text: chunk for chunk in [*found, *self.longest]}
+            self.longest = heapq.nlargest(NUM_LONGEST, different.values())
+
+
+def spread(counts: Counter[int]) -> Spread | None:
+    """Mean and quantiles of values that occur so often; None where there are none."""
+    if not counts:
+        return None
+    values = np.array(sorted(counts), dtype=np.int64)
+    ends = np.cumsum([counts[value] for value in values.tolist()])
+    total = int(ends[-1])
+    median, p90, p99 = (int(values[np.searchsorted(ends, share * total)]) for share in (0.5, 0.9, 0.99))
+    mean = sum(value * number for value, number in counts.items()) / total
+    return Spread(mean, median, p90, p99, int(values[-1]))

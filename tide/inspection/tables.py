@@ -1,0 +1,70 @@
+"""Statistics of chunks in words and tables, as terminal and page show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tide.inspection.statistics import spread
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from tide.inspection.statistics import ChunkStatistics
+
+ABSENT = "-"
+SPREAD_NAMES = ("mean", "median", "90 %", "99 %", "largest")
+
+
+class Table(NamedTuple):
+    """Texts, one line after another; the first column names the line."""
+
+    names: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+
+
+def summary(statistics: ChunkStatistics) -> list[str]:
+    """One sentence a line: rows, what was set aside and why, how much is in chunks."""
+    used = statistics.rows - statistics.dropped.total()
+    lines = [
+        f"Rows aligned: {used:,} of {statistics.rows:,}; answers: {statistics.answers:,}; chunks: "
+        f"{statistics.num_chunks:,}."
+    ]
+    lines += [f"Set aside, {reason}: {number:,}." for reason, number in statistics.dropped.most_common()]
+    if statistics.num_chunks:
+        lines.append(
+            f"{statistics.coverage:.2%} of {statistics.answer_bytes:,} bytes of answers lie in a chunk; "
+            f"{statistics.one_to_one / statistics.num_chunks:.1%} of chunks are one token on both sides."
+        )
+    return lines
+
+
+def sides_table(statistics: ChunkStatistics) -> Table:
+    """Tokens of either side, and bytes: how many, how many in chunks, how many in each chunk."""
+    lines: list[tuple[str, ...]] = []
+    for name, side in (("student tokens", statistics.student), ("teacher tokens", statistics.teacher)):
+        share = f"{side.in_chunks / side.tokens:.2%}" if side.tokens else ABSENT
+        per_token = f"{side.chunks_per_token:.3f}" if side.in_chunks else ABSENT
+        lines.append((name, f"{side.tokens:,}", share, per_token, *_spread(side.per_chunk)))
+    share = f"{statistics.coverage:.2%}" if statistics.answer_bytes else ABSENT
+    bytes_line = ("bytes", f"{statistics.answer_bytes:,}", share, ABSENT, *_spread(statistics.chunk_bytes))
+    names = ("per chunk:", "all", "in chunks", "chunks each", *SPREAD_NAMES)
+    return Table(names, [*lines, bytes_line])
+
+
+def longest_table(statistics: ChunkStatistics) -> Table:
+    """The longest chunks."""
+    names = ("longest chunks", "bytes", "student tokens", "teacher tokens")
+    return Table(
+        names,
+        [
+            (chunk.text, f"{chunk.num_bytes:,}", str(chunk.student_tokens), str(chunk.teacher_tokens))
+            for chunk in statistics.longest
+        ],
+    )
+
+
+def _spread(counts: Counter[int]) -> tuple[str, ...]:
+    found = spread(counts)
+    if found is None:
+        return (ABSENT,) * len(SPREAD_NAMES)
+    return (f"{found.mean:.2f}", *(f"{value:,}" for value in found[1:]))
