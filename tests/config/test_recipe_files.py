@@ -37,3 +37,15 @@ def test_the_quickstart_recipes_name_the_quickstart_s_models_and_data(name, meth
     assert recipe.data.train == "runs/quickstart/data/train.jsonl"
     assert recipe.data.held_out == "runs/quickstart/data/held_out.jsonl"
     assert (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size) == (128, 128, 16)
+
+
+def test_the_paper_s_recipe_mixes_the_paper_s_data():
+    recipe = load_recipe(ROOT / "recipes" / "paper_cross.yaml")
+    assert recipe.method == "tide_cross"
+    assert (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size) == (512, 1024, 32)
+    paths = [source.path for source in recipe.data.sources]
+    assert paths[:2] == ["allenai/tulu-3-sft-mixture", "HuggingFaceTB/smoltalk"]
+    python = {source.path for source in recipe.data.sources if source.answer_contains == "python"}
+    assert python == set(paths[2:]) == {"OpenCoder-LLM/opc-sft-stage1", "OpenCoder-LLM/opc-sft-stage2"}
+    subsets = [(source.path, source.subset) for source in recipe.data.sources]
+    assert len(set(subsets)) == len(subsets) == 9

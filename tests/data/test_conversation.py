@@ -27,6 +27,13 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
             {"prompt": [ASK, ANSWER, ASK], "completion": [ANSWER]},
             Conversation(BOTH + BOTH, num_prompt=3),
         ),
+        ({"instruction": "q", "output": "a"}, Conversation(BOTH)),
+        ({"instruction": "q", "input": "", "output": "a", "text": "rendered"}, Conversation(BOTH)),
+        (
+            {"instruction": "q", "input": "i", "output": "a"},
+            Conversation((Message("user", "q\n\ni"), BOTH[1])),
+        ),
+        ({"input": "i", "output": "o", "text": "t"}, TextRow("", "t")),
         ({"prompt": "p", "completion": " "}, TextRow("p", " ")),
         ({"prompt": "p", "completion": "c", "text": "pc"}, TextRow("p", "c")),
         ({"prompt": "p", "completion": None, "text": "t"}, TextRow("", "t")),

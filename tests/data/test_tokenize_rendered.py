@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from tests.data.templates import HEADERS, IM_START, PLAIN, STRIPPED_PLAIN, chat, tokenizer_with
+from tests.plain_tokens import tokenize_rows
 from tests.tiny import END, MASK, ROWS, make_tokenizer
-from tide.data import tokenize_rows
 from tide.data.conversation import BadRow, TextRow
 from tide.data.rendering import Rendered, render
 from tide.data.tokenize import tokenize_rendered

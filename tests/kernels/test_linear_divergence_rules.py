@@ -175,7 +175,7 @@ def test_reference_passes_gradcheck(divergence):
 def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
     # A block of r chunks: r 10 + 20 bytes a row of a chunk.
     assert plan_rows(100, 10, 20, 2, 400) == (20, 10)
-    assert plan_rows(100, 10, 20, 4, 600) == (34, 9)  # of 40 and 10, evened out
+    assert plan_rows(100, 10, 20, 4, 600) == (34, 12)  # of 40 and 10, evened; the chunk takes the rest
     assert plan_rows(12, 10, 20, 2, 400) == (12, 12)  # all rows at once, and then chunks as large as may be
     assert plan_rows(16, 10, 20, 4, 400) == (16, 8)
     assert plan_rows(10, 10, 20, 2, 1) == (2, 1)

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.plain_tokens import tokenize_rows
 from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable
-from tide.data import TextRow, tokenize_rows
+from tide.data import TextRow
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
 
 END = 0

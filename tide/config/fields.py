@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -55,7 +56,7 @@ class Field:
     """What a field declares.
 
     Attributes:
-        kind: str, int, float, bool or list (of text).
+        kind: str, int, float, bool, list (of text) or dict (of text to text, numbers and flags).
         words: the only ones a text may be, if not empty.
     """
 
@@ -73,6 +74,7 @@ class Field:
             float: "a number",
             bool: "true or false",
             list: "a list of text",
+            dict: "names with a text, number, true or false each",
         }
         name = "one of " + ", ".join(self.words) if self.words else names[self.kind]
         return f"{name} or null" if self.nullable else name
@@ -91,6 +93,7 @@ class Field:
             return self._word(value)
         readers = {
             list: self._texts,
+            dict: self._named_values,
             bool: self._flag,
             str: self._text,
             int: self._integer,
@@ -128,6 +131,14 @@ class Field:
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
             self._reject(value, "write [one, two], or [] for none")
         return [self._text(item) for item in value]
+
+    def _named_values(self, value: object) -> dict[str, str | int | float | bool]:
+        if not isinstance(value, Mapping):
+            self._reject(value, "write name: value under it, one a line, or {} for none")
+        for name, item in value.items():
+            if not isinstance(name, str) or not isinstance(item, (str, int, float, bool)):
+                raise Wrong(f"expected {self}, got {shown(name)}: {shown(item)}")
+        return dict(value)
 
     def _integer(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):

@@ -38,6 +38,9 @@ class ModelConfig:
     trainable: bool | None = (
         None  # follows from the role; here so that a recipe may say it, and be told if it is wrong
     )
+    template_arguments: dict[str, str | int | float | bool] = field(
+        default_factory=dict  # variables of the chat template, such as enable_thinking: false
+    )
 
     @property
     def tokenizer_path(self) -> str:
@@ -53,6 +56,7 @@ class SourceConfig:
     subset: str | None = None  # the configuration of a data set on the hub
     split: str = "train"
     weight: Positive = 1.0  # share of its rows that is taken; above 1 repeats rows
+    answer_contains: str | None = None  # only rows with this text in an answer; all rows if null
 
 
 @dataclass(frozen=True)

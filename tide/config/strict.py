@@ -1,9 +1,9 @@
 """Plain values to a dataclass, by its annotations: nothing is guessed, dropped or converted silently.
 
-A field is str, int, float, bool, list[str], a Literal of words, another dataclass (a section) or a list of
-those, `| None` where null is allowed, and Annotated with an `Interval` or `Words` where not every value is.
-One reading finds all that is wrong. A rule over several fields runs when those are right, whatever is wrong
-elsewhere.
+A field is str, int, float, bool, list[str], a dict of names to plain values, a Literal of words, another
+dataclass (a section) or a list of those, `| None` where null is allowed, and Annotated with an `Interval` or
+`Words` where not every value is. One reading finds all that is wrong. A rule over several fields runs when
+those are right, whatever is wrong elsewhere.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def apply_overrides(cls: type, document: Document, overrides: Iterable[str]) -> 
     for text in overrides:
         try:
             path, value = split_override(text)
-            if ANY_ITEM not in path and ".".join(path) in _keys(root):
+            known = dict(_keys(root))
+            if ANY_ITEM not in path and (
+                ".".join(path) in known or _names_values(known.get(".".join(path[:-1])))
+            ):
                 document.override(path, value, override_place(text))
             else:
                 key = ".".join(map(printable, path))
@@ -133,6 +136,8 @@ class _Reader:
         if value is UNREADABLE:
             return UNREADABLE
         if isinstance(entry, Field):
+            if _names_values(entry) and isinstance(value, Mapping) and UNREADABLE in value.values():
+                return UNREADABLE
             try:
                 return entry.read(value)
             except Wrong as wrong:
@@ -200,9 +205,14 @@ def _default(entry: Field | _Section | _Sections) -> object:
     return None if entry.nullable else {}
 
 
-def _keys(section: _Section, prefix: str = "") -> Iterator[str]:
+def _names_values(entry: Field | _Section | _Sections | None) -> bool:
+    return isinstance(entry, Field) and entry.kind is dict
+
+
+def _keys(section: _Section, prefix: str = "") -> Iterator[tuple[str, Field | _Section | _Sections]]:
+    """Every dotted key, with what is declared there."""
     for name, entry in section.entries.items():
-        yield prefix + name
+        yield prefix + name, entry
         if isinstance(entry, _Section):
             yield from _keys(entry, f"{prefix}{name}.")
         if isinstance(entry, _Sections):
@@ -213,7 +223,7 @@ def _unknown(path: KeyPath, root: _Section) -> str:
     """What to write instead: the same name elsewhere, else a near one here, else a near one anywhere."""
     path = tuple(ANY_ITEM if key.isdigit() else key for key in path)
     section, name = ".".join(path[:-1]), path[-1]
-    known = list(_keys(root))
+    known = [key for key, _ in _keys(root)]
     if "." in name and name in known:
         outer, _, inner = name.rpartition(".")
         return f"unknown key; dots nest in overrides only: write {inner} under {outer}"

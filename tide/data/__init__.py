@@ -20,10 +20,10 @@ from tide.data.manifest import (
 from tide.data.mixing import Mixture, mix
 from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
-from tide.data.rows import read_rows
+from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Raw, Source, open_source
-from tide.data.tokenize import TokenizedText, tokenize_rendered, tokenize_rows
+from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [
     "MANIFEST_FILE",
@@ -54,11 +54,10 @@ __all__ = [
     "parse_row",
     "read_json",
     "read_plan",
-    "read_rows",
     "render",
+    "rows_with_answer",
     "shared_contents",
     "tokenize_rendered",
-    "tokenize_rows",
     "tokenizer_fingerprint",
     "write_json",
     "write_shard",

@@ -5,6 +5,7 @@ The first form that is there counts. Other keys are ignored, and a key whose val
     {"messages": [{"role": ..., "content": ...}, ...]}            conversations
     {"conversations": [{"from": ..., "value": ...}, ...]}         the same as ShareGPT writes them
     {"prompt": [messages], "completion": [messages]}              the same; no answer in the prompt is learnt
+    {"instruction": "...", "input": "...", "output": "..."}       the same, one question; input may be missing
     {"prompt": "...", "completion": "..."}                        text without a chat template
     {"text": "..."}                                               the same, all of it learnt
 """
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 ASSISTANT = "assistant"
-KEYS = ("messages", "conversations", "prompt", "completion", "text")  # all that is read of a mapping
+# All that is read of a mapping.
+KEYS = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text")
 # ShareGPT's speakers, by the names that chat templates know.
 _SPEAKERS = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "observation": "tool"}
 
@@ -101,11 +103,16 @@ def parse_row(value: Mapping[str, object]) -> Row:
             return _text_row(prompt, completion)
         first = _messages(prompt, "prompt")
         return _conversation(first + _messages(completion, "completion"), len(first))
+    if "instruction" in given and "output" in given:
+        asked = [_text(given[key], key) for key in ("instruction", "input") if key in given]
+        question = Message("user", "\n\n".join(filter(None, asked)))
+        return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))), 0)
     if "text" in given:
         return _text_row("", _text(given["text"], "text"))
     raise BadRow(
         "no text",
-        f"keys {sorted(map(str, value))}, expected messages, conversations, prompt and completion, or text",
+        f"keys {sorted(map(str, value))}, expected messages, conversations, prompt and completion, "
+        "instruction and output, or text",
     )
 
 

@@ -14,7 +14,8 @@ from tide.batch import Example, TokenSequence
 from tide.preparation.sides import NO_CHUNK, Dropped, Side, align_answers, chunk_ids, read_sides
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from jaxtyping import Bool, Int64
     from transformers import PreTrainedTokenizerFast
@@ -59,6 +60,7 @@ class ExampleBuilder:
         student: its tokenizer.
         teacher: the teacher's tokenizer if the two differ; chunks are aligned then.
         shared: the teacher reads the student's tokens.
+        template_arguments: variables of the chat templates, by "student" and "teacher".
     Raises:
         ValueError: a tokenizer has no end-of-text token, or its bytes cannot be told.
     """
@@ -70,8 +72,10 @@ class ExampleBuilder:
         teacher: PreTrainedTokenizerFast | None = None,
         *,
         shared: bool = False,
+        template_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.layout = layout
+        self.template_arguments = template_arguments or {}
         self.student, self.teacher, self.shared = student, teacher, shared
         for role, tokenizer in (("student", student), ("teacher", teacher)):
             if tokenizer is not None and tokenizer.eos_token_id is None:
@@ -85,10 +89,10 @@ class ExampleBuilder:
 
     def __call__(self, rows: Sequence[Row]) -> list[Built | Dropped]:
         """One example, or the reason why there is none, per row."""
-        student = read_sides(rows, self.student)
+        student = read_sides(rows, self.student, self.template_arguments.get("student"))
         if self.teacher is None:
             return [side if isinstance(side, Dropped) else self._alone(side) for side in student]
-        teacher = read_sides(rows, self.teacher)
+        teacher = read_sides(rows, self.teacher, self.template_arguments.get("teacher"))
         examples: list[Built | Dropped] = []
         for one, other in zip(student, teacher, strict=True):
             if isinstance(one, Dropped):

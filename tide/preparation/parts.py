@@ -40,6 +40,7 @@ def builder_of(recipe: Recipe, tokenizers: Tokenizers) -> ExampleBuilder:
         tokenizers.student,
         tokenizers.teacher if across else None,
         shared=pairing_of(recipe) == "same",
+        template_arguments=template_arguments(recipe),
     )
 
 
@@ -50,7 +51,15 @@ def student_builder(recipe: Recipe, tokenizers: Tokenizers) -> ExampleBuilder:
         recipe: its lengths, block size and filling.
         tokenizers: the student's is used.
     """
-    return ExampleBuilder(_layout(recipe), tokenizers.student)
+    return ExampleBuilder(_layout(recipe), tokenizers.student, template_arguments=template_arguments(recipe))
+
+
+def template_arguments(recipe: Recipe) -> dict[str, dict[str, str | int | float | bool]]:
+    """Variables of the chat templates that are applied, by role."""
+    models = {"student": recipe.student}
+    if pairing_of(recipe) == "cross" and recipe.teacher is not None:
+        models["teacher"] = recipe.teacher
+    return {role: model.template_arguments for role, model in models.items()}
 
 
 def _layout(recipe: Recipe) -> Layout:

@@ -22,27 +22,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tide.data import (
     MANIFEST_FILE,
     PLAN_FILE,
+    BadRow,
+    Conversation,
     Counts,
     Manifest,
     Mixture,
     Plan,
+    Raw,
     Shard,
     Source,
+    check_chat_template,
     file_hash,
     mix,
     open_source,
+    parse_row,
     read_json,
     read_plan,
+    rows_with_answer,
     tokenizer_fingerprint,
     write_json,
     write_shard,
     write_whole,
 )
-from tide.preparation.parts import build_part, builder_of, pairing_of
+from tide.preparation.parts import build_part, builder_of, pairing_of, template_arguments
 from tide.preparation.tokenizers import load_tokenizers
 
 if TYPE_CHECKING:
-    from tide.config import Recipe
+    from tide.config import Recipe, SourceConfig
     from tide.preparation.examples import ExampleBuilder
     from tide.preparation.tokenizers import Tokenizers
 
@@ -73,7 +79,7 @@ class Preparation:
             ValueError: a source is not there, or holds no rows.
         """
         given = recipe.data.mixture
-        sources = [open_source(s.path, subset=s.subset, split=s.split) for s in given]
+        sources = [_opened(source) for source in given]
         sizes, weights = [len(source) for source in sources], [s.weight for s in given]
         in_file_order = weights == [1.0]
         order = mix(
@@ -90,6 +96,18 @@ class Preparation:
     def builder(self) -> ExampleBuilder:
         """Made in the process that asks."""
         return builder_of(self.recipe, self.tokenizers)
+
+    def check_templates(self) -> None:
+        """Of the tokenizers that read conversations, where a source begins with one.
+
+        Raises:
+            ValueError: one has no chat template, or it does not work.
+        """
+        firsts = [source.rows([0])[0] for source in self.sources]
+        if any(_is_conversation(raw) for raw in firsts):
+            tokenizers = self.tokenizers.by_role()
+            for role, arguments in template_arguments(self.recipe).items():
+                check_chat_template(tokenizers[role], arguments)
 
     def plan(self) -> Plan:
         """Everything that the shards follow from. Reads the sources once."""
@@ -163,6 +181,7 @@ def prepare(
         return Manifest.read(directory)
     # Made here first: a tokenizer that cannot be aligned is one error, before any process starts.
     assert preparation.builder is not None
+    preparation.check_templates()
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / PLAN_FILE, asdict(plan))
     workers = min(len(missing), _num_processors() if workers is None else workers)
@@ -203,6 +222,7 @@ def layout_options(recipe: Recipe) -> dict[str, object]:
         "max_length": recipe.data.max_length,
         "end_fill": recipe.data.end_fill,
     }
+    options |= {f"{role}_template_arguments": given for role, given in template_arguments(recipe).items()}
     if pairing_of(recipe) == "cross":
         options |= {
             "teacher_max_length": recipe.data.teacher_length,
@@ -290,6 +310,18 @@ def _is_made(directory: Path, number: int) -> bool:
 
 def _part_name(number: int) -> str:
     return f"part-{number:05d}"
+
+
+def _is_conversation(raw: Raw | BadRow) -> bool:
+    try:
+        return not isinstance(raw, BadRow) and isinstance(parse_row(raw), Conversation)
+    except BadRow:
+        return False
+
+
+def _opened(given: SourceConfig) -> Source:
+    source = open_source(given.path, subset=given.subset, split=given.split)
+    return source if given.answer_contains is None else rows_with_answer(source, given.answer_contains)
 
 
 def _content_hash(source: Source) -> str:

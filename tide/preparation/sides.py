@@ -10,8 +10,8 @@ from tide.alignment import align_spans
 from tide.data import BadRow, render, shared_contents, tokenize_rendered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Literal
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Literal
 
     from jaxtyping import Int64
     from transformers import PreTrainedTokenizerFast
@@ -57,13 +57,23 @@ class AlignedAnswer(NamedTuple):
     alignment: ChunkAlignment
 
 
-def read_sides(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[Side | Dropped]:
-    """Rows as one side reads them, or why it cannot."""
+def read_sides(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerFast,
+    template_arguments: Mapping[str, Any] | None = None,
+) -> list[Side | Dropped]:
+    """Rows as one side reads them, or why it cannot.
+
+    Args:
+        rows: of any form.
+        tokenizer: with a chat template where a row is a conversation.
+        template_arguments: variables of that template.
+    """
     sides: list[Side | Dropped | None] = []
     rendered: list[Rendered] = []
     for row in rows:
         try:
-            rendered.append(render(row, tokenizer))
+            rendered.append(render(row, tokenizer, template_arguments))
         except BadRow as error:
             sides.append(Dropped(error.reason, error.detail))
         else:

@@ -49,6 +49,7 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
         examples = manifest.examples(directory, shared=pairing_of(recipe) == "same")
         return TrainingData(examples, manifest.counts, manifest.fingerprint)
     preparation = Preparation.of(recipe)
+    preparation.check_templates()
     mixture = preparation.mixture
     part = build_part(mixture.read(preparation.sources, 0, len(mixture)), builder_of(recipe, tokenizers))
     if not part.examples:

@@ -1,0 +1,59 @@
+"""Rows chosen by their answers: the right ones, in order, with their own places; unfit ones stay."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+
+from tide.data import BadRow, open_source, rows_with_answer
+
+ROWS = [
+    {"text": "no"},
+    {"prompt": "python", "completion": "ruby"},
+    {"prompt": "", "completion": "a python"},
+    {"messages": [{"role": "user", "content": "python"}, {"role": "assistant", "content": "yes"}]},
+    {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "```python\n```"}]},
+    {"messages": []},
+    {"instruction": "write", "output": "in Python"},
+    {"instruction": "write", "output": "in python"},
+    {
+        "prompt": [{"role": "assistant", "content": "python"}],
+        "completion": [{"role": "assistant", "content": "no"}],
+    },
+]
+
+
+@pytest.fixture
+def source(tmp_path):
+    lines = [*map(json.dumps, ROWS), "{broken"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    return open_source(tmp_path / "rows.jsonl")
+
+
+def test_rows_whose_answers_have_the_text_and_unfit_ones(source):
+    found = rows_with_answer(source, "python")
+    assert len(found) == 5
+    rows = found.rows(range(5))
+    assert rows[:4] == [ROWS[2], ROWS[4], ROWS[5], ROWS[7]] and isinstance(rows[4], BadRow)
+    assert found.rows([3, 0, 3]) == [ROWS[7], ROWS[2], ROWS[7]]
+    assert [found.where(at) for at in range(5)] == [source.where(at) for at in (2, 4, 5, 7, 9)]
+    assert (found.name, found.files) == (source.name, source.files)
+    assert found.fingerprint() != source.fingerprint()
+
+
+def test_another_process_reads_the_same(source):
+    found = rows_with_answer(source, "python")
+    assert pickle.loads(pickle.dumps(found)).rows([1]) == found.rows([1])
+
+
+def test_a_row_that_is_not_there(source):
+    with pytest.raises(IndexError):
+        rows_with_answer(source, "python").rows([5])
+
+
+def test_a_text_in_no_answer_is_an_error(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match=r"no answer in the 2 rows of .* contains 'python'"):
+        rows_with_answer(open_source(tmp_path / "rows.jsonl"), "python")

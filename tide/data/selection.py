@@ -1,0 +1,68 @@
+"""Some rows of a source, as a source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tide.data.conversation import BadRow, Conversation, Row, parse_row
+from tide.data.sources import Raw, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Int64
+
+
+def rows_with_answer(source: Source, text: str) -> Source:
+    """The rows of which an answer contains a text; all are read once to find them.
+
+    Args:
+        source: any.
+        text: to be found as it is written.
+    Returns:
+        A source of those rows in their order. Rows that are unfit stay in it, to be counted and set aside.
+    Raises:
+        ValueError: no row has it.
+    """
+    kept = [index for index, raw in source if _is_kept(raw, text)]
+    if not kept:
+        raise ValueError(
+            f"rows_with_answer: no answer in the {len(source)} rows of {source.name!r} contains {text!r}. "
+            "Correct answer_contains, or leave it out."
+        )
+    return Source(source.name, source.files, [_Selected(source, np.array(kept, dtype=np.int64))])
+
+
+def _is_kept(raw: Raw | BadRow, text: str) -> bool:
+    if isinstance(raw, BadRow):
+        return True
+    try:
+        row = parse_row(raw)
+    except BadRow:
+        return True
+    return any(text in answer for answer in _answers(row))
+
+
+def _answers(row: Row) -> list[str]:
+    if isinstance(row, Conversation):
+        return [message.content for at, message in enumerate(row.messages) if row.is_answer(at)]
+    return [row.completion]
+
+
+class _Selected:
+    """Rows of a source by their numbers."""
+
+    def __init__(self, source: Source, kept: Int64[np.ndarray, " n"]) -> None:
+        self.source = source
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+        return self.source.rows(self.kept[indices])
+
+    def where(self, index: int) -> str:
+        return self.source.where(int(self.kept[index]))
