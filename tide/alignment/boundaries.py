@@ -109,10 +109,10 @@ def _is_shared(spans: TokenSpans) -> Bool[np.ndarray, " B"]:
         dropped = spans.respelled.dropped
         starts.append(spans.respelled.edit_starts[dropped])
         ends.append(spans.respelled.edit_ends[dropped])
-    depth = np.zeros(len(spans.text) + 1, dtype=np.int64)
-    np.add.at(depth, np.concatenate(starts), 1)
-    np.add.at(depth, np.concatenate(ends), -1)
-    is_shared: Bool[np.ndarray, " B"] = np.cumsum(depth)[:-1] == 0
+    size = len(spans.text) + 1
+    steps = np.bincount(np.concatenate(starts), minlength=size)
+    steps -= np.bincount(np.concatenate(ends), minlength=size)
+    is_shared: Bool[np.ndarray, " B"] = np.cumsum(steps)[:-1] == 0
     return is_shared
 
 

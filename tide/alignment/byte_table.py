@@ -242,9 +242,8 @@ def check_ids(ids: ArrayLike, vocab_size: int, function: str, name: str) -> Int6
             "Pass one sequence at a time, without padding."
         )
     rows = array.astype(np.int64)
-    outside = np.flatnonzero((rows < 0) | (rows >= vocab_size))
-    if outside.size:
-        first = int(outside[0])
+    if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= vocab_size):
+        first = int(np.argmax((rows < 0) | (rows >= vocab_size)))
         raise ValueError(
             f"{function}: {name} must lie in [0, {vocab_size}), the ids of the tokenizer; got "
             f"{int(rows[first])} at position {first}. Use the table of the tokenizer that made the ids, and "

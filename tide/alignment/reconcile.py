@@ -76,8 +76,9 @@ def reconcile(
     """
     literals = find_literals(text, tokens.ids, added, spelled)
     layout = _verified_layout(text, tokens, units, literals)
-    starts, start_splits = _token_starts(tokens.ends - tokens.lengths, layout)
-    ends, end_splits = _token_ends(tokens.ends, layout)
+    inside = _inside_units(layout)
+    starts, start_splits = _token_starts(tokens.ends - tokens.lengths, layout, *inside)
+    ends, end_splits = _token_ends(tokens.ends, layout, *inside)
 
     # A token without bytes lies where the last one ended, or spans the literal text that it stands for.
     is_placed = (tokens.lengths == 0) & (end_splits == 0)
@@ -184,25 +185,29 @@ def _difference_message(tokens: Tokens, layout: Layout, at: int) -> str:
 
 
 def _token_starts(
-    offsets: Int64[np.ndarray, " L"], layout: Layout
+    offsets: Int64[np.ndarray, " L"],
+    layout: Layout,
+    is_changed: Bool[np.ndarray, " U1"],
+    has_text: Bool[np.ndarray, " U1"],
 ) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
     """Where tokens that begin at these stream offsets begin in the text: behind all that was dropped."""
     unit = np.searchsorted(layout.stream_offsets, offsets, side="right") - 1
     inner = offsets - layout.stream_offsets[unit]
-    is_changed, has_text = _inside_units(layout)
     is_changed, has_text = is_changed[unit], has_text[unit]
     places = layout.text_offsets[unit] + np.where(is_changed, 0, inner)
     return places, np.where(is_changed & has_text, inner, 0)
 
 
 def _token_ends(
-    offsets: Int64[np.ndarray, " L"], layout: Layout
+    offsets: Int64[np.ndarray, " L"],
+    layout: Layout,
+    is_changed: Bool[np.ndarray, " U1"],
+    has_text: Bool[np.ndarray, " U1"],
 ) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
     """Where tokens that end at these stream offsets end in the text: before all that was dropped."""
     after = np.searchsorted(layout.stream_offsets, offsets, side="left")
     missing = layout.stream_offsets[after] - offsets  # positive inside the unit before
     inner = np.where(missing > 0, offsets - layout.stream_offsets[after - 1], 0)
-    is_changed, has_text = _inside_units(layout)
     is_changed, has_text = is_changed[after - 1], has_text[after - 1]
     places = layout.text_offsets[after] - np.where(is_changed, 0, missing)
     return places, np.where(is_changed & has_text, inner, 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -65,6 +65,8 @@ class Layout:
 
 
 if TYPE_CHECKING:
+    # Numbers of characters; bytes where all are ASCII.
+    Points: TypeAlias = UInt32[np.ndarray, " N"] | UInt8[np.ndarray, " N"]
     # Spellings of all units, one after the other, where each begins, its length, and whether it is a new one.
     _Arrays = tuple[
         UInt8[np.ndarray, " T"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"], Bool[np.ndarray, " I"]
@@ -103,15 +105,15 @@ class UnitTable:
             literals: added tokens that stand in the text, in order, apart.
             joined: characters at which no unit may begin.
         """
-        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-        byte_at = np.zeros(len(points) + 1, dtype=np.int64)
-        np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000), out=byte_at[1:])
+        data = text.encode()
+        points, byte_at = _characters(text, data)
         segments = _segments(len(points), literals)
         begins = self._beginnings(points, literals, joined)
         places, ids = self._long_units(text, begins, literals, segments, joined)
         firsts = np.flatnonzero(begins)
         units = self._singles_of(points)[firsts]
-        units[np.searchsorted(firsts, places)] = ids
+        if places:
+            units[np.searchsorted(firsts, places)] = ids
         literal_units = np.searchsorted(
             firsts, np.array([literal.start for literal in literals], dtype=np.int64)
         )
@@ -129,11 +131,13 @@ class UnitTable:
                 prefix_ids.append(self._intern("", prefix))
             if last > first:
                 units[last] = self._at_end(text[edges[last] : end], int(units[last]))
-        inserted = np.array(prefix_units, dtype=np.int64)
-        units = np.insert(units, inserted, np.array(prefix_ids, dtype=units.dtype))
-        chars = np.insert(edges, inserted, firsts[inserted])
-        literal_units += np.searchsorted(inserted, literal_units, side="right")
-        return self._layout(text.encode(), chars, byte_at, units, literal_units)
+        chars = edges
+        if prefix_units:
+            inserted = np.array(prefix_units, dtype=np.int64)
+            units = np.insert(units, inserted, np.array(prefix_ids, dtype=units.dtype))
+            chars = np.insert(edges, inserted, firsts[inserted])
+            literal_units += np.searchsorted(inserted, literal_units, side="right")
+        return self._layout(data, chars, byte_at, units, literal_units)
 
     def _layout(
         self,
@@ -178,7 +182,7 @@ class UnitTable:
         return Layout(chars, text_offsets, stream_offsets, changed, stream, np.searchsorted(first, literals))
 
     def _beginnings(
-        self, points: UInt32[np.ndarray, " N"], literals: Sequence[Literal], joined: set[int]
+        self, points: Points, literals: Sequence[Literal], joined: set[int]
     ) -> Bool[np.ndarray, " N"]:
         kinds = self._kinds_of(points)
         begins: Bool[np.ndarray, " N"] = kinds != JOINS
@@ -277,7 +281,7 @@ class UnitTable:
             self._arrays = None
         return unit_id
 
-    def _kinds_of(self, points: UInt32[np.ndarray, " N"]) -> Int8[np.ndarray, " N"]:
+    def _kinds_of(self, points: Points) -> Int8[np.ndarray, " N"]:
         if self._kinds is None or self._singles is None:
             self._kinds = np.zeros(NUM_CODE_POINTS, dtype=np.int8)
             self._singles = np.zeros(NUM_CODE_POINTS, dtype=np.int32)
@@ -289,7 +293,7 @@ class UnitTable:
         found: Int8[np.ndarray, " N"] = kinds
         return found
 
-    def _singles_of(self, points: UInt32[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
+    def _singles_of(self, points: Points) -> Int32[np.ndarray, " N"]:
         assert self._singles is not None
         singles: Int32[np.ndarray, " N"] = self._singles[points]
         return singles
@@ -324,6 +328,18 @@ def gather(
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return flat[np.repeat(starts - (ends - lengths), lengths) + np.arange(total)]
+
+
+def _characters(text: str, data: bytes) -> tuple[Points, Int64[np.ndarray, " N1"]]:
+    """The characters of a text by their numbers, and [N + 1] where each begins in its bytes."""
+    if text.isascii():
+        return np.frombuffer(data, dtype=np.uint8), np.arange(len(data) + 1)
+    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    byte_at = np.zeros(len(points) + 1, dtype=np.int64)
+    # The first byte of a character is no continuation 10xxxxxx.
+    byte_at[:-1] = np.flatnonzero((np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80)
+    byte_at[-1] = len(data)
+    return points, byte_at
 
 
 def _segments(length: int, literals: Sequence[Literal]) -> list[tuple[int, int]]:
