@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.alignment.chunks import ChunkAlignment
+from tide.alignment.chunk_alignment import ChunkAlignment
 
 if TYPE_CHECKING:
     from jaxtyping import Int64

@@ -2,7 +2,7 @@
 
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
-from tide.data.conversation import BadRow, Conversation, Message, Row, TextRow, parse_row
+from tide.data.conversation import BadRow, Conversation, Message, Raw, Row, TextRow, parse_row
 from tide.data.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
@@ -22,7 +22,7 @@ from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
 from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
-from tide.data.sources import Raw, Source, open_source
+from tide.data.sources import Source, open_source
 from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int64
 
-    from tide.data.sources import Raw
+    from tide.data.conversation import Raw
 
 ARROW_SUFFIXES, PARQUET_SUFFIXES = (".arrow", ".feather"), (".parquet",)
 _BATCH_ROWS = 1024

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+Raw: TypeAlias = Mapping[str, object]  # a row as its source has it
 ASSISTANT = "assistant"
 # All that is read of a mapping.
 KEYS = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int64
 
-    from tide.data.sources import Raw
+    from tide.data.conversation import Raw
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _BOM = b"\xef\xbb\xbf"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int32, Int64
 
-    from tide.data.conversation import BadRow
-    from tide.data.sources import Raw, Source
+    from tide.data.conversation import BadRow, Raw
+    from tide.data.sources import Source
 
 MixRule: TypeAlias = Literal["share", "first_exhausted", "all_exhausted"]
 

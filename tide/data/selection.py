@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data.conversation import BadRow, Conversation, Row, parse_row
-from tide.data.sources import Raw, Source
+from tide.data.conversation import BadRow, Conversation, Raw, Row, parse_row
+from tide.data.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

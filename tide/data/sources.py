@@ -10,21 +10,20 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tide.data.arrow_rows import ARROW_SUFFIXES, PARQUET_SUFFIXES, ArrowRows, arrow_rows, parquet_rows
-from tide.data.conversation import BadRow
+from tide.data.conversation import BadRow, Raw
 from tide.data.json_rows import SUFFIXES as JSON_SUFFIXES
 from tide.data.json_rows import JsonRows
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
-Raw: TypeAlias = Mapping[str, object]
 SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the files of a split
