@@ -41,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"tide {parsed.command}: {line}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"tide {parsed.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\ntide {parsed.command}: interrupted", file=sys.stderr)
         return INTERRUPTED

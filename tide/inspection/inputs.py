@@ -35,6 +35,8 @@ def typed_row(text: str, *, escapes: bool = False) -> Row:
     if not isinstance(value, dict):
         if not text:
             raise ValueError("align: expected a text or a row, got an empty one.")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError("align: the text is not UTF-8. Convert it, or drop the bytes that are not.")
         return TextRow("", text.replace("\\n", "\n") if escapes else text)
     try:
         return parse_row(value)

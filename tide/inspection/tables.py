@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from tide.inspection.statistics import spread
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from tide.inspection.statistics import ChunkStatistics
 
 ABSENT = "-"
+_RUN = re.compile("·{5,}")  # Indentation would leave no room for what follows it.
 SPREAD_NAMES = ("mean", "median", "90 %", "99 %", "largest")
 
 
@@ -57,7 +59,12 @@ def longest_table(statistics: ChunkStatistics) -> Table:
     return Table(
         names,
         [
-            (chunk.text, f"{chunk.num_bytes:,}", str(chunk.student_tokens), str(chunk.teacher_tokens))
+            (
+                _RUN.sub(lambda run: f"·×{len(run[0])}", chunk.text),
+                f"{chunk.num_bytes:,}",
+                str(chunk.student_tokens),
+                str(chunk.teacher_tokens),
+            )
             for chunk in statistics.longest
         ],
     )

@@ -73,7 +73,16 @@ def print_statistics(console: Console, statistics: ChunkStatistics, *, longest: 
         shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
         order = [*range(1, len(names)), 0] if figures_first else range(len(names))
         for at in order:
-            shown.add_column(names[at], justify="right" if at else "left", no_wrap=True, overflow="ellipsis")
+            width = max(cell_len(texts[at]) for texts in [names, *lines])
+            # Names and texts may be cut, figures never.
+            shrinks = figures_first and not at
+            shown.add_column(
+                names[at],
+                justify="right" if at else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+                min_width=None if shrinks else width,
+            )
         for texts in lines:
             shown.add_row(*(Text(texts[at]) for at in order))
         console.print()

@@ -109,6 +109,10 @@ class Preparation:
             for role, arguments in template_arguments(self.recipe).items():
                 check_chat_template(tokenizers[role], arguments)
 
+    def rows_of(self, number: int) -> int:
+        """How many rows of the mixture a part is made from."""
+        return min(self.shard_rows, len(self.mixture) - number * self.shard_rows)
+
     def plan(self) -> Plan:
         """Everything that the shards follow from. Reads the sources once."""
         data = self.recipe.data
@@ -187,7 +191,7 @@ def prepare(
     workers = min(len(missing), _num_processors() if workers is None else workers)
     with _bar(shown=progress) as bar:
         task = bar.add_task("rows", total=len(preparation.mixture))
-        bar.advance(task, min(len(preparation.mixture), (len(numbers) - len(missing)) * shard_rows))
+        bar.advance(task, len(preparation.mixture) - sum(map(preparation.rows_of, missing)))
         for counts in _made(preparation, missing, directory, workers):
             bar.advance(task, counts.rows)
     reports = [read_json(directory / f"{_part_name(number)}.json") for number in numbers]
@@ -258,7 +262,8 @@ def _made(preparation: Preparation, numbers: list[int], directory: Path, workers
             for done in as_completed([pool.submit(_write_part, number) for number in numbers]):
                 yield done.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # The end of `with` would take back what is cancelled, and wait for every part.
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 

@@ -76,6 +76,8 @@ def read_sides(
             rendered.append(render(row, tokenizer, template_arguments))
         except BadRow as error:
             sides.append(Dropped(error.reason, error.detail))
+        except ValueError as error:
+            sides.append(Dropped("template: none that works", str(error)))
         else:
             sides.append(None)  # until it is tokenized
     tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))

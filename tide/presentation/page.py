@@ -109,7 +109,7 @@ header { background: linear-gradient(135deg, #06264f, #0a5ec2 70%, #1f8fb8); col
   opacity: .85;
 }
 h1 { margin: .3rem 0 1.2rem; font-size: clamp(1.6rem, 4.5vw, 2.5rem); line-height: 1.15; text-wrap: balance; }
-h2 { margin: 0 0 1rem; font-size: 1.35rem; }
+h2 { overflow-wrap: anywhere; margin: 0 0 1rem; font-size: 1.35rem; }
 h3 { margin: 1.8rem 0 .7rem; font-size: 1.05rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 0; }
 .tiles div { padding: .7rem 1rem; border-radius: .7rem; background: rgb(255 255 255 / .13); }
