@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tide.data import read_rows
+from tide.data import open_source, parse_row
 from tide.quickstart.corpus import _functions, is_held_out, split_functions, write_rows
 
 SOURCE = '''
@@ -93,6 +93,6 @@ def test_most_rows_are_python(split):
 def test_rows_are_read_back_as_written(split, tmp_path):
     rows = split[1][:50]
     write_rows(rows, tmp_path / "rows.jsonl")
-    read = read_rows(tmp_path / "rows.jsonl")
+    read = [parse_row(row) for _, row in open_source(tmp_path / "rows.jsonl")]
     assert [(row.prompt, row.completion) for row in read] == [(row.prompt, row.completion) for row in rows]
     assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])["module"] == rows[0].module
