@@ -27,8 +27,8 @@ import torch
 
 from benchmarks._cpu_cases import LINEAR_CASES, LOGITS_CASES, SIDES, Sizes, Work, build
 from benchmarks._memory import track_peak
+from benchmarks._worker import ROOT, in_process
 
-ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = Sizes(rows=4, vocab=512, student_width=16, teacher_width=32, dtype="float32")
 # glibc: freed tensors go back to the system, so that resident means alive; by default it keeps some of them.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
@@ -77,13 +77,7 @@ def measure_time(case: str, sizes: Sizes, repeats: int, threads: int | None = No
 
 
 def _in_process(task: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.cpu_losses", "--worker", json.dumps(task)]
-    environment = os.environ | (ALLOCATOR if task["what"] == "memory" else {})
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"measurement {task} failed:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return in_process("benchmarks.cpu_losses", task, ALLOCATOR if task["what"] == "memory" else None)
 
 
 def _worker(task: dict[str, Any]) -> dict[str, Any]:

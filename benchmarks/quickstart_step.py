@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks._worker import in_process
+
 RECIPES = {"shared": "recipes/quickstart_same.yaml", "any": "recipes/quickstart_cross.yaml"}
 SIDES = {"in full": "reference", "ops": "auto"}
 
@@ -30,13 +30,8 @@ def trained(method: str, backend: str, steps: int) -> dict[str, Any]:
     Raises:
         RuntimeError: the process failed.
     """
-    task = json.dumps({"method": method, "backend": backend, "steps": steps})
-    command = [sys.executable, "-m", "benchmarks.quickstart_step", "--worker", task]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"training {task} failed:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    task = {"method": method, "backend": backend, "steps": steps}
+    return in_process("benchmarks.quickstart_step", task)
 
 
 def _worker(task: dict[str, Any]) -> dict[str, Any]:

@@ -37,14 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _take_overrides(parsed, rest)
     try:
         status: int = parsed.run(parsed)
-    except ValueError as error:
+    except BrokenPipeError:  # Whoever reads the output has left: no bad input.
+        raise
+    except (ValueError, OSError) as error:
         for line in str(error).splitlines():
             print(f"tide {parsed.command}: {line}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        print(f"tide {parsed.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ntide {parsed.command}: interrupted", file=sys.stderr)

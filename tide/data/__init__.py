@@ -2,7 +2,7 @@
 
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
-from tide.data.conversation import BadRow, Conversation, Message, Raw, Row, TextRow, parse_row
+from tide.data.conversation import BadRow, Conversation, Message, Raw, Row, TextRow, parse_row, read_row
 from tide.data.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
@@ -54,6 +54,7 @@ __all__ = [
     "parse_row",
     "read_json",
     "read_plan",
+    "read_row",
     "render",
     "rows_with_answer",
     "shared_contents",

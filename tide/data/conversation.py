@@ -77,6 +77,16 @@ class BadRow(ValueError):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+def read_row(raw: Raw | BadRow) -> Row | BadRow:
+    """What a source gave, as a row; or the BadRow that it is or makes, for who counts those and goes on."""
+    if isinstance(raw, BadRow):
+        return raw
+    try:
+        return parse_row(raw)
+    except BadRow as error:
+        return error
+
+
 def parse_row(value: Mapping[str, object]) -> Row:
     """The row that a mapping stands for.
 

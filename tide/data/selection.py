@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data.conversation import BadRow, Conversation, Raw, Row, parse_row
+from tide.data.conversation import BadRow, Conversation, Raw, Row, read_row
 from tide.data.sources import Source
 
 if TYPE_CHECKING:
@@ -36,13 +36,8 @@ def rows_with_answer(source: Source, text: str) -> Source:
 
 
 def _is_kept(raw: Raw | BadRow, text: str) -> bool:
-    if isinstance(raw, BadRow):
-        return True
-    try:
-        row = parse_row(raw)
-    except BadRow:
-        return True
-    return any(text in answer for answer in _answers(row))
+    row = read_row(raw)
+    return isinstance(row, BadRow) or any(text in answer for answer in _answers(row))
 
 
 def _answers(row: Row) -> list[str]:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tide.alignment import ByteTable
 from tide.inspection.readable import LINE_BREAK, readable
-from tide.preparation import NO_CHUNK, Dropped, align_answers, chunk_ids, read_sides
+from tide.preparation import NO_CHUNK, Dropped, align_answers, chunk_ids, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
+    from jaxtyping import Int64
     from transformers import PreTrainedTokenizerFast
 
     from tide.data import Row
@@ -85,7 +87,7 @@ class AlignedRow:
 
 
 class Aligner:
-    """Aligns rows between two tokenizers as `tide prepare` does.
+    """Aligns rows between two tokenizers as `tide prepare` does, with no `template_arguments`.
 
     Args:
         student: the student's tokenizer.
@@ -108,37 +110,30 @@ class Aligner:
 
     def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
         """Each row, or why it cannot be aligned."""
-        sides = [read_sides(rows, tokenizer) for tokenizer in self.tokenizers]
-        return [self._aligned(one, other) for one, other in zip(*sides, strict=True)]
+        pairs = read_pairs(rows, *self.tokenizers, {})
+        return [pair if isinstance(pair, Dropped) else self._aligned(*pair) for pair in pairs]
 
-    def _aligned(self, one: Side | Dropped, other: Side | Dropped) -> AlignedRow | Dropped:
-        if isinstance(one, Dropped):
-            return one
-        if isinstance(other, Dropped):
-            return Dropped(other.reason, f"teacher's side: {other.detail}")
-        try:
-            answers = align_answers(one, other, self.tables, merge=self.merge)
-        except ValueError as error:
-            return Dropped("not aligned", str(error))
-        chunks, teacher_chunks = chunk_ids(answers, one, other)
+    def _aligned(self, one: Side, other: Side) -> AlignedRow | Dropped:
+        answers = align_answers(one, other, self.tables, merge=self.merge)
+        if isinstance(answers, Dropped):
+            return answers
         student, teacher = (
-            self._shown(0, one, chunks.tolist()),
-            self._shown(1, other, teacher_chunks.tolist()),
+            _shown(side, chunks, table)
+            for side, chunks, table in zip(
+                (one, other), chunk_ids(answers, one, other), self.tables, strict=True
+            )
         )
         return AlignedRow(student, teacher, tuple(answers))
 
-    def _shown(self, side: int, read: Side, chunks: list[int]) -> tuple[ShownToken, ...]:
-        ids, learnt = read.tokens.token_ids.tolist(), read.tokens.learnt.tolist()
-        texts = [self._text(side, token_id) for token_id in ids]
-        return tuple(map(ShownToken, ids, texts, chunks, learnt))
 
-    def _text(self, side: int, token_id: int) -> str:
-        table = self.tables[side]
-        if spelled := table.tokens[token_id]:
-            return readable(spelled)
-        if token_id in table.special_text:
-            return readable(table.special_text[token_id])
-        return NO_BYTES
+def _shown(side: Side, chunks: Int64[np.ndarray, " L"], table: ByteTable) -> tuple[ShownToken, ...]:
+    ids, learnt = side.tokens.token_ids.tolist(), side.tokens.learnt.tolist()
+    texts = [_text(token_id, table) for token_id in ids]
+    return tuple(map(ShownToken, ids, texts, chunks.tolist(), learnt))
+
+
+def _text(token_id: int, table: ByteTable) -> str:
+    return readable(table.tokens[token_id] or table.special_text.get(token_id, b"")) or NO_BYTES
 
 
 def _runs(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:

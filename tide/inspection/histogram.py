@@ -70,5 +70,5 @@ def _bars(axes: Axes, series: list[tuple[str, Counter[int], str]]) -> None:
         axes.bar(places, shares, width=width * 0.94, color=colour, label=label)
     axes.grid(visible=False, axis="x")
     step = 1 if last <= 12 else 2 if last <= 16 else 4
-    ticks = sorted({*range(step if step > 1 else 1, last + 1 - step // 2, step), last})
+    ticks = sorted({*range(step, last + 1 - step // 2, step), last})
     axes.set_xticks(ticks, [f"{last}+" if tick == last and is_more else str(tick) for tick in ticks])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data import BadRow, TextRow, parse_row
+from tide.data import BadRow, TextRow, parse_row, read_row
 from tide.preparation import Dropped
 
 if TYPE_CHECKING:
@@ -58,16 +58,7 @@ def sampled(source: Source, num_rows: int, align: Aligner) -> Iterator[tuple[int
     numbers = np.unique(np.linspace(0, len(source) - 1, min(num_rows, len(source))).astype(np.int64))
     for start in range(0, len(numbers), ROWS_AT_ONCE):
         part = numbers[start : start + ROWS_AT_ONCE]
-        rows: list[Row] = []
-        found: list[Dropped | None] = []
-        for raw in source.rows(part):
-            try:
-                if isinstance(raw, BadRow):
-                    raise raw
-                rows.append(parse_row(raw))
-                found.append(None)
-            except BadRow as error:
-                found.append(Dropped(error.reason, error.detail))
-        aligned = iter(align(rows))
-        for number, dropped in zip(part.tolist(), found, strict=True):
-            yield number, dropped or next(aligned)
+        rows = list(map(read_row, source.rows(part)))
+        aligned = iter(align([row for row in rows if not isinstance(row, BadRow)]))
+        for number, row in zip(part.tolist(), rows, strict=True):
+            yield number, Dropped(row.reason, row.detail) if isinstance(row, BadRow) else next(aligned)

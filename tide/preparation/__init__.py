@@ -9,7 +9,7 @@ from tide.preparation.sides import (
     Side,
     align_answers,
     chunk_ids,
-    read_sides,
+    read_pairs,
 )
 from tide.preparation.tokenizers import Tokenizers, check_embeddings, check_shared_ids, load_tokenizers
 from tide.preparation.training_data import TrainingData, held_out_examples, training_data
@@ -29,7 +29,7 @@ __all__ = [
     "held_out_examples",
     "load_tokenizers",
     "prepare",
-    "read_sides",
+    "read_pairs",
     "same_tokenizer_examples",
     "training_data",
 ]

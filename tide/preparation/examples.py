@@ -11,7 +11,15 @@ import torch
 
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
-from tide.preparation.sides import NO_CHUNK, Dropped, Side, align_answers, chunk_ids, read_sides
+from tide.preparation.sides import (
+    NO_CHUNK,
+    Dropped,
+    Side,
+    align_answers,
+    chunk_ids,
+    read_pairs,
+    read_sides,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +31,6 @@ if TYPE_CHECKING:
     from tide.data import Row
 
 NOTHING_TO_LEARN = "nothing to learn within max_length"
-NOT_ALIGNED = "not aligned"
 
 
 class Built(NamedTuple):
@@ -89,19 +96,11 @@ class ExampleBuilder:
 
     def __call__(self, rows: Sequence[Row]) -> list[Built | Dropped]:
         """One example, or the reason why there is none, per row."""
-        student = read_sides(rows, self.student, self.template_arguments.get("student"))
         if self.teacher is None:
-            return [side if isinstance(side, Dropped) else self._alone(side) for side in student]
-        teacher = read_sides(rows, self.teacher, self.template_arguments.get("teacher"))
-        examples: list[Built | Dropped] = []
-        for one, other in zip(student, teacher, strict=True):
-            if isinstance(one, Dropped):
-                examples.append(one)
-            elif isinstance(other, Dropped):
-                examples.append(Dropped(other.reason, f"teacher's side: {other.detail}"))
-            else:
-                examples.append(self._pair(one, other))
-        return examples
+            sides = read_sides(rows, self.student, self.template_arguments.get("student"))
+            return [side if isinstance(side, Dropped) else self._alone(side) for side in sides]
+        pairs = read_pairs(rows, self.student, self.teacher, self.template_arguments)
+        return [pair if isinstance(pair, Dropped) else self._pair(*pair) for pair in pairs]
 
     def _alone(self, side: Side) -> Built | Dropped:
         token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
@@ -117,10 +116,9 @@ class ExampleBuilder:
         if not learnt.any():
             return _nothing_to_learn(one)
         teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
-        try:
-            answers = align_answers(one, other, self.tables, merge=layout.chunk_merging)
-        except ValueError as error:
-            return Dropped(NOT_ALIGNED, str(error))
+        answers = align_answers(one, other, self.tables, merge=layout.chunk_merging)
+        if isinstance(answers, Dropped):
+            return answers
         chunks, teacher_chunks = chunk_ids(answers, one, other)
         chunks, teacher_chunks, num_chunks = _whole_chunks(
             chunks, teacher_chunks, len(token_ids), len(teacher_ids)

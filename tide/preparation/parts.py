@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.data import BadRow, Counts, Row, parse_row
+from tide.data import BadRow, Counts, Row, read_row
 from tide.losses.objective import METHODS
 from tide.preparation.examples import ExampleBuilder, Layout
 from tide.preparation.sides import Dropped
@@ -87,12 +87,11 @@ def build_part(raw_rows: Sequence[Raw | BadRow], build: ExampleBuilder) -> Part:
     rejects: dict[int, Dropped] = {}
     rows: dict[int, Row] = {}
     for at, raw in enumerate(raw_rows):
-        try:
-            if isinstance(raw, BadRow):
-                raise raw
-            rows[at] = parse_row(raw)
-        except BadRow as error:
-            rejects[at] = Dropped(error.reason, error.detail)
+        row = read_row(raw)
+        if isinstance(row, BadRow):
+            rejects[at] = Dropped(row.reason, row.detail)
+        else:
+            rows[at] = row
     examples = []
     num_cut = 0
     for at, built in zip(rows, build(list(rows.values())), strict=True):

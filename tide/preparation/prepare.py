@@ -22,22 +22,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tide.data import (
     MANIFEST_FILE,
     PLAN_FILE,
-    BadRow,
     Conversation,
     Counts,
     Manifest,
     Mixture,
     Plan,
-    Raw,
     Shard,
     Source,
     check_chat_template,
     file_hash,
     mix,
     open_source,
-    parse_row,
     read_json,
     read_plan,
+    read_row,
     rows_with_answer,
     tokenizer_fingerprint,
     write_json,
@@ -103,8 +101,8 @@ class Preparation:
         Raises:
             ValueError: one has no chat template, or it does not work.
         """
-        firsts = [source.rows([0])[0] for source in self.sources]
-        if any(_is_conversation(raw) for raw in firsts):
+        firsts = [read_row(source.rows([0])[0]) for source in self.sources]
+        if any(isinstance(row, Conversation) for row in firsts):
             tokenizers = self.tokenizers.by_role()
             for role, arguments in template_arguments(self.recipe).items():
                 check_chat_template(tokenizers[role], arguments)
@@ -315,13 +313,6 @@ def _is_made(directory: Path, number: int) -> bool:
 
 def _part_name(number: int) -> str:
     return f"part-{number:05d}"
-
-
-def _is_conversation(raw: Raw | BadRow) -> bool:
-    try:
-        return not isinstance(raw, BadRow) and isinstance(parse_row(raw), Conversation)
-    except BadRow:
-        return False
 
 
 def _opened(given: SourceConfig) -> Source:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tide.data import Rendered, Row, Span, TokenizedText
 
 NO_CHUNK = -1
+NOT_ALIGNED = "not aligned"
 
 
 class Dropped(NamedTuple):
@@ -91,23 +92,54 @@ def read_sides(
     return [side for side in sides if side is not None]
 
 
+def read_pairs(
+    rows: Sequence[Row],
+    student: PreTrainedTokenizerFast,
+    teacher: PreTrainedTokenizerFast,
+    template_arguments: Mapping[str, Mapping[str, Any]],
+) -> list[tuple[Side, Side] | Dropped]:
+    """Rows as both sides read them, or why one cannot.
+
+    Args:
+        rows: of any form.
+        student, teacher: their tokenizers.
+        template_arguments: variables of the chat templates, by "student" and "teacher".
+    """
+    pairs: list[tuple[Side, Side] | Dropped] = []
+    for one, other in zip(
+        read_sides(rows, student, template_arguments.get("student")),
+        read_sides(rows, teacher, template_arguments.get("teacher")),
+        strict=True,
+    ):
+        if isinstance(one, Dropped):
+            pairs.append(one)
+        elif isinstance(other, Dropped):
+            pairs.append(Dropped(other.reason, f"teacher's side: {other.detail}"))
+        else:
+            pairs.append((one, other))
+    return pairs
+
+
 def align_answers(
     one: Side, other: Side, tables: tuple[ByteTable, ByteTable], *, merge: Literal["none", "words"] = "none"
-) -> list[AlignedAnswer]:
-    """The chunks of every answer of a row; what is not learnt on both sides has none.
+) -> list[AlignedAnswer] | Dropped:
+    """The chunks of every answer of a row, or why there are none; what is not learnt on both sides has none.
 
     Args:
         one: the student's side of the row.
         other: the teacher's.
         tables: bytes of the student's tokens and of the teacher's.
         merge: as `align_spans` takes it.
-    Raises:
-        ValueError: the tokens of a side cannot be laid over its text.
     """
-    return [
-        AlignedAnswer(at, teacher_at, spans, teacher_spans, align_spans(spans, teacher_spans, merge=merge))
-        for (spans, at), (teacher_spans, teacher_at) in _answers(one, other, tables)
-    ]
+    try:
+        return [
+            AlignedAnswer(
+                at, teacher_at, spans, teacher_spans, align_spans(spans, teacher_spans, merge=merge)
+            )
+            for (spans, at), (teacher_spans, teacher_at) in _answers(one, other, tables)
+        ]
+    except ValueError as error:  # The tokens of a side cannot be laid over its text.
+        return Dropped(NOT_ALIGNED, str(error))
 
 
 def chunk_ids(

@@ -1,0 +1,34 @@
+"""Measurements in a process of their own: nothing of what ran before is in their memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def in_process(
+    module: str, task: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What `python -m MODULE --worker TASK` prints in its last line, from JSON.
+
+    Args:
+        module: of `benchmarks`.
+        task: as JSON for its option `--worker`.
+        environment: variables to set beside those of this process.
+    Raises:
+        RuntimeError: the process failed.
+    """
+    command = [sys.executable, "-m", module, "--worker", json.dumps(task)]
+    variables = os.environ | dict(environment or {})
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"measurement {task} failed:\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
