@@ -20,7 +20,7 @@ def add_parser(commands: Subparsers) -> None:
         "align",
         help="show two tokenizations of a text, and statistics over a data set",
         description="Show how two tokenizers cut a text, and the chunks that both share, as `tide prepare` "
-        "aligns them. With --data, say what the chunks of a data set are like.",
+        "aligns them without template_arguments. With --data, say what the chunks of a data set are like.",
     )
     parser.add_argument(
         "text",
