@@ -15,6 +15,7 @@ from tests.tiny import ROWS, make_tokenizer
 from tide.data import TextRow
 from tide.inspection import Aligner, ChunkStatistics, alignment_page, print_row, print_statistics
 from tide.inspection.histogram import chunk_figure, chunk_images
+from tide.inspection.tables import longest_table, sides_table
 from tide.inspection.terminal import CHUNK_STYLES
 from tide.preparation import NO_CHUNK, Dropped
 
@@ -107,6 +108,18 @@ def test_statistics_in_a_terminal(aligner):
     short = Console(file=io.StringIO(), width=100)
     print_statistics(short, ChunkStatistics.of(aligner(ROWS)), longest=False)
     assert "student tokens" in short.file.getvalue() and "longest" not in short.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [48, 60, 80])
+def test_no_figure_is_cut_in_a_narrow_terminal(aligner, width):
+    statistics = ChunkStatistics.of([*aligner(ROWS)] * 50)
+    console = Console(file=io.StringIO(), width=width)
+    print_statistics(console, statistics)
+    text = console.file.getvalue()
+    for name, *figures in sides_table(statistics).lines:
+        assert [*name.split(), *figures] in [line.split() for line in text.splitlines()]
+    lines = [line.split()[:3] for line in text.splitlines()[-len(statistics.longest) :]]
+    assert lines == [figures for _, *figures in longest_table(statistics).lines]
 
 
 def test_the_page_shows_every_token_under_its_chunk(aligner):

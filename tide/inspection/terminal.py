@@ -86,7 +86,8 @@ def print_statistics(console: Console, statistics: ChunkStatistics, *, longest: 
         for texts in lines:
             shown.add_row(*(Text(texts[at]) for at in order))
         console.print()
-        console.print(shown)
+        # A table that is wider than the terminal runs over: a figure that is cut is another figure.
+        console.print(shown, crop=False)
 
 
 def _lines(
