@@ -158,6 +158,44 @@ def test_within_keeps_whole_tokens_and_counts_from_the_stretch():
             spans.within(start, end)
 
 
+@pytest.mark.parametrize(
+    ("stretch", "blanks_from", "kept", "starts"),
+    [
+        ((4, 8), None, slice(2, 3), [2]),
+        ((4, 8), 2, slice(1, 3), [0, 2]),  # " \nab" reaches in with white space alone
+        ((4, 8), 3, slice(2, 3), [2]),  # it begins before the place where blanks may
+        ((5, 8), 0, slice(2, 3), [1]),  # "a" of it stands before the stretch
+        ((3, 8), 0, slice(1, 3), [0, 3]),
+        ((6, 8), 0, slice(2, 3), [0]),  # it ends where the stretch begins
+        ((4, 5), 0, slice(1, 1), []),  # it runs over the end
+        ((11, 12), 8, slice(4, 4), []),  # a special token is no part of a text
+    ],
+)
+def test_a_token_that_begins_with_white_space_before_the_stretch(stretch, blanks_from, kept, starts):
+    entries = [b"xy", b" \nab", b"cd", b"e", b" <s>"]
+    table = ByteTable(entries, special_ids=[4], special_text={4: b" <s>"})
+    spans = table.spans("xy \nabcd <s>e", [0, 1, 2, 4, 3])
+    inner, found = spans.within(*stretch, blanks_from=blanks_from)
+    assert (found, inner.starts.tolist()) == (kept, starts)
+    assert inner.text == spans.text[slice(*stretch)] and len(inner.special) == len(starts)
+
+
+def test_a_blank_of_many_bytes_may_stand_before_the_stretch():
+    inner, kept = ByteTable([b"a", "\u3000b".encode()]).spans("a\u3000b", [0, 1]).within(4, 5, blanks_from=1)
+    assert (kept, inner.starts.tolist(), inner.ends.tolist()) == (slice(1, 2), [0], [1])
+
+
+def test_of_a_token_in_a_respelled_stretch_across_the_edge_no_part_is_taken():
+    tokenizer = tokenizer_of("Unigram, NFKC, runs of spaces joined")
+    text = "a   in"
+    spans = ByteTable.from_tokenizer(tokenizer).spans(text, tokenizer.encode(text).ids)
+    assert (1, 4, b" ") in oracle.edits_of(spans)
+    blank = spans.starts.tolist().index(1)
+    for start, first in ((1, blank), (2, blank + 1), (4, blank + 1)):
+        _, kept = spans.within(start, len(text), blanks_from=1)
+        assert kept.start == first
+
+
 def test_a_respelled_stretch_across_the_edge_takes_its_tokens_along():
     tokenizer = characters(
         "ab", pre_tokenizer=pre_tokenizers.WhitespaceSplit(), normalizer=normalizers.Lowercase()

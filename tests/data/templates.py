@@ -87,7 +87,8 @@ def folded(messages: Sequence[Message]) -> list[Segment]:
                 segments += [(messages[0].content, 0, False), ("\n\n", None, False)]
             segments += [(message.content, at, False), ("[/INST]", None, False)]
         elif message.role == "assistant":
-            segments += [(" ", None, False), (message.content, at, True), ("</s>", None, True)]
+            # The generation prompt ends with [/INST]: the space is the model's to write.
+            segments += [(" ", None, True), (message.content, at, True), ("</s>", None, True)]
     return segments
 
 
@@ -105,12 +106,13 @@ def marked(messages: Sequence[Message]) -> list[Segment]:
 
 
 def plain(messages: Sequence[Message]) -> list[Segment]:
-    """No special tokens: the newline ends the turn."""
+    """No special tokens: the newline ends the turn, and the space before an answer is the model's."""
     segments: list[Segment] = []
     for at, message in enumerate(messages):
         answer = message.role == "assistant"
         segments += [
-            (f"{message.role.capitalize()}: ", None, False),
+            (f"{message.role.capitalize()}:", None, False),
+            (" ", None, answer),
             (message.content, at, answer),
             ("\n", None, answer),
         ]
@@ -123,10 +125,12 @@ def stripped_plain(messages: Sequence[Message]) -> list[Segment]:
     for at, message in enumerate(messages):
         if message.role == "system" and not message.content:
             continue
+        answer = message.role == "assistant"
         segments += [
             ("\n" if segments else "", None, False),
-            (f"{message.role}: ", None, False),
-            (message.content.strip(), at, message.role == "assistant"),
+            (f"{message.role}:", None, False),
+            (" ", None, answer),
+            (message.content.strip(), at, answer),
         ]
     return segments
 

@@ -125,7 +125,7 @@ def test_other_roles_are_read_and_not_learnt(role):
 
 @pytest.mark.parametrize(
     ("template", "learnt"),
-    [(IM_START, "3<|im_end|>"), (MARKED, "3<|im_end|>\n"), (PLAIN, "3\n"), (HEADERS, "3<|eot_id|>")],
+    [(IM_START, "3<|im_end|>"), (MARKED, "3<|im_end|>\n"), (PLAIN, " 3\n"), (HEADERS, "3<|eot_id|>")],
 )
 def test_answers_in_the_prompt_are_not_learnt(template, learnt):
     turns = chat("1", "2", "1", "3").messages
@@ -180,10 +180,10 @@ class TestTemplatesThatLookIntoContents:
         assert content_text(row) == ["q", answer]
         assert learnt_text(row) == [answer + "<|im_end|>"]
 
-    def test_of_a_thought_that_is_written_otherwise_the_answer_is_learnt(self):
-        row = render(chat("q", "<think>why</think>so"), self.tokenizer)
-        assert row.text.endswith("<think>\nwhy\n</think>\n\nso<|im_end|>\n")
-        assert learnt_text(row) == ["so<|im_end|>"]
+    def test_a_thought_that_is_written_otherwise_is_not_a_part(self):
+        """The template shows it with other white space, so the answer is not what the row has."""
+        with pytest.raises(BadRow, match="template: changes a message: message 1 "):
+            render(chat("q", "<think>why</think>so"), self.tokenizer)
 
     def test_a_content_whose_ends_are_read(self):
         """A marker at either end would make another conversation of it."""
@@ -228,6 +228,23 @@ def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
     assert caught.value.reason == reason
     with pytest.raises(ValueError, match=f"render: the chat template of the tokenizer fails .*{reason}"):
         check_chat_template(tokenizer_with(template))
+
+
+@pytest.mark.parametrize(
+    ("changed", "answer"),
+    [
+        ("m.content | tojson", 'say "hi" now'),
+        ("m.content | replace('-', '_')", "a-b c"),
+        ("m.content | replace('\\n', ' ')", "first line\nsecond line"),
+        ("m.content[2:] | upper ~ 'end'", "a bend"),
+        ("m.content | truncate(9, true, '...')", "more than nine characters"),
+        ("m.content[:4] + '-'", "more-"),  # its own end is cut off, and the template writes the same
+    ],
+)
+def test_the_unchanged_end_of_a_message_is_no_part_of_it(changed, answer):
+    template = f"{{% for m in messages %}}{{{{ m.role + ':' + ({changed}) + '</s>' }}}}{{% endfor %}}"
+    with pytest.raises(BadRow, match="template: changes a message"):
+        render(chat("why", answer), tokenizer_with(template))
 
 
 @pytest.mark.parametrize(
@@ -286,6 +303,70 @@ def test_marks_that_follow_one_another_are_one():
     )
     row = render(chat("a", "b"), tokenizer_with(template))
     assert learnt_text(row) == ["<think></think>b</s>"] and content_text(row) == ["a", "b"]
+
+
+def test_marks_of_different_answers_stay_apart():
+    """An answer of the prompt next to the completion is not learnt with it."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    turns = (Message("user", "q"), Message("assistant", "context "), Message("assistant", "learnt"))
+    row = render(Conversation(turns, num_prompt=2), tokenizer_with(template))
+    assert row.text == "qcontext learnt" and learnt_text(row) == ["learnt"]
+    both = render(Conversation(turns), tokenizer_with(template))
+    assert learnt_text(both) == ["context ", "learnt"]
+
+
+class TestSpaceBeforeAnAnswer:
+    """It is learnt if the generation prompt does not end with it."""
+
+    @staticmethod
+    def learnt(header: str, prompt: str, *, question: str = "hi", answer: str = "yes") -> str:
+        template = (
+            "{% for m in messages %}{{ 'U: ' + m.content + '\n' if m.role == 'user' else HEADER + m.content "
+            "+ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ PROMPT }}{% endif %}"
+        )
+        template = template.replace("HEADER", repr(header)).replace("PROMPT", repr(prompt))
+        rows = [
+            render(chat(*turns), tokenizer_with(template))
+            for turns in ((question, answer), ("before", "no", question, answer))
+        ]
+        one, last = (learnt_text(row)[-1] for row in rows)
+        assert one == last
+        return one.removesuffix("</s>").removesuffix(answer)
+
+    @pytest.mark.parametrize(
+        ("header", "prompt", "space"),
+        [
+            ("A: ", "A:", " "),
+            ("A: ", "A: ", ""),
+            ("A:\n", "A:\n", ""),
+            ("A:\n ", "A:\n", " "),
+            ("A:\n\n", "A:\n", "\n"),
+            ("A: <t></t>\n", "A: ", ""),  # words that the prompt leaves out are context
+            ("A: ", "B:", ""),  # another prompt tells nothing
+            ("A: ", "", " "),  # no prompt: spaces alone
+            ("A:\n", "", ""),
+            ("A:\n ", "", " "),
+        ],
+    )
+    def test_as_the_prompt_leaves_it(self, header, prompt, space):
+        assert self.learnt(header, prompt) == space
+
+    def test_white_space_of_the_messages_is_not_taken_for_the_headers(self):
+        assert self.learnt("A: ", "A:", question="hi A: ", answer=" yes ") == " "
+        assert self.learnt("", "", question="hi ") == ""
+
+
+def test_words_behind_an_answer_are_no_end_of_its_turn():
+    """A special token ends the turn if nothing but white space stands before it."""
+    template = (
+        "{% for m in messages %}{{ '<s>' if m.role == 'user' and not loop.first }}{{ m.role }}: "
+        "{{ m.content }}{{ '\n' if m.role == 'user' else '\n--\n' if loop.last else '\n--\nnext ' }}"
+        "{% endfor %}"
+    )
+    assert learnt_text(render(chat("a", "b", "c", "d"), tokenizer_with(template))) == [" b\n--\n", " d\n--\n"]
 
 
 def test_a_header_that_ends_the_turn_is_learnt_with_the_answer():

@@ -52,8 +52,8 @@ class Respelling:
         """What the tokenizer reads in place of the edit's text."""
         return self.stream[self.stream_starts[edit] : self.stream_ends[edit]]
 
-    def within(self, start: int, end: int, kept: slice) -> Respelling:
-        """The edits inside [start, end), from `start` on, for the tokens in `kept`.
+    def within(self, start: int, end: int, kept: slice, clipped: Bool[np.ndarray, " K"]) -> Respelling:
+        """The edits inside [start, end), from `start` on, for the tokens in `kept`; `clipped` begin at 0.
 
         Dropped stretches are clipped: a part of nothing is nothing. Of other edits that stand across an edge
         no token is kept, so they are left out.
@@ -67,7 +67,7 @@ class Respelling:
             edit_ends=ends[inside] - start,
             stream_starts=self.stream_starts[inside],
             stream_ends=self.stream_ends[inside],
-            start_splits=self.start_splits[kept],
+            start_splits=np.where(clipped, 0, self.start_splits[kept]),
             end_splits=self.end_splits[kept],
         )
 
@@ -97,12 +97,14 @@ class TokenSpans:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def within(self, start: int, end: int) -> tuple[TokenSpans, slice]:
+    def within(self, start: int, end: int, *, blanks_from: int | None = None) -> tuple[TokenSpans, slice]:
         """The tokens that lie wholly inside a stretch of the text.
 
         Args:
             start: first byte of the stretch.
             end: the byte after its last.
+            blanks_from: a byte before the stretch. A token that begins there or behind it, and holds white
+                space alone before the stretch, counts as the part of it that lies inside.
         Returns:
             Spans of those tokens, with offsets from `start` and the stretch as their text; and their
             positions in the sequence.
@@ -115,14 +117,27 @@ class TokenSpans:
                 f"of the text; got start={start}, end={end}. Offsets are in UTF-8 bytes, not in characters."
             )
         first = int(np.searchsorted(self.starts, start, side="left"))
+        first -= blanks_from is not None and self._reaches_in(first - 1, blanks_from, start)
         after = max(first, int(np.searchsorted(self.ends, end, side="right")))
         kept = slice(first, after)
+        clipped = self.starts[kept] < start
         spans = TokenSpans(
             text=self.text[start:end],
-            starts=self.starts[kept] - start,
+            starts=np.maximum(self.starts[kept] - start, 0),
             ends=self.ends[kept] - start,
             has_bytes=self.has_bytes[kept],
             special=self.special[kept],
-            respelled=None if self.respelled is None else self.respelled.within(start, end, kept),
+            respelled=None if self.respelled is None else self.respelled.within(start, end, kept, clipped),
         )
         return spans, kept
+
+    def _reaches_in(self, token: int, blanks_from: int, start: int) -> bool:
+        """Whether a token that begins before `start` is white space up to there, and more behind it."""
+        if token < 0 or self.special[token]:
+            return False
+        if not blanks_from <= self.starts[token] < start < self.ends[token]:
+            return False
+        edits = self.respelled
+        if edits is not None and ((edits.edit_starts < start) & (start < edits.edit_ends)).any():
+            return False  # what of it lies inside cannot be told
+        return self.text[self.starts[token] : start].decode(errors="replace").isspace()

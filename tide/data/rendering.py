@@ -50,10 +50,11 @@ def render(
     """A row through one side's chat template; a TextRow has none.
 
     An answer is learnt with what ends its turn: all that `{% generation %}` marks in a template that has it.
-    Otherwise the content, and on from there to the end of the first special token, which the model has to
+    Otherwise the content, and on from there to the end of the special token behind it, which the model has to
     write itself. A template that ends turns without a special token ends them as it ends the text: what
     follows the answer when it is the last one is learnt, as far as it also follows here. White space around
-    an answer is learnt if the template keeps it.
+    an answer is learnt if the template keeps it; so is white space of the template's own in front of it, as
+    far as `add_generation_prompt` leaves it to the model.
 
     Args:
         row: to be rendered.
@@ -137,26 +138,52 @@ class _ChatTemplate:
         contents = [message.content for message in conversation.messages]
         text, generated = self._apply(roles, contents)
         places = locate(lambda changed: self._apply(roles, changed)[0], contents, text)
-        answers: list[tuple[int, Place]] = []
-        for at, place in enumerate(places):
-            if conversation.is_answer(at):
-                if place is None:
-                    raise BadRow("template: leaves out an answer", f"message {at} (from 0)")
-                answers.append((at, place))
+        shown = sorted(place for place in places if place is not None)
+        answers = _answers(conversation, places)
         if self.has_generation:
-            learnt = _marked(generated, [place for _, place in answers])
+            learnt = _marked(generated, shown, answers)
         else:
-            starts = sorted(place.start for place in places if place is not None)
-            learnt = [
-                (place.start, self._end_of_turn(roles, contents, at, place.end, starts, text))
-                for at, place in answers
-            ]
+            learnt = {
+                at: (place.start, self._end_of_turn(roles, contents, at, place.end, shown, text))
+                for at, place in answers.items()
+            }
+        turns = [
+            (self._begin_of_turn(roles, contents, at, start, shown, text), end)
+            for at, (start, end) in learnt.items()
+        ]
         spans, end = [], 0
         for place in places:
             spans.append((place.start, place.end) if place is not None else (end, end))
             end = spans[-1][1]
         offsets = tuple(0 if place is None else place.offset for place in places)
-        return Rendered(text, (text,), tuple(spans), offsets, tuple(sorted(learnt)))
+        return Rendered(text, (text,), tuple(spans), offsets, tuple(sorted(turns)))
+
+    def _begin_of_turn(
+        self,
+        roles: Sequence[str],
+        contents: Sequence[str],
+        message: int,
+        start: int,
+        shown: Sequence[Place],
+        text: str,
+    ) -> int:
+        """Where the model begins to write: before `start`, if the template puts white space of its own there.
+
+        A generation prompt ends with as much of it as is not left to the model. Where a template has no such
+        prompt, that is all but spaces: a line break there belongs to the header.
+        """
+        before = next((place for place in reversed(shown) if place.end <= start), Place(0, 0, 0))
+        if not text[before.end : start][-1:].isspace():
+            return start
+        try:
+            prompt, _ = self._apply(roles[:message], contents[:message], add_generation_prompt=True)
+        except BadRow:
+            return start
+        ends = range(start, before.end - 1, -1)
+        end = next((end for end in ends if prompt.endswith(text[before.start : end])), start)
+        if text[end:start].strip():
+            end += len(text[end:start].rstrip(" "))
+        return end
 
     def _end_of_turn(
         self,
@@ -164,13 +191,15 @@ class _ChatTemplate:
         contents: Sequence[str],
         message: int,
         content_end: int,
-        content_starts: Sequence[int],
+        shown: Sequence[Place],
         text: str,
     ) -> int:
-        following = next((start for start in content_starts if start >= content_end), len(text))
+        following = next((place.start for place in shown if place.start >= content_end), len(text))
         special = self.special.search(text, content_end, following)
         if special:
-            return special.end()
+            if not text[content_end : special.start()].strip():
+                return special.end()
+            following = special.end()
         alone = text
         if message + 1 < len(roles):
             try:
@@ -181,7 +210,9 @@ class _ChatTemplate:
             return content_end
         return content_end + common_length(alone[content_end:], text[content_end:following])
 
-    def _apply(self, roles: Sequence[str], contents: Sequence[str]) -> tuple[str, list[Span]]:
+    def _apply(
+        self, roles: Sequence[str], contents: Sequence[str], *, add_generation_prompt: bool = False
+    ) -> tuple[str, list[Span]]:
         """The rendered text, and what its generation marks hold."""
         # Imported here: `import tide` does without.
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -192,6 +223,7 @@ class _ChatTemplate:
                 [messages],
                 chat_template=self.source,
                 return_assistant_tokens_mask=self.has_generation,
+                add_generation_prompt=add_generation_prompt,
                 **self.arguments,
             )
         except Exception as error:  # templates raise what they like
@@ -199,24 +231,46 @@ class _ChatTemplate:
         return texts[0], generated[0] if generated else []
 
 
-def _marked(generated: Sequence[Span], answers: Sequence[Place]) -> list[Span]:
-    """What the template marks, around the answers that are to be learnt."""
+def _answers(conversation: Conversation, places: Sequence[Place | None]) -> dict[int, Place]:
+    """Places of what is to be learnt, by message."""
+    answers = {}
+    for at, place in enumerate(places):
+        if conversation.is_answer(at):
+            if place is None:
+                raise BadRow("template: leaves out an answer", f"message {at} (from 0)")
+            answers[at] = place
+    return answers
+
+
+def _marked(
+    generated: Sequence[Span], shown: Sequence[Place], answers: Mapping[int, Place]
+) -> dict[int, Span]:
+    """What the template marks around the answers that are to be learnt, by the first answer in it.
+
+    Marks that meet are one turn, unless they hold different messages.
+    """
     merged: list[Span] = []
-    for start, end in sorted(generated):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+    for mark in sorted(generated):
+        held, before = _held(shown, mark), _held(shown, merged[-1]) if merged else []
+        if merged and mark[0] <= merged[-1][1] and not (before and held and before[-1] != held[0]):
+            merged[-1] = (merged[-1][0], max(mark[1], merged[-1][1]))
         else:
-            merged.append((start, end))
-    learnt = []
+            merged.append(mark)
+    learnt = {}
     for start, end in merged:
-        touched = [answer for answer in answers if start < answer.end and answer.start < end]
+        touched = {at: place for at, place in answers.items() if start < place.end and place.start < end}
         # Marks in a macro are counted from the wrong place.
-        if any(answer.start < start or end < answer.end for answer in touched):
+        if any(place.start < start or end < place.end for place in touched.values()):
             raise BadRow("template: marks a part of an answer", f"its mark from {start} to {end} cuts one")
-        learnt += [(start, end)] * bool(touched)
+        if touched:
+            learnt[min(touched)] = (start, end)
     if not learnt:
         raise BadRow("template: no answer marked", f"its generation marks hold {list(generated)}")
     return learnt
+
+
+def _held(shown: Sequence[Place], mark: Span) -> list[Place]:
+    return [place for place in shown if place.start < mark[1] and mark[0] < place.end]
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Any] | None) -> _ChatTemplate:

@@ -170,14 +170,18 @@ def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str
                 return place
             # White space of the template's own stands where this content's was.
             return Place(place.start + before, place.end - after, before)
-        # Of several parts the one at the end: what precedes an answer there is a thought, written otherwise.
+        # Of several parts the one at the end: what precedes an answer there is a thought, left out.
         is_end = place.offset + length >= core_end
         if length and (best is None or (is_end, length) > best[:2]):
             best = is_end, length, place
     if not seen:
         return None
-    # What is left out has to end where the part begins.
-    if best is None or not _lands(apply, contents, message, best[2], text):
+    # What is left out has to end where the part begins, and be left out: not shown otherwise.
+    if (
+        best is None
+        or not _lands(apply, contents, message, best[2], text)
+        or not _is_all(apply, contents, message, best[2], text)
+    ):
         raise BadRow("template: changes a message", f"message {message} (from 0) is not shown as it is")
     return best[2]
 
@@ -199,6 +203,15 @@ def _lands(apply: Apply, contents: Sequence[str], message: int, place: Place, te
         _insert(apply, contents, message, cut, text)[0] == at
         for cut, at in ((offset, start), (offset + end - start, end))
     )
+
+
+def _is_all(apply: Apply, contents: Sequence[str], message: int, place: Place, text: str) -> bool:
+    """Whether the template writes the same without the rest of the content."""
+    part = contents[message][place.offset : place.offset + place.end - place.start]
+    try:
+        return apply([*contents[:message], part, *contents[message + 1 :]]) == text
+    except BadRow:
+        return False
 
 
 def _insert(

@@ -176,13 +176,16 @@ def _answers(
         for side, table in zip(sides, tables, strict=True)
     ]
     for places in shared_contents(one.rendered, other.rendered):
-        if all(_is_learnt(place, side.rendered.learnt) for place, side in zip(places, sides, strict=True)):
-            found = [
-                of_side.within(*(len(side.rendered.text[:at].encode()) for at in place))
-                for of_side, side, place in zip(laid, sides, places, strict=True)
-            ]
-            yield found[0], found[1]
+        student, teacher = map(_inside, laid, (side.rendered for side in sides), places)
+        if student is not None and teacher is not None:
+            yield student, teacher
 
 
-def _is_learnt(place: Span, learnt: Sequence[Span]) -> bool:
-    return place[0] < place[1] and any(start <= place[0] and place[1] <= end for start, end in learnt)
+def _inside(spans: TokenSpans, rendered: Rendered, content: Span) -> tuple[TokenSpans, slice] | None:
+    """The tokens of a content, the space in front of it included; None if it is empty or not learnt."""
+    start, end = content
+    turn = next((begin for begin, close in rendered.learnt if begin <= start < end <= close), None)
+    if turn is None:
+        return None
+    first, after, blanks_from = (len(rendered.text[:place].encode()) for place in (start, end, turn))
+    return spans.within(first, after, blanks_from=blanks_from)

@@ -1,0 +1,108 @@
+"""Where a template puts a space before an answer, the token that holds both is learnt, and is in a chunk.
+
+Mutants that these tests kill: answers learnt from their first letter on; tokens across the beginning of an
+answer left out of its chunks, or taken although words or clean text stand before it.
+"""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.alignment.zoo import KINDS, tokenizer_of
+from tests.chat import make_chat_tokenizer
+from tide.alignment import ByteTable
+from tide.data import Conversation, Message
+from tide.preparation.sides import Dropped, Side, align_answers, read_pairs
+
+# The manner of Mistral: the generation prompt ends with the question's bracket, the space is the model's.
+BRACKETS = (
+    "<s>{% for m in messages %}{% if m.role == 'user' %}[ {{ m.content }} ]{% else %} {{ m.content }}<|end|>"
+    "{% endif %}{% endfor %}"
+)
+
+
+def bracketed(kind: str, template: str = BRACKETS) -> PreTrainedTokenizerFast:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer_of(kind), eos_token="<|end|>", bos_token="<s>"
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def conversation(*answers: str) -> Conversation:
+    turns = [
+        turn for answer in answers for turn in (Message("user", "for or in"), Message("assistant", answer))
+    ]
+    return Conversation(tuple(turns))
+
+
+def sides(row: Conversation, student, teacher) -> tuple[Side, Side]:
+    (pair,) = read_pairs([row], student, teacher, {})
+    assert not isinstance(pair, Dropped)
+    return pair
+
+
+def tables(*tokenizers) -> tuple[ByteTable, ByteTable]:
+    one, other = map(ByteTable.from_tokenizer, tokenizers)
+    return one, other
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_covered_from_their_first_byte(kind, swapped):
+    pair = [bracketed(kind), make_chat_tokenizer()]
+    if swapped:
+        pair.reverse()
+    answers = ["return", "for value in values: return", "in"]
+    one, other = sides(conversation(*answers), *pair)
+    found = align_answers(one, other, tables(*pair))
+    assert [answer.spans.text.decode() for answer in found] == answers
+    for answer in found:
+        alignment = answer.alignment
+        assert alignment.starts[0] == 0 and alignment.ends[-1] == len(answer.spans.text)
+        for side, at, chunks in (
+            (one, answer.student_at, alignment.student_chunks),
+            (other, answer.teacher_at, alignment.teacher_chunks),
+        ):
+            assert side.tokens.learnt[at][chunks >= 0].all()
+            assert (chunks == 0).any()
+
+
+def test_some_of_those_tokenizers_join_the_space_with_the_word():
+    """Otherwise they would show nothing."""
+    tokens = [set(tokenizer_of(kind).encode("] for return").tokens) for kind in KINDS]
+    assert any("▁for" in of_kind for of_kind in tokens) and any("Ġfor" in of_kind for of_kind in tokens)
+
+
+def test_the_joined_token_is_learnt_and_what_stands_before_it_is_not():
+    student = bracketed("BPE, byte fallback, prefix at the beginning")
+    one, _ = sides(conversation("for value"), student, make_chat_tokenizer())
+    tokens = student.convert_ids_to_tokens(one.tokens.token_ids)
+    learnt = [token for token, is_learnt in zip(tokens, one.tokens.learnt, strict=True) if is_learnt]
+    assert "".join(learnt) == "▁for▁value<|end|>" and learnt[0].startswith("▁f")
+    assert "".join(tokens).endswith("▁]" + "".join(learnt))
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "covered_from"),
+    [
+        # The generation prompt holds the space: a token across its end is not the model's to write.
+        (
+            BRACKETS.replace("{% endfor %}", "{% endfor %}{% if add_generation_prompt %} {% endif %}"),
+            "for value",
+            3,
+        ),
+        # A letter of the template's own stands in the token.
+        (BRACKETS.replace("} {{", "}{{ ' f' }}{{"), "or value", 2),
+    ],
+)
+def test_other_tokens_across_the_beginning_are_context(template, answer, covered_from):
+    student = bracketed("BPE, byte fallback, prefix at the beginning", template)
+    teacher = make_chat_tokenizer()
+    one, other = sides(conversation(answer), student, teacher)
+    tokens = student.convert_ids_to_tokens(one.tokens.token_ids)
+    learnt = [token for token, is_learnt in zip(tokens, one.tokens.learnt, strict=True) if is_learnt]
+    assert "".join(learnt) == "▁value<|end|>" and "▁for" in tokens
+    (found,) = align_answers(one, other, tables(student, teacher))
+    assert found.alignment.starts[0] == covered_from
