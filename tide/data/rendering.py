@@ -147,10 +147,15 @@ class _ChatTemplate:
                 at: (place.start, self._end_of_turn(roles, contents, at, place.end, shown, text))
                 for at, place in answers.items()
             }
-        turns = [
-            (self._begin_of_turn(roles, contents, at, start, shown, text), end)
-            for at, (start, end) in learnt.items()
-        ]
+        # Of answers behind the same header, the first tells how much of it is theirs.
+        leads: dict[tuple[str, str], int] = {}
+        turns = []
+        for at, (start, end) in sorted(learnt.items()):
+            before = next((place for place in reversed(shown) if place.end <= start), Place(0, 0, 0))
+            header = roles[at - 1], text[before.end : start]
+            if header not in leads:
+                leads[header] = self._lead(roles[:at], contents[:at], text, before, start)
+            turns.append((start - leads[header], end))
         spans, end = [], 0
         for place in places:
             spans.append((place.start, place.end) if place is not None else (end, end))
@@ -158,32 +163,30 @@ class _ChatTemplate:
         offsets = tuple(0 if place is None else place.offset for place in places)
         return Rendered(text, (text,), tuple(spans), offsets, tuple(sorted(turns)))
 
-    def _begin_of_turn(
-        self,
-        roles: Sequence[str],
-        contents: Sequence[str],
-        message: int,
-        start: int,
-        shown: Sequence[Place],
-        text: str,
+    def _lead(
+        self, roles: Sequence[str], contents: Sequence[str], text: str, before: Place, start: int
     ) -> int:
-        """Where the model begins to write: before `start`, if the template puts white space of its own there.
+        """White space before an answer, in characters, that the template leaves to the model.
 
-        A generation prompt ends with as much of it as is not left to the model. Where a template has no such
+        A generation prompt ends with as much of it as is not the model's. Where a template has no such
         prompt, that is all but spaces: a line break there belongs to the header.
+
+        Args:
+            roles, contents: of the messages before it.
+            text: the whole rendering.
+            before: where the content stands that the answer follows.
+            start: where the answer begins.
         """
-        before = next((place for place in reversed(shown) if place.end <= start), Place(0, 0, 0))
         if not text[before.end : start][-1:].isspace():
-            return start
+            return 0
         try:
-            prompt, _ = self._apply(roles[:message], contents[:message], add_generation_prompt=True)
+            prompt, _ = self._apply(roles, contents, add_generation_prompt=True)
         except BadRow:
-            return start
+            return 0
         ends = range(start, before.end - 1, -1)
         end = next((end for end in ends if prompt.endswith(text[before.start : end])), start)
-        if text[end:start].strip():
-            end += len(text[end:start].rstrip(" "))
-        return end
+        left = text[end:start]
+        return len(left) - len(left.rstrip(" ")) if left.strip() else len(left)
 
     def _end_of_turn(
         self,
