@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from tests.alignment import oracle
 from tests.alignment.zoo import tokenizer_of
 from tide.alignment import ByteTable, align_chunks, align_spans
+from tide.alignment.token_spans import Stretches
 
 NFC = "byte-level, NFC, split as tiktoken does"
 PREFIX = "BPE, byte fallback, prefix by normalizer"
@@ -33,6 +34,13 @@ def places(tokenizer, text, ids=None):
         text, tokenizer.encode(text).ids if ids is None else ids
     )
     return list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True))
+
+
+def cut(spans, stretch, blanks_from):
+    """One stretch of spans, and the positions of its tokens."""
+    stretches = Stretches.of([stretch], None if blanks_from is None else [blanks_from])
+    (first,), (after,) = found = spans.positions(stretches)
+    return spans.gathered(stretches, *found), slice(int(first), int(after))
 
 
 def test_a_normalizer_moves_what_comes_behind():
@@ -175,13 +183,14 @@ def test_a_token_that_begins_with_white_space_before_the_stretch(stretch, blanks
     entries = [b"xy", b" \nab", b"cd", b"e", b" <s>"]
     table = ByteTable(entries, special_ids=[4], special_text={4: b" <s>"})
     spans = table.spans("xy \nabcd <s>e", [0, 1, 2, 4, 3])
-    inner, found = spans.within(*stretch, blanks_from=blanks_from)
+    inner, found = cut(spans, stretch, blanks_from)
     assert (found, inner.starts.tolist()) == (kept, starts)
     assert inner.text == spans.text[slice(*stretch)] and len(inner.special) == len(starts)
 
 
 def test_a_blank_of_many_bytes_may_stand_before_the_stretch():
-    inner, kept = ByteTable([b"a", "\u3000b".encode()]).spans("a\u3000b", [0, 1]).within(4, 5, blanks_from=1)
+    spans = ByteTable([b"a", "\u3000b".encode()]).spans("a\u3000b", [0, 1])
+    inner, kept = cut(spans, (4, 5), 1)
     assert (kept, inner.starts.tolist(), inner.ends.tolist()) == (slice(1, 2), [0], [1])
 
 
@@ -192,7 +201,7 @@ def test_of_a_token_in_a_respelled_stretch_across_the_edge_no_part_is_taken():
     assert (1, 4, b" ") in oracle.edits_of(spans)
     blank = spans.starts.tolist().index(1)
     for start, first in ((1, blank), (2, blank + 1), (4, blank + 1)):
-        _, kept = spans.within(start, len(text), blanks_from=1)
+        _, kept = cut(spans, (start, len(text)), 1)
         assert kept.start == first
 
 

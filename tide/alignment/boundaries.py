@@ -4,7 +4,7 @@ On the scale of a text that both sides spell as it stands, a place is a byte off
 have no width on it. A place inside a stretch that both sides respell alike lies between the ends of the
 stretch; inside any other respelled stretch there are no places, and tokens reach to its ends.
 
-Legend: L tokens, T tokens that have a width, E edits, B bytes of text.
+Legend: L tokens, T tokens that have a width, E edits, B bytes of text, A pieces of text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Side:
         counted: [L] bool, tokens that have a width.
         starts, ends: [T] int64, their edges.
         boundaries: [K] int64, places where one token ends or begins and none goes on.
-        holes: [H] int64, where a stretch begins that no token covers.
+        holes: [H] int64, where a stretch begins that no token of its piece covers.
         barriers: [S] int64, where special tokens stand.
     """
 
@@ -42,11 +42,16 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Both sides on one scale from 0 to `size`, and the way back to the text."""
+    """Both sides on one scale from 0 to `size`, and the way back to the text.
+
+    Attributes:
+        borders: [A + 1] int64, places where pieces of the text begin and end.
+    """
 
     student: Side
     teacher: Side
     size: int
+    borders: Int64[np.ndarray, " A1"]
     fractions: int  # places per shared byte
     shared: Int64[np.ndarray, " B"] | None  # text offsets of the shared bytes; None: all
     edit_starts: Int64[np.ndarray, " E"]
@@ -68,14 +73,21 @@ class Scale:
         return ends
 
 
-def shared_scale(student: TokenSpans, teacher: TokenSpans) -> Scale:
-    """Lay two tokenizations of one text over each other; O(L + B)."""
+def shared_scale(student: TokenSpans, teacher: TokenSpans, borders: Int64[np.ndarray, " A1"]) -> Scale:
+    """Lay two tokenizations of one text over each other; O(L + B).
+
+    Args:
+        student: [L_s].
+        teacher: [L_t].
+        borders: [A + 1] int64, where pieces of the text begin and end, from 0 to B; no token crosses one.
+    """
     none = np.zeros(0, dtype=np.int64)
     if not _has_unshared(student) and not _has_unshared(teacher):
         return Scale(
-            student=_side(student, student.starts, student.ends, None, None),
-            teacher=_side(teacher, teacher.starts, teacher.ends, None, None),
+            student=_side(student, student.starts, student.ends, None, None, borders),
+            teacher=_side(teacher, teacher.starts, teacher.ends, None, None, borders),
             size=len(student.text),
+            borders=borders,
             fractions=1,
             shared=None,
             edit_starts=none,
@@ -87,10 +99,12 @@ def shared_scale(student: TokenSpans, teacher: TokenSpans) -> Scale:
     np.cumsum(is_shared, out=widths[1:])
     fractions = 1 + max(_largest_split(student), _largest_split(teacher))
     edits = student.respelled
+    scale = widths * fractions
     return Scale(
-        student=_respelled_side(student, teacher, widths * fractions),
-        teacher=_respelled_side(teacher, student, widths * fractions),
-        size=int(widths[-1]) * fractions,
+        student=_respelled_side(student, teacher, scale, scale[borders]),
+        teacher=_respelled_side(teacher, student, scale, scale[borders]),
+        size=int(scale[-1]),
+        borders=scale[borders],
         fractions=fractions,
         shared=np.flatnonzero(is_shared),
         edit_starts=none if edits is None else edits.edit_starts,
@@ -122,10 +136,12 @@ def _largest_split(spans: TokenSpans) -> int:
     return int(max(spans.respelled.start_splits.max(), spans.respelled.end_splits.max()))
 
 
-def _respelled_side(spans: TokenSpans, other: TokenSpans, scale: Int64[np.ndarray, " B1"]) -> Side:
+def _respelled_side(
+    spans: TokenSpans, other: TokenSpans, scale: Int64[np.ndarray, " B1"], borders: Int64[np.ndarray, " A1"]
+) -> Side:
     starts, ends = scale[spans.starts], scale[spans.ends]
     if spans.respelled is None:
-        return _side(spans, starts, ends, None, None)
+        return _side(spans, starts, ends, None, None, borders)
     edits = spans.respelled
     is_split_start, is_split_end = edits.start_splits > 0, edits.end_splits > 0
     edit_of_start = np.searchsorted(edits.edit_starts, spans.starts[is_split_start])
@@ -141,7 +157,7 @@ def _respelled_side(spans: TokenSpans, other: TokenSpans, scale: Int64[np.ndarra
     edit_places = np.zeros(len(spans), dtype=np.int64)
     edit_places[is_split_end] = scale[edits.edit_starts[edit_of_end]]
     ends = np.where(end_moved, edit_places + edits.end_splits, ends)
-    return _side(spans, starts, ends, ~is_split_start | moved, ~is_split_end | end_moved)
+    return _side(spans, starts, ends, ~is_split_start | moved, ~is_split_end | end_moved, borders)
 
 
 def _alike(
@@ -171,17 +187,29 @@ def _side(
     ends: Int64[np.ndarray, " L"],
     start_is_place: Bool[np.ndarray, " L"] | None,
     end_is_place: Bool[np.ndarray, " L"] | None,
+    borders: Int64[np.ndarray, " A1"],
 ) -> Side:
     counted = spans.has_bytes & (starts < ends)
     barriers = starts[spans.special]
     starts, ends = starts[counted], ends[counted]
-    boundaries = ends if end_is_place is None else ends[end_is_place[counted]]
-    before = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
-    behind_hole = np.flatnonzero(starts > before[: len(starts)])
-    if len(behind_hole):
-        if start_is_place is not None:
-            reached = behind_hole[start_is_place[counted][behind_hole]]
-        else:
-            reached = behind_hole
+    # What is covered before each token, and before the end of each piece.
+    before = np.concatenate([borders[:1], ends[:-1]])[: len(starts)]
+    num_before = np.searchsorted(starts, borders[1:], side="left")
+    covered = np.concatenate([borders[:1], ends])[num_before]
+    if len(borders) > 2:
+        before = np.maximum(before, borders[np.searchsorted(borders, starts, side="right") - 1])
+        covered = np.maximum(covered, borders[:-1])
+    behind_hole = np.flatnonzero(starts > before)
+    holes = [before[behind_hole], covered[covered < borders[1:]]]
+    boundaries, reached = ends, behind_hole
+    if end_is_place is not None:
+        is_place = end_is_place[counted]
+        boundaries = ends[is_place]
+        # A piece that ends inside a respelled stretch is not covered to its end.
+        last = num_before[num_before > 0] - 1
+        holes.append(starts[last[~is_place[last]]])
+    if start_is_place is not None:
+        reached = behind_hole[start_is_place[counted][behind_hole]]
+    if len(reached):
         boundaries = np.union1d(boundaries, starts[reached])
-    return Side(counted, starts, ends, boundaries, before[behind_hole], barriers)
+    return Side(counted, starts, ends, boundaries, np.concatenate(holes), barriers)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.alignment.reconcile import Tokens, reconcile
+from tide.alignment.as_written import spans_as_written
+from tide.alignment.reconcile import reconcile
 from tide.alignment.speller import Speller
-from tide.alignment.token_spans import TokenSpans
+from tide.alignment.token_stream import Texts, Tokens, offsets
 from tide.alignment.tokenizer_spec import read_spec
 from tide.alignment.units import UnitTable, gather
 from tide.alignment.vocabulary import vocabulary_bytes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    from tide.alignment.token_spans import TokenSpans
     from tide.alignment.tokenizer_spec import AddedToken, TokenizerSpec
 
 # Tables that `from_tokenizer` keeps, by the digest of the serialised tokenizer.
@@ -145,11 +147,12 @@ class ByteTable:
         rows = check_ids(ids, len(self), "ByteTable.token_bytes", "ids")
         return [self.tokens[token_id] for token_id in rows.tolist()]
 
-    def stream(self, ids: Int64[np.ndarray, " L"]) -> Tokens:
-        """The tokens as one stream of bytes; `ids` are checked already."""
+    def stream(self, ids: Int64[np.ndarray, " L"], borders: Int64[np.ndarray, " R1"] | None = None) -> Tokens:
+        """The tokens as one stream of bytes; `ids` are checked already, of texts that begin at `borders`."""
         lengths = self.lengths[ids].astype(np.int64)
         stream = gather(self._flat, self._offsets[ids], lengths)
-        return Tokens(ids, np.cumsum(lengths), lengths, self.special[ids], stream.tobytes())
+        borders = offsets([len(ids)]) if borders is None else borders
+        return Tokens(ids, np.cumsum(lengths), lengths, self.special[ids], stream.tobytes(), borders)
 
     def spans(self, text: str, ids: ArrayLike) -> TokenSpans:
         """Where each token lies in the UTF-8 bytes of the text that it was made of.
@@ -172,61 +175,48 @@ class ByteTable:
             ValueError: ids is not one row of integers in [0, V); the tokens do not spell the text as the
                 tokenizer reads it; or the tokenizer could not spell a stretch of it (an unknown token).
         """
-        rows = check_ids(ids, len(self), "ByteTable.spans", "ids")
-        data, tokens = text.encode(), self.stream(rows)
-        is_unknown = rows == (-1 if self._unknown_id is None else self._unknown_id)
+        return self.spans_of([text], [ids])
+
+    def spans_of(self, texts: Sequence[str], ids: Sequence[ArrayLike]) -> TokenSpans:
+        """Where the tokens of several texts lie, one text after the other: `spans` of all in one go.
+
+        Args:
+            texts: R texts, each what was tokenized in one piece.
+            ids: R rows of integers, the tokens of each.
+        Returns:
+            Spans of all tokens; the texts, joined, are their text.
+        Raises:
+            ValueError: as `spans` does, for any of them; a text that is not the last goes on behind its last
+                token.
+        """
+        rows = check_ids(ids[0] if len(ids) == 1 else _joined(ids), len(self), "ByteTable.spans", "ids")
+        joined, tokens = Texts.joined(texts), self.stream(rows, offsets(map(np.size, ids)))
+        unknown = np.flatnonzero(rows == (-1 if self._unknown_id is None else self._unknown_id))
         try:
-            spans = self._spans_as_written(data, tokens)
+            spans = spans_as_written(
+                joined, tokens, self._units.speller, self.special_text, may_go_on=self.spells_text
+            )
             if spans is None:
-                spans = reconcile(text, data, tokens, self._units, self._added, self.tokens)
+                spans = reconcile(joined, tokens, self._units, self._added, self.tokens)
         except ValueError:
-            if not is_unknown.any():
+            if not len(unknown):
                 raise
             spans = None
-        if is_unknown.any() and (spans is None or int(spans.ends.max()) < len(data)):
-            raise ValueError(
-                "ByteTable.spans: the tokenizer could not spell a stretch of the text: id "
-                f"{self._unknown_id} at position {int(np.argmax(is_unknown))} is its unknown token, "
-                "and what that covers cannot be told. Drop the text, or use a tokenizer with byte fallback."
-            )
+        of_text = np.searchsorted(tokens.borders, unknown, side="right")
+        for position, text in zip(unknown.tolist(), of_text.tolist(), strict=True):
+            if spans is None or spans.ends[tokens.borders[text] - 1] < joined.bytes[text]:
+                raise ValueError(
+                    "ByteTable.spans: the tokenizer could not spell a stretch of the text: id "
+                    f"{self._unknown_id} at position {position} is its unknown token, "
+                    "and what that covers cannot be told. Drop the text, or use a tokenizer with byte "
+                    "fallback."
+                )
         assert spans is not None
         return spans
 
-    def _spans_as_written(self, data: bytes, tokens: Tokens) -> TokenSpans | None:
-        """Spans where the tokens' bytes are those of the text, special tokens as literal text; else None."""
-        prefix = self._units.speller.prefix
-        if prefix and len(tokens.stream) == len(prefix) + len(data) and tokens.stream.endswith(data):
-            ends = np.maximum(tokens.ends - len(prefix), 0)
-            starts = np.maximum(tokens.ends - tokens.lengths - len(prefix), 0)
-            if tokens.stream.startswith(prefix):
-                return TokenSpans(data, starts, ends, starts < ends, tokens.special)
-        widths, shift, literals = tokens.lengths, 0, []
-        starts = tokens.ends - tokens.lengths
-        for position in np.flatnonzero(tokens.special).tolist():
-            place = int(starts[position]) + shift
-            literal = self.special_text.get(int(tokens.ids[position]), b"")
-            if literal and data.startswith(literal, place):
-                literals.append((position, len(literal)))
-                shift += len(literal)
-            elif place >= len(data):
-                break
-        begin = 0  # in the stream; the text is ahead by the literals so far
-        shift = 0
-        for position, length in [*literals, (len(starts), 0)]:
-            end = int(starts[position]) if position < len(starts) else len(tokens.stream)
-            if data[begin + shift : end + shift] != tokens.stream[begin:end]:
-                return None
-            begin, shift = end, shift + length
-        if not self.spells_text and begin + shift < len(data):
-            # What is left may be a cut, or white space that was dropped after a prefix was added.
-            return None
-        ends = tokens.ends
-        if literals:
-            widths = tokens.lengths.copy()
-            widths[[position for position, _ in literals]] = [length for _, length in literals]
-            ends = np.cumsum(widths)
-            starts = ends - widths
-        return TokenSpans(data, starts, ends, tokens.lengths > 0, tokens.special)
+
+def _joined(ids: Sequence[ArrayLike]) -> Int64[np.ndarray, " L"]:
+    return np.concatenate([np.asarray(row) for row in ids if np.size(row)] or [np.zeros(0, np.int64)])
 
 
 def check_ids(ids: ArrayLike, vocab_size: int, function: str, name: str) -> Int64[np.ndarray, " L"]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tide.alignment.boundaries import Side
     from tide.alignment.byte_table import ByteTable
     from tide.alignment.merging import Merge
-    from tide.alignment.reconcile import Tokens
     from tide.alignment.token_spans import TokenSpans
+    from tide.alignment.token_stream import Tokens
 
 # Bytes of each stream that an error shows on either side of the first difference.
 ERROR_CONTEXT = 20
@@ -33,6 +33,7 @@ def align_spans(
     student: TokenSpans,
     teacher: TokenSpans,
     *,
+    borders: ArrayLike | None = None,
     merge: Merge = "none",
     max_bytes: int | None = None,
     max_tokens: int | None = None,
@@ -50,6 +51,8 @@ def align_spans(
     Args:
         student: spans [L_s].
         teacher: spans [L_t] in the same text.
+        borders: [A + 1] integers, where pieces of the text begin and end, in bytes: from 0 to its length, in
+            order. Each piece is aligned as if it stood alone. None for a text in one piece.
         merge: "none" for the shortest chunks; "words" joins those that lie in one word, that is white space
             and what follows it up to the next; "length" joins as many as the limits allow. Chunks are never
             joined across a special token or across text that is in no chunk.
@@ -58,7 +61,8 @@ def align_spans(
     Returns:
         Chunk ids [L_s] and [L_t], int32, their number and the bytes that they span. O(L).
     Raises:
-        ValueError: the two texts differ, or the options for merging contradict each other.
+        ValueError: the two texts differ, borders are not as above, or the options for merging contradict
+            each other.
     Source: TIDE (arXiv 2604.26951), Reverse CALM; approximate likelihood matching (arXiv 2503.20083).
     """
     if student.text != teacher.text:
@@ -67,17 +71,18 @@ def align_spans(
             f"{_shown(teacher.text)}. Cut both with `within` to the content that they share."
         )
     check_merging("align_spans", merge, max_bytes, max_tokens)
-    scale = shared_scale(student, teacher)
+    scale = shared_scale(student, teacher, _checked_borders(borders, len(student.text)))
     is_common = np.zeros(scale.size + 1, dtype=np.bool_)
     is_common[scale.student.boundaries] = True
     is_teacher = np.zeros(scale.size + 1, dtype=np.bool_)
     is_teacher[scale.teacher.boundaries] = True
     is_common &= is_teacher
+    is_common[scale.borders] = True
     is_common[0] = False  # the first span begins there, whatever the tokens do
     edges = np.concatenate([np.zeros(1, dtype=np.int64), np.flatnonzero(is_common)])
     span_of = np.cumsum(is_common, dtype=np.int32)  # the span that each place is in, or begins
 
-    barriers = np.concatenate([scale.student.barriers, scale.teacher.barriers])
+    barriers = np.concatenate([scale.student.barriers, scale.teacher.barriers, scale.borders])
     is_chunk = _are_chunks(edges, span_of, barriers, [scale.student.holes, scale.teacher.holes])
     chunk_of_span = np.where(is_chunk, np.cumsum(is_chunk) - 1, -1).astype(np.int32)
     spans = np.flatnonzero(is_chunk)
@@ -141,6 +146,19 @@ def align_chunks(
     else:
         spans = student_table.spans(text, student_rows), teacher_table.spans(text, teacher_rows)
     return align_spans(*spans, merge=merge, max_bytes=max_bytes, max_tokens=max_tokens)
+
+
+def _checked_borders(borders: ArrayLike | None, num_bytes: int) -> Int64[np.ndarray, " A1"]:
+    if borders is None:
+        return np.array([0, num_bytes], dtype=np.int64)
+    array = np.asarray(borders)
+    is_row = array.ndim == 1 and len(array) >= 2 and array.dtype.kind in "iu"
+    if not is_row or array[0] != 0 or array[-1] != num_bytes or (np.diff(array) < 0).any():
+        raise ValueError(
+            f"align_spans: borders must be integers that rise from 0 to {num_bytes}, the bytes of the text; "
+            f"got {array.tolist()}. Give where each piece begins, and where the last one ends."
+        )
+    return array.astype(np.int64)
 
 
 def _are_chunks(

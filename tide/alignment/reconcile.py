@@ -11,7 +11,7 @@ Legend: L tokens, U units.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Int64
 
+    from tide.alignment.token_stream import Texts, Tokens
     from tide.alignment.tokenizer_spec import AddedToken
 
 # White space as the tokenizers library means it; Python's \s has four controls more.
@@ -35,54 +36,33 @@ MAX_JOINED_IN_TEXT = 4096
 ERROR_CONTEXT = 20
 
 
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """One token sequence and the bytes that it spells."""
-
-    ids: Int64[np.ndarray, " L"]
-    ends: Int64[np.ndarray, " L"]  # of each token in the stream
-    lengths: Int64[np.ndarray, " L"]
-    special: Bool[np.ndarray, " L"]
-    stream: bytes
-
-    def as_text(self, text: bytes) -> TokenSpans:
-        """Spans in a text that begins with the stream; special tokens have no bytes in it."""
-        return TokenSpans(text, self.ends - self.lengths, self.ends, self.lengths > 0, self.special)
-
-    def token_at(self, offset: int) -> int:
-        """Position of the token that holds the byte at `offset`: the first that ends after it."""
-        return int(np.searchsorted(self.ends, offset, side="right"))
-
-
 def reconcile(
-    text: str,
-    data: bytes,
+    texts: Texts,
     tokens: Tokens,
     units: UnitTable,
     added: Mapping[int, AddedToken],
     spelled: Sequence[bytes],
 ) -> TokenSpans:
-    """Spans of tokens in the text that they were made of, by way of what the tokenizer reads.
+    """Spans of tokens in the texts that they were made of, by way of what the tokenizer reads.
 
     Args:
-        text: the text; it may go on behind the last token.
-        data: the text in UTF-8.
-        tokens: the tokens.
+        texts: R texts; the last may go on behind its last token.
+        tokens: of each text.
         units: what the tokenizer reads for pieces of text.
         added: added tokens by id.
         spelled: bytes of every id; empty for special tokens.
     Raises:
-        ValueError: the tokens do not spell the text, or not in a way that can be told from the outside.
+        ValueError: the tokens do not spell the texts, or not in a way that can be told from the outside.
     """
-    literals = find_literals(text, tokens.ids, added, spelled)
-    layout = _verified_layout(text, tokens, units, literals)
+    literals = find_literals(texts, tokens, added, spelled)
+    layout = _verified_layout(texts, tokens, units, literals)
     inside = _inside_units(layout)
-    starts, start_splits = _token_starts(tokens.ends - tokens.lengths, layout, *inside)
+    starts, start_splits = _token_starts(tokens.starts, layout, *inside)
     ends, end_splits = _token_ends(tokens.ends, layout, *inside)
 
     # A token without bytes lies where the last one ended, or spans the literal text that it stands for.
     is_placed = (tokens.lengths == 0) & (end_splits == 0)
-    for position, unit in _match_literals(tokens, layout, literals):
+    for position, unit in _match_literals(texts, tokens, layout, literals):
         starts[position], ends[position] = layout.text_offsets[unit : unit + 2]
         is_placed[position] = False
     ends[is_placed] = np.maximum.accumulate(ends)[is_placed]
@@ -91,7 +71,7 @@ def reconcile(
     has_bytes = ~tokens.special & (tokens.lengths > 0) & (starts < ends)
     edits = np.flatnonzero(layout.changed & (np.diff(layout.text_offsets) > 0))
     if not len(edits):
-        return TokenSpans(data, starts, ends, has_bytes, tokens.special)
+        return TokenSpans(texts.data, starts, ends, has_bytes, tokens.special)
     respelled = Respelling(
         stream=layout.stream,
         edit_starts=layout.text_offsets[edits],
@@ -101,24 +81,27 @@ def reconcile(
         start_splits=start_splits,
         end_splits=end_splits,
     )
-    return TokenSpans(data, starts, ends, has_bytes, tokens.special, respelled)
+    return TokenSpans(texts.data, starts, ends, has_bytes, tokens.special, respelled)
 
 
 def find_literals(
-    text: str, ids: Int64[np.ndarray, " L"], added: Mapping[int, AddedToken], spelled: Sequence[bytes]
+    texts: Texts, tokens: Tokens, added: Mapping[int, AddedToken], spelled: Sequence[bytes]
 ) -> list[Literal]:
-    """Where the added tokens among `ids` stand in a text; of two that begin at one place, the longer."""
-    found_ids = ids[np.isin(ids, list(added))] if added else ids[:0]
-    present = sorted(set(found_ids.tolist()), key=lambda token_id: -len(added[token_id].content))
-    if not present:
-        return []
-    pattern = "|".join(f"({_pattern(added[token_id])})" for token_id in present)
-    found = ((match, present[(match.lastindex or 1) - 1]) for match in re.finditer(pattern, text))
-    return [
-        Literal(match.start(), match.end(), token_id, spelled[token_id])
-        for match, token_id in found
-        if match.start() < match.end()
-    ]
+    """Where the added tokens of each text stand in it; of two that begin at one place, the longer."""
+    positions = np.flatnonzero(np.isin(tokens.ids, list(added))) if added else tokens.borders[:0]
+    found_ids = tokens.ids[positions].tolist()
+    borders = np.searchsorted(positions, tokens.borders).tolist()
+    literals = []
+    for (first, after), (start, end) in zip(pairwise(borders), pairwise(texts.chars.tolist()), strict=True):
+        if first < after:
+            present = sorted(set(found_ids[first:after]), key=lambda id_: (-len(added[id_].content), id_))
+            pattern = "|".join(f"({_pattern(added[token_id])})" for token_id in present)
+            for match in re.finditer(pattern, texts.text[start:end]):
+                token_id = present[(match.lastindex or 1) - 1]
+                if match.start() < match.end():
+                    place = start + match.start(), start + match.end()
+                    literals.append(Literal(*place, token_id, spelled[token_id]))
+    return literals
 
 
 def _pattern(token: AddedToken) -> str:
@@ -128,13 +111,14 @@ def _pattern(token: AddedToken) -> str:
     return (BLANKS if token.lstrip else "") + pattern + (BLANKS if token.rstrip else "")
 
 
-def _verified_layout(text: str, tokens: Tokens, units: UnitTable, literals: Sequence[Literal]) -> Layout:
+def _verified_layout(texts: Texts, tokens: Tokens, units: UnitTable, literals: Sequence[Literal]) -> Layout:
     """The layout whose stream the tokens spell; units are joined where they are not read one by one."""
+    text = texts.text
     joined: set[int] = set()
     last_difference, width = -1, 1
     while True:
-        layout = units.lay_out(text, literals, joined)
-        difference = first_difference(tokens.stream, layout.stream)
+        layout = units.lay_out(texts, literals, joined)
+        difference = _first_difference(texts, tokens, layout)
         if difference is None:
             return layout
         width = 1 if difference > last_difference else 2 * width
@@ -144,6 +128,21 @@ def _verified_layout(text: str, tokens: Tokens, units: UnitTable, literals: Sequ
             raise ValueError(_difference_message(tokens, layout, difference))
         first, last = _characters_at(text, layout, difference)
         joined.update(range(max(1, first - width + 1), min(last + width, len(text))))
+        joined.difference_update(texts.chars.tolist())
+
+
+def _first_difference(texts: Texts, tokens: Tokens, layout: Layout) -> int | None:
+    """The first byte at which the texts are not read as their tokens spell them, text by text."""
+    difference = first_difference(tokens.stream, layout.stream)
+    if len(texts.chars) > 2:
+        # A prefix stands in front of the first character; it is a stretch of its own.
+        read = layout.stream_offsets[np.searchsorted(layout.chars, texts.chars[1:-1], side="left")]
+        spelled = tokens.stream_borders[1:-1]
+        differs = np.flatnonzero(read != spelled)
+        if len(differs):
+            at = int(min(read[differs[0]], spelled[differs[0]]))
+            difference = at if difference is None else min(at, difference)
+    return difference
 
 
 def _characters_at(text: str, layout: Layout, difference: int) -> tuple[int, int]:
@@ -221,7 +220,9 @@ def _inside_units(layout: Layout) -> tuple[Bool[np.ndarray, " U1"], Bool[np.ndar
     return np.append(layout.changed, True), np.append(np.diff(layout.text_offsets) > 0, False)
 
 
-def _match_literals(tokens: Tokens, layout: Layout, literals: Sequence[Literal]) -> list[tuple[int, int]]:
+def _match_literals(
+    texts: Texts, tokens: Tokens, layout: Layout, literals: Sequence[Literal]
+) -> list[tuple[int, int]]:
     """Which token stands for each literal text: the first of its id where the stream is as far.
 
     Returns:
@@ -231,12 +232,16 @@ def _match_literals(tokens: Tokens, layout: Layout, literals: Sequence[Literal])
     """
     token_ids = np.array([literal.token_id for literal in literals], dtype=np.int64)
     candidates = np.flatnonzero(np.isin(tokens.ids, token_ids))
-    offsets = (tokens.ends - tokens.lengths)[candidates].tolist()
+    offsets = tokens.starts[candidates].tolist()
+    of_text = np.searchsorted(texts.chars, [literal.start for literal in literals], side="right") - 1
+    first_tokens = tokens.borders[of_text].tolist()
     matched, at = [], 0
-    for literal, unit in zip(literals, layout.literals.tolist(), strict=True):
+    for literal, unit, first in zip(literals, layout.literals.tolist(), first_tokens, strict=True):
         offset = int(layout.stream_offsets[unit])
         while at < len(candidates) and (
-            offsets[at] < offset or (offsets[at] == offset and tokens.ids[candidates[at]] != literal.token_id)
+            offsets[at] < offset
+            or candidates[at] < first
+            or (offsets[at] == offset and tokens.ids[candidates[at]] != literal.token_id)
         ):
             at += 1
         if at < len(candidates) and offsets[at] == offset:

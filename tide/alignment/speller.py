@@ -41,10 +41,9 @@ class Speller:
         # What stands before the anchor when it begins a text: an added prefix.
         self._heads = {at_start: self.whole(ANCHOR, at_start=at_start) for at_start in (True, False)}
 
-    @property
-    def prefix(self) -> bytes:
-        """What the tokenizer puts before a text that begins with a letter."""
-        return self._heads[True].removesuffix(ANCHOR.encode())
+    def prefix(self, *, at_start: bool) -> bytes:
+        """What the tokenizer puts before a letter that begins a text, or else one behind an added token."""
+        return self._heads[at_start].removesuffix(ANCHOR.encode())
 
     def __getstate__(self) -> dict[str, Any]:
         loaded = ("_at_start", "_later", "_heads")
@@ -87,7 +86,7 @@ class Speller:
             if followed is None:
                 return b"", self.whole(unit, at_start=at_start)
             spelled, plain = followed, self.inside(unit)
-        prefix = self._heads[at_start].removesuffix(ANCHOR.encode())
+        prefix = self.prefix(at_start=at_start)
         if (
             spelled != plain
             and prefix

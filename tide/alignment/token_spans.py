@@ -5,7 +5,7 @@ some stretches of the text in another spelling: these are edits. A token may beg
 a place is no offset of the text, and is written as the edge of the edit and the number of spelled bytes
 before the place (a split).
 
-Legend: L tokens, E edits.
+Legend: L tokens, E edits; of stretches of the text, A stretches with K tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from jaxtyping import Bool, Int64
 
 
@@ -52,23 +54,35 @@ class Respelling:
         """What the tokenizer reads in place of the edit's text."""
         return self.stream[self.stream_starts[edit] : self.stream_ends[edit]]
 
-    def within(self, start: int, end: int, kept: slice, clipped: Bool[np.ndarray, " K"]) -> Respelling:
-        """The edits inside [start, end), from `start` on, for the tokens in `kept`; `clipped` begin at 0.
+    def gathered(
+        self,
+        starts: Int64[np.ndarray, " A"],
+        ends: Int64[np.ndarray, " A"],
+        shifts: Int64[np.ndarray, " A"],
+        tokens: Int64[np.ndarray, " K"],
+        clipped: Bool[np.ndarray, " K"],
+    ) -> Respelling:
+        """The edits inside stretches of the text, each moved by its shift, for these tokens.
 
         Dropped stretches are clipped: a part of nothing is nothing. Of other edits that stand across an edge
-        no token is kept, so they are left out.
+        no token is kept, so they are left out. `clipped` tokens begin where their stretch does.
         """
-        starts, ends = np.maximum(self.edit_starts, start), np.minimum(self.edit_ends, end)
-        whole = (starts == self.edit_starts) & (ends == self.edit_ends)
-        inside = (starts < ends) & (whole | self.dropped)
+        first = np.searchsorted(self.edit_ends, starts, side="right")
+        after = np.maximum(first, np.searchsorted(self.edit_starts, ends, side="left"))
+        edits, stretch = runs(first, after)
+        clipped_starts = np.maximum(self.edit_starts[edits], starts[stretch])
+        clipped_ends = np.minimum(self.edit_ends[edits], ends[stretch])
+        whole = (clipped_starts == self.edit_starts[edits]) & (clipped_ends == self.edit_ends[edits])
+        inside = (clipped_starts < clipped_ends) & (whole | self.dropped[edits])
+        edits, shift = edits[inside], shifts[stretch[inside]]
         return Respelling(
             stream=self.stream,
-            edit_starts=starts[inside] - start,
-            edit_ends=ends[inside] - start,
-            stream_starts=self.stream_starts[inside],
-            stream_ends=self.stream_ends[inside],
-            start_splits=np.where(clipped, 0, self.start_splits[kept]),
-            end_splits=self.end_splits[kept],
+            edit_starts=clipped_starts[inside] + shift,
+            edit_ends=clipped_ends[inside] + shift,
+            stream_starts=self.stream_starts[edits],
+            stream_ends=self.stream_ends[edits],
+            start_splits=np.where(clipped, 0, self.start_splits[tokens]),
+            end_splits=self.end_splits[tokens],
         )
 
 
@@ -97,14 +111,12 @@ class TokenSpans:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def within(self, start: int, end: int, *, blanks_from: int | None = None) -> tuple[TokenSpans, slice]:
+    def within(self, start: int, end: int) -> tuple[TokenSpans, slice]:
         """The tokens that lie wholly inside a stretch of the text.
 
         Args:
             start: first byte of the stretch.
             end: the byte after its last.
-            blanks_from: a byte before the stretch. A token that begins there or behind it, and holds white
-                space alone before the stretch, counts as the part of it that lies inside.
         Returns:
             Spans of those tokens, with offsets from `start` and the stretch as their text; and their
             positions in the sequence.
@@ -116,28 +128,103 @@ class TokenSpans:
                 f"TokenSpans.within: a stretch must satisfy 0 <= start <= end <= {len(self.text)}, the bytes "
                 f"of the text; got start={start}, end={end}. Offsets are in UTF-8 bytes, not in characters."
             )
-        first = int(np.searchsorted(self.starts, start, side="left"))
-        first -= blanks_from is not None and self._reaches_in(first - 1, blanks_from, start)
-        after = max(first, int(np.searchsorted(self.ends, end, side="right")))
-        kept = slice(first, after)
-        clipped = self.starts[kept] < start
-        spans = TokenSpans(
-            text=self.text[start:end],
-            starts=np.maximum(self.starts[kept] - start, 0),
-            ends=self.ends[kept] - start,
-            has_bytes=self.has_bytes[kept],
-            special=self.special[kept],
-            respelled=None if self.respelled is None else self.respelled.within(start, end, kept, clipped),
-        )
-        return spans, kept
+        stretch = Stretches.of([(start, end)])
+        firsts, afters = self.positions(stretch)
+        return self.gathered(stretch, firsts, afters), slice(int(firsts[0]), int(afters[0]))
 
-    def _reaches_in(self, token: int, blanks_from: int, start: int) -> bool:
-        """Whether a token that begins before `start` is white space up to there, and more behind it."""
-        if token < 0 or self.special[token]:
-            return False
-        if not blanks_from <= self.starts[token] < start < self.ends[token]:
-            return False
+    def positions(self, stretches: Stretches) -> tuple[Int64[np.ndarray, " A"], Int64[np.ndarray, " A"]]:
+        """[A] each: the first token that lies in each stretch, and the one after its last.
+
+        Args:
+            stretches: of the text.
+        """
+        starts, ends = stretches.starts, stretches.ends
+        firsts = np.searchsorted(self.starts, starts, side="left")
+        if len(self):
+            # A token that is white space up to the stretch, and more behind it, counts as the part inside.
+            before = np.maximum(firsts - 1, 0)
+            begins, reach = self.starts[before], self.ends[before]
+            reaches_in = (stretches.blanks_from <= begins) & (begins < starts) & (starts < reach)
+            reaches_in &= ~self.special[before]
+            for at in np.flatnonzero(reaches_in).tolist():
+                blank = self.text[begins[at] : starts[at]].decode(errors="replace")
+                firsts[at] -= blank.isspace() and not self._is_inside_edit(int(starts[at]))
+        return firsts, np.maximum(firsts, np.searchsorted(self.ends, ends, side="right"))
+
+    def gathered(
+        self,
+        stretches: Stretches,
+        firsts: Int64[np.ndarray, " A"],
+        afters: Int64[np.ndarray, " A"],
+    ) -> TokenSpans:
+        """The tokens of stretches, one stretch after the other.
+
+        Args:
+            stretches: of the text.
+            firsts, afters: [A] int64, as `positions` tells them.
+        Returns:
+            Spans of those tokens; the stretches, joined, are their text.
+        """
+        starts = stretches.starts
+        shifts = stretches.borders[:-1] - starts
+        tokens, stretch = runs(firsts, afters)
+        clipped = self.starts[tokens] < starts[stretch]
+        shift = shifts[stretch]
+        return TokenSpans(
+            text=b"".join(self.text[start:end] for start, end in stretches),
+            starts=np.where(clipped, starts[stretch], self.starts[tokens]) + shift,
+            ends=self.ends[tokens] + shift,
+            has_bytes=self.has_bytes[tokens],
+            special=self.special[tokens],
+            respelled=None
+            if self.respelled is None
+            else self.respelled.gathered(starts, stretches.ends, shifts, tokens, clipped),
+        )
+
+    def _is_inside_edit(self, place: int) -> bool:
         edits = self.respelled
-        if edits is not None and ((edits.edit_starts < start) & (start < edits.edit_ends)).any():
-            return False  # what of it lies inside cannot be told
-        return self.text[self.starts[token] : start].decode(errors="replace").isspace()
+        if edits is None:
+            return False
+        edit = int(np.searchsorted(edits.edit_starts, place, side="left")) - 1
+        return edit >= 0 and place < int(edits.edit_ends[edit])
+
+
+@dataclass(frozen=True, eq=False)
+class Stretches:
+    """Parts of a text, in bytes: in order, apart.
+
+    Attributes:
+        starts, ends: [A] int64, half-open.
+        blanks_from: [A] int64: a token that begins there or behind it, but before the stretch, and holds
+            white space alone up to the stretch, counts as the part of it that lies inside.
+    """
+
+    starts: Int64[np.ndarray, " A"]
+    ends: Int64[np.ndarray, " A"]
+    blanks_from: Int64[np.ndarray, " A"]
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, int]], blanks_from: Sequence[int] | None = None) -> Stretches:
+        """From pairs; without `blanks_from`, tokens lie wholly inside."""
+        array = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        blanks = array[:, 0] if blanks_from is None else np.array(blanks_from, dtype=np.int64)
+        return cls(array[:, 0], array[:, 1], blanks)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.starts.tolist(), self.ends.tolist(), strict=True)
+
+    @property
+    def borders(self) -> Int64[np.ndarray, " A1"]:
+        """[A + 1] int64: where each begins when they are joined, and where the last one ends."""
+        borders = np.zeros(len(self.starts) + 1, dtype=np.int64)
+        np.cumsum(self.ends - self.starts, out=borders[1:])
+        return borders
+
+
+def runs(
+    firsts: Int64[np.ndarray, " A"], afters: Int64[np.ndarray, " A"]
+) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
+    """The numbers of all half-open ranges, one after the other, and the range that each is from."""
+    counts = afters - firsts
+    of = np.repeat(np.arange(len(counts)), counts)
+    return np.arange(len(of)) + (firsts - (np.cumsum(counts) - counts))[of], of

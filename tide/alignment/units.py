@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt32
 
     from tide.alignment.speller import Speller
+    from tide.alignment.token_stream import Texts
 
 NUM_CODE_POINTS = 0x110000
 # A copy of a few bytes costs as much by slices of bytes as this many bytes by an index each.
@@ -45,7 +46,7 @@ class Layout:
     """A text in stretches, beside the stream of bytes that its tokenizer reads.
 
     A stretch is a unit that is read in another spelling, an added token, an added prefix, or all that lies
-    between two of these and is read as it is.
+    between two of these in one text and is read as it is.
 
     Attributes:
         chars: [U + 1] int64, where each stretch begins in the text, in characters. A prefix has none.
@@ -97,19 +98,21 @@ class UnitTable:
         self.speller = speller
         self._reset()
 
-    def lay_out(self, text: str, literals: Sequence[Literal], joined: set[int]) -> Layout:
-        """Cut a text into units and spell them.
+    def lay_out(self, texts: Texts, literals: Sequence[Literal], joined: set[int]) -> Layout:
+        """Cut texts into units and spell them.
 
         Args:
-            text: N characters.
-            literals: added tokens that stand in the text, in order, apart.
-            joined: characters at which no unit may begin.
+            texts: N characters in all.
+            literals: added tokens that stand in the texts, in order, apart.
+            joined: characters at which no unit may begin; no text begins at one.
         """
-        data = text.encode()
+        text, data = texts.text, texts.data
+        text_starts = set(texts.chars[:-1].tolist())
         points, byte_at = _characters(text, data)
-        segments = _segments(len(points), literals)
+        segments = _segments(texts.chars.tolist(), literals)
         begins = self._beginnings(points, literals, joined)
-        places, ids = self._long_units(text, begins, literals, segments, joined)
+        begins[texts.chars[texts.chars < len(points)]] = True
+        places, ids = self._long_units(text, begins, literals, segments, joined, text_starts)
         firsts = np.flatnonzero(begins)
         units = self._singles_of(points)[firsts]
         if places:
@@ -125,7 +128,9 @@ class UnitTable:
         for start, end in segments:
             first, last = np.searchsorted(firsts, [start, end - 1], side="right").tolist()
             first, last = first - 1, last - 1
-            prefix, units[first] = self._at_beginning(text[start : edges[first + 1]], start, first == last)
+            unit, is_at_start = text[start : edges[first + 1]], start in text_starts
+            prefix, spelled = self.speller.at_beginning(unit, at_start=is_at_start, is_last=first == last)
+            units[first] = self._intern(unit, spelled)
             if prefix:
                 prefix_units.append(first)
                 prefix_ids.append(self._intern("", prefix))
@@ -137,7 +142,8 @@ class UnitTable:
             units = np.insert(units, inserted, np.array(prefix_ids, dtype=units.dtype))
             chars = np.insert(edges, inserted, firsts[inserted])
             literal_units += np.searchsorted(inserted, literal_units, side="right")
-        return self._layout(data, chars, byte_at, units, literal_units)
+        text_units = np.searchsorted(chars[:-1], texts.chars[texts.chars < len(points)], side="left")
+        return self._layout(data, chars, byte_at, units, literal_units, text_units)
 
     def _layout(
         self,
@@ -146,8 +152,9 @@ class UnitTable:
         byte_at: Int64[np.ndarray, " N1"],
         units: Int32[np.ndarray, " V"],
         literals: Int64[np.ndarray, " O"],
+        texts: Int64[np.ndarray, " R"],
     ) -> Layout:
-        """Stretches from V units; `literals` are indices of units."""
+        """Stretches from V units; `literals` and `texts` (where texts begin) are indices of units."""
         if self._arrays is None:
             lengths = np.fromiter(map(len, self._spelled), dtype=np.int64, count=len(self._spelled))
             flat = np.frombuffer(b"".join(self._spelled), dtype=np.uint8)
@@ -157,7 +164,7 @@ class UnitTable:
         begins = is_changed[units]
         begins[literals] = True
         begins[1:] |= begins[:-1].copy()
-        begins[:1] = True
+        begins[texts] = True
         first = np.flatnonzero(begins)
         units, chars = units[first], chars[np.append(first, len(begins))]
         changed, text_offsets = is_changed[units], byte_at[chars]
@@ -202,6 +209,7 @@ class UnitTable:
         literals: Sequence[Literal],
         segments: Sequence[tuple[int, int]],
         joined: set[int],
+        text_starts: set[int],
     ) -> tuple[list[int], list[int]]:
         """Units of several characters: where they begin and their ids. Runs of blanks are cut in `begins`."""
         edges = np.append(np.flatnonzero(begins), len(begins))
@@ -215,7 +223,7 @@ class UnitTable:
             unit = text[start:end]
             is_first, is_last = start in segment_starts, end in segment_ends
             is_joined = bool(joined) and not joined.isdisjoint(range(start, end))
-            key = unit, is_first, is_last, start == 0, is_joined
+            key = unit, is_first, is_last, start in text_starts, is_joined
             parts = self._long.get(key)
             if parts is None:
                 parts = self._long[key] = self._parts(*key)
@@ -264,10 +272,6 @@ class UnitTable:
     def _inside(self, unit: str) -> bytes:
         spelled = self.speller.inside(unit)
         return self.speller.whole(unit, at_start=False) if spelled is None else spelled
-
-    def _at_beginning(self, unit: str, start: int, is_last: bool) -> tuple[bytes, int]:
-        prefix, spelled = self.speller.at_beginning(unit, at_start=start == 0, is_last=is_last)
-        return prefix, self._intern(unit, spelled)
 
     def _at_end(self, unit: str, otherwise: int) -> int:
         spelled = self.speller.at_end(unit)
@@ -342,8 +346,8 @@ def _characters(text: str, data: bytes) -> tuple[Points, Int64[np.ndarray, " N1"
     return points, byte_at
 
 
-def _segments(length: int, literals: Sequence[Literal]) -> list[tuple[int, int]]:
-    """What lies between the literals, in characters."""
-    starts = [0, *(literal.end for literal in literals)]
-    ends = [*(literal.start for literal in literals), length]
+def _segments(borders: Sequence[int], literals: Sequence[Literal]) -> list[tuple[int, int]]:
+    """What lies between the borders of texts and the literals, in characters."""
+    starts = sorted([*borders[:-1], *(literal.end for literal in literals)])
+    ends = sorted([*borders[1:], *(literal.start for literal in literals)])
     return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]

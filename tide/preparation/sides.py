@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tide.alignment import align_spans
+from tide.alignment.token_spans import Stretches
 from tide.data import BadRow, render, shared_contents, tokenize_rendered
 
 if TYPE_CHECKING:
@@ -188,4 +189,6 @@ def _inside(spans: TokenSpans, rendered: Rendered, content: Span) -> tuple[Token
     if turn is None:
         return None
     first, after, blanks_from = (len(rendered.text[:place].encode()) for place in (start, end, turn))
-    return spans.within(first, after, blanks_from=blanks_from)
+    stretch = Stretches.of([(first, after)], [blanks_from])
+    (begin,), (close,) = found = spans.positions(stretch)
+    return spans.gathered(stretch, *found), slice(int(begin), int(close))
