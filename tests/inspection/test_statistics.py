@@ -18,7 +18,7 @@ from tests.inspection.samples import aligned, fixed_aligner, of_merges
 from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable, ChunkAlignment, TokenSpans, align_spans
 from tide.data import Conversation, Message, TextRow, parse_row
-from tide.inspection import AlignedRow, Aligner, ChunkStatistics
+from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
 from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
 from tide.inspection.tables import longest_table, sides_table, summary
 from tide.preparation import AlignedAnswer, Dropped
@@ -56,6 +56,10 @@ def test_every_number_by_hand():
         "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
         "Set aside, odd: 1.",
         "100.00% of 13 bytes of answers lie in a chunk; 33.3% of chunks are one token on both sides.",
+    ]
+    assert summary(found, DataSet("x.jsonl", 4000))[:2] == [
+        "3 of the 4,000 rows of x.jsonl.",
+        "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
     ]
     assert sides_table(found).lines == [
         ("student tokens", "4", "100.00%", "0.750", "1.33", "1", "2", "2", "2"),
@@ -154,6 +158,9 @@ def test_the_longest_chunks_by_hand():
     kept = ["c" * 9, "j" * 8, "☕☕", "d" * 5, "e" * 4, "f" * 4, "g" * 4, "h" * 4, "i" * 3, "k" * 3]
     assert [chunk.text for chunk in found] == kept
     assert [chunk.num_bytes for chunk in found] == [9, 8, 6, 5, 4, 4, 4, 4, 3, 3]
+    # Runs of spaces are counted, and what follows begins after a blank.
+    indented = longest_table(ChunkStatistics.of([row_of(" " * 8 + "x", "y" + " " * 4)])).lines
+    assert [text for text, *_ in indented] == ["·×8 x", "y····"]
     # The next that is longer puts the last one out.
     more = ChunkStatistics.of([*rows, row_of("n" * 4)]).longest
     assert [chunk.text for chunk in more] == [*kept[:8], "n" * 4, "i" * 3]

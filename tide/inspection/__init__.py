@@ -4,6 +4,7 @@ from tide.inspection.aligned_rows import AlignedRow, Aligner, Column, ShownToken
 from tide.inspection.inputs import MixedRows, sampled, typed_row
 from tide.inspection.page import alignment_page
 from tide.inspection.statistics import ChunkStatistics
+from tide.inspection.tables import DataSet
 from tide.inspection.terminal import print_row, print_statistics
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Aligner",
     "ChunkStatistics",
     "Column",
+    "DataSet",
     "MixedRows",
     "ShownToken",
     "alignment_page",
