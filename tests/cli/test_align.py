@@ -61,10 +61,12 @@ def test_a_data_set_with_files(align, tiny_checkpoints, tmp_path: Path) -> None:
     status, out, _ = align("--data", str(rows), "--show", "2", "--html", str(page), "--plot", str(plot))
     assert status == 0
     assert "Rows aligned: 8 of 9" in out and "Set aside, wrong type: 1." in out and "longest chunks" in out
-    assert out.count("\nteacher ") >= 2 and f"{rows}:2" in out.replace("\n", "")
+    assert out.count("\nteacher ") >= 2 and out.count("Only chunks are aligned") == 1
+    assert f"{rows}:2" in out.replace("\n", "")
     assert plot.read_bytes()[:4] == b"\x89PNG"
     shown = Page(page.read_text(encoding="utf-8"))
-    assert shown.texts["h2"] == [f"{rows}:1", f"{rows}:2", "The data set"]
+    assert shown.texts["h2"] == ["What is aligned", f"{rows}:1", f"{rows}:2", "The data set"]
+    assert {str(rows), "9 of the 9 rows", "none"} <= set(shown.texts["dd"])
     assert shown.texts["h1"] == ["student and other_teacher"]
     assert shown.tags.count("img") == 1
 
@@ -76,7 +78,7 @@ def test_fewer_rows_and_merged_chunks(align, tiny_checkpoints) -> None:
     def chunks(text: str) -> int:
         return int(text.split("chunks: ")[1].split(".")[0].replace(",", ""))
 
-    assert "Rows aligned: 3 of 3" in out and 0 < chunks(merged) < chunks(out)
+    assert "3 of the 8 rows of " in out and "Rows aligned: 3 of 3" in out and 0 < chunks(merged) < chunks(out)
 
 
 def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> None:
@@ -90,14 +92,18 @@ def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a text or row, --data SOURCE, or both; got neither"),
+        ([], "expected a text or row, --data SOURCE, or --recipe RECIPE.yaml; got none"),
         ([""], "got an empty one"),
         (['{"messages": []}'], "the row is unfit (no messages"),
         (["x <|mask|>"], "mask token in the text"),
-        (["x", "--show", "1"], "--show is of the rows of --data SOURCE"),
+        (["x", "--show", "1"], "--show is of the rows of a data set, and only a text is given"),
+        (["x", "--split", "dev"], "--split is of --data SOURCE, which is not given"),
+        (["x", "--subset", "a"], "--subset is of --data SOURCE, which is not given"),
         (["--data", "nowhere.jsonl"], "no file or directory at 'nowhere.jsonl'"),
         (["x", "--html", "no/such/folder/page.html"], "cannot write 'no/such/folder/page.html'"),
         (["x", "--plot", "."], "cannot write '.'"),
+        (["x", "--plot", "x.jpg"], "--plot writes PNG, got 'x.jpg'. Name a file that ends in .png."),
+        (["x", "--html", "x"], "--html writes HTML, got 'x'. Name a file that ends in .html or .htm."),
     ],
 )
 def test_bad_input_is_said_in_a_line(align, arguments: list[str], message: str) -> None:
@@ -105,6 +111,22 @@ def test_bad_input_is_said_in_a_line(align, arguments: list[str], message: str) 
     assert (status, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("tide align: ") and message in line
+
+
+@pytest.mark.parametrize("option", ["--plot=x.jpg", "--html=x.png"])
+def test_a_file_of_another_kind_is_refused_before_anything_is_loaded(option, capsys) -> None:
+    assert main(["align", "x", "--student", "no/such/folder", "--teacher", "no/such/folder", option]) == 2
+    assert "Name a file that ends in" in capsys.readouterr().err
+
+
+def test_suffixes_may_be_in_capitals(align, tmp_path: Path) -> None:
+    assert align("x", "--html", str(tmp_path / "a.HTM"), "--plot", str(tmp_path / "b.PNG"))[0] == 0
+    assert (tmp_path / "b.PNG").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_both_tokenizers_are_needed(tiny_checkpoints, capsys) -> None:
+    assert main(["align", "x", "--student", str(tiny_checkpoints.student)]) == 2
+    assert "the teacher's is not given. Add --teacher, or --recipe" in capsys.readouterr().err
 
 
 def test_no_figures_without_matplotlib(align, tmp_path: Path, monkeypatch) -> None:

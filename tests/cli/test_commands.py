@@ -57,7 +57,17 @@ def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixt
 
 def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     options = {
-        "align": ["TEXT_OR_ROW", "--student", "--teacher", "--data", "--rows", "--show", "--html", "--plot"],
+        "align": [
+            "TEXT_OR_ROW",
+            "--recipe",
+            "--student",
+            "--teacher",
+            "--data",
+            "--rows",
+            "--show",
+            "--html",
+            "--plot",
+        ],
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],

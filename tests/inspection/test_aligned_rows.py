@@ -13,6 +13,7 @@ from tide.data import TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner
 from tide.inspection.readable import readable
 from tide.preparation import NO_CHUNK, Dropped
+from tide.preparation.examples import ExampleBuilder, Layout
 
 
 def test_columns_by_hand():
@@ -61,6 +62,25 @@ def test_conversations_have_chunks_in_answers_alone():
         ends = [token for token in found.student if token.text == "<|end_turn|>"]
         assert len(ends) == len(row.messages) and {token.chunk for token in ends} == {NO_CHUNK}
         assert sum(token.learnt for token in ends) == len(answers)
+
+
+def test_templates_get_the_arguments_of_their_side():
+    tokenizers = make_chat_tokenizer(), make_other_chat_tokenizer()
+    for tokenizer in tokenizers:
+        tokenizer.chat_template = "{{ flavour }}" + tokenizer.chat_template
+    arguments = {"student": {"flavour": "sweet"}, "teacher": {"flavour": "sour"}}
+    rows = [parse_row(row) for row in CONVERSATIONS]
+    given = Aligner(*tokenizers, template_arguments=arguments)(rows)
+    build = ExampleBuilder(Layout(8, 800, 800), *tokenizers, template_arguments=arguments)
+    for row, built in zip(given, build(rows), strict=True):
+        assert "".join(texts_of(row.student)).startswith("sweet<|turn|>")
+        assert "".join(texts_of(row.teacher)).startswith("sour<|begin|>")
+        for tokens, sequence in ((row.student, built.example.student), (row.teacher, built.example.teacher)):
+            end = 1 + max(at for at, token in enumerate(tokens) if token.learnt)
+            assert [token.token_id for token in tokens[:end]] == sequence.token_ids[:end].tolist()
+            assert [token.chunk for token in tokens[:end]] == sequence.chunks[:end].tolist()
+    (without,) = Aligner(*tokenizers)(rows[:1])
+    assert "sweet" not in "".join(texts_of(without.student))
 
 
 @given(st.text(min_size=1, max_size=60), st.text(max_size=20))

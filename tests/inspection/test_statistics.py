@@ -7,16 +7,21 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import normalizers
 
+from tests.alignment.samples import PIECES, SAMPLES
+from tests.alignment.zoo import KINDS, tokenizer_of
 from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
 from tests.inspection.samples import aligned, fixed_aligner, of_merges
 from tests.tiny import ROWS, make_tokenizer
+from tide.alignment import ByteTable, ChunkAlignment, TokenSpans, align_spans
 from tide.data import Conversation, Message, TextRow, parse_row
-from tide.inspection import Aligner, ChunkStatistics
+from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
 from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
 from tide.inspection.tables import longest_table, sides_table, summary
-from tide.preparation import Dropped
+from tide.preparation import AlignedAnswer, Dropped
 
 
 def test_every_number_by_hand():
@@ -51,6 +56,10 @@ def test_every_number_by_hand():
         "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
         "Set aside, odd: 1.",
         "100.00% of 13 bytes of answers lie in a chunk; 33.3% of chunks are one token on both sides.",
+    ]
+    assert summary(found, DataSet("x.jsonl", 4000))[:2] == [
+        "3 of the 4,000 rows of x.jsonl.",
+        "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
     ]
     assert sides_table(found).lines == [
         ("student tokens", "4", "100.00%", "0.750", "1.33", "1", "2", "2", "2"),
@@ -103,15 +112,67 @@ def test_a_character_that_two_chunks_share_counts_once():
     assert (found.covered_bytes, found.answer_bytes) == (4, 4)
 
 
-def test_the_longest_chunks_are_kept_once_each():
-    align = fixed_aligner()
-    rows = [aligned(align, TextRow("", "un" * n + "happy")) for n in range(1, 16)] * 2
-    found = ChunkStatistics.of(rows)
-    assert len(found.longest) <= NUM_LONGEST
-    assert [chunk.num_bytes for chunk in found.longest] == sorted(
-        (chunk.num_bytes for chunk in found.longest), reverse=True
-    )
-    assert len({chunk.text for chunk in found.longest}) == len(found.longest)
+@pytest.mark.parametrize("merge", ["none", "words"])
+def test_covered_bytes_against_bytes_one_by_one(merge):
+    """Between all kinds of tokenizers, with chunks that meet inside characters and bytes in no chunk."""
+    text = "".join((*SAMPLES, "<|end|>", *PIECES))
+    sides = []
+    for kind in KINDS:
+        tokenizer = tokenizer_of(kind)
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        sides.append((ByteTable.from_tokenizer(tokenizer).spans(text, ids), slice(0, len(ids))))
+    num_shared = 0
+    for spans, at in sides:
+        for teacher_spans, teacher_at in sides:
+            alignment = align_spans(spans, teacher_spans, merge=merge)
+            answer = AlignedAnswer(at, teacher_at, spans, teacher_spans, alignment)
+            places = list(zip(alignment.starts.tolist(), alignment.ends.tolist(), strict=True))
+            covered = {byte for start, end in places for byte in range(start, end)}
+            found = ChunkStatistics.of([AlignedRow((), (), (answer,))])
+            assert found.covered_bytes == len(covered)
+            num_shared += sum(end - start for start, end in places) - len(covered)
+    assert num_shared > 0 or merge == "words"
+
+
+def row_of(*chunks: str) -> AlignedRow:
+    """A row whose chunks have these texts, each one token on both sides."""
+    data = [chunk.encode() for chunk in chunks]
+    ends = np.cumsum([len(chunk) for chunk in data])
+    starts = ends - [len(chunk) for chunk in data]
+    some, none = np.ones(len(data), dtype=np.bool_), np.zeros(len(data), dtype=np.bool_)
+    spans = TokenSpans(b"".join(data), starts, ends, some, none)
+    numbers, at = np.arange(len(data), dtype=np.int32), slice(0, len(data))
+    alignment = ChunkAlignment(numbers, numbers, len(data), starts, ends)
+    return AlignedRow((), (), (AlignedAnswer(at, at, spans, spans, alignment),))
+
+
+def test_the_longest_chunks_by_hand():
+    rows = [
+        row_of("bb", "a", "☕☕"),
+        row_of("c" * 9, "bb", "d" * 5, "e" * 4),
+        row_of("f" * 4, "g" * 4, "h" * 4, "c" * 9),
+        row_of("i" * 3, "j" * 8, "k" * 3, "l" * 3),  # The last two are as long as the tenth, and later.
+        row_of("m" * 3, "zz", "a"),
+    ]
+    found = ChunkStatistics.of(rows).longest
+    kept = ["c" * 9, "j" * 8, "☕☕", "d" * 5, "e" * 4, "f" * 4, "g" * 4, "h" * 4, "i" * 3, "k" * 3]
+    assert [chunk.text for chunk in found] == kept
+    assert [chunk.num_bytes for chunk in found] == [9, 8, 6, 5, 4, 4, 4, 4, 3, 3]
+    # Runs of spaces are counted, and what follows begins after a blank.
+    indented = longest_table(ChunkStatistics.of([row_of(" " * 8 + "x", "y" + " " * 4)])).lines
+    assert [text for text, *_ in indented] == ["·×8 x", "y····"]
+    # The next that is longer puts the last one out.
+    more = ChunkStatistics.of([*rows, row_of("n" * 4)]).longest
+    assert [chunk.text for chunk in more] == [*kept[:8], "n" * 4, "i" * 3]
+
+
+@given(st.lists(st.lists(st.text("ab☕", min_size=1, max_size=5), min_size=1, max_size=8), max_size=12))
+@settings(deadline=None)
+def test_the_longest_chunks_are_kept_once_each_in_the_order_that_they_came(texts):
+    found = ChunkStatistics.of([row_of(*chunks) for chunks in texts])
+    different = dict.fromkeys(chunk for chunks in texts for chunk in chunks)
+    expected = sorted(different, key=lambda text: -len(text.encode()))[:NUM_LONGEST]
+    assert found.longest == [LongChunk(len(text.encode()), text, 1, 1) for text in expected]
 
 
 @pytest.mark.parametrize("values", [[3], [1, 1, 1, 9], list(range(1, 101)), [5] * 98 + [7, 90]])

@@ -13,7 +13,7 @@ from tests.pages import Page
 from tests.quickstart.test_plots import contrast, lab, linear_rgb
 from tests.tiny import ROWS, make_tokenizer
 from tide.data import TextRow
-from tide.inspection import Aligner, ChunkStatistics, alignment_page, print_row, print_statistics
+from tide.inspection import Aligner, ChunkStatistics, DataSet, alignment_page, print_row, print_statistics
 from tide.inspection.histogram import chunk_figure, chunk_images
 from tide.inspection.tables import longest_table, sides_table
 from tide.inspection.terminal import CHUNK_STYLES
@@ -41,6 +41,7 @@ def test_without_colours_chunks_stand_in_brackets():
         "teacher [un]",
         "",
         "[a│b] a chunk and its tokens; (a) learnt, in no chunk; a: context. ·↵→ are white space.",
+        "Only chunks are aligned; other tokens stand as they come.",
     ]
 
 
@@ -56,6 +57,9 @@ def test_with_colours_a_chunk_is_as_wide_on_both_sides():
     student, teacher = console.file.getvalue().splitlines()[:2]
     assert "un│happy" in student and "unh│appy" in teacher
     assert "[" not in Console(file=io.StringIO()).render_str(student).plain.replace("\x1b[", "")
+    assert "Only chunks are aligned; other tokens stand as they come." in " ".join(
+        console.file.getvalue().replace("\n", " ").split()
+    )
 
 
 def test_chunk_colours_can_be_told_apart():
@@ -104,6 +108,9 @@ def test_statistics_in_a_terminal(aligner):
     assert (
         text.startswith("Rows aligned: 8 of 9; answers: 8; chunks: ") and "Set aside, a [reason]: 1." in text
     )
+    of_data = Console(file=io.StringIO(), width=100)
+    print_statistics(of_data, ChunkStatistics.of(aligner(ROWS)), DataSet("[rows].jsonl", 84113))
+    assert of_data.file.getvalue().startswith("8 of the 84,113 rows of [rows].jsonl.\nRows aligned: 8 of 8; ")
     assert "longest chunks" in text and max(map(len, text.splitlines())) <= 100
     short = Console(file=io.StringIO(), width=100)
     print_statistics(short, ChunkStatistics.of(aligner(ROWS)), longest=False)
@@ -132,20 +139,41 @@ def test_the_page_shows_every_token_under_its_chunk(aligner):
     assert [shown for shown in page.texts["bdi"] if shown] == [
         token.text for column in row.columns() for token in (*column.student, *column.teacher)
     ]
-    assert page.texts["h2"][0] == "<The row>" and page.texts["h1"] == ["a/student and b"]
+    assert page.texts["h2"] == ["What is aligned", "<The row>", "In numbers"] and page.texts["h1"] == [
+        "a/student and b"
+    ]
     titles = [value for tag, name, value in page.attributes if tag == "bdi" and name == "title"]
     assert titles[-1].endswith(f"chunk {statistics.num_chunks // 2 - 1}")
     assert page.tags.count("img") == 1 and page.tags.count("br") >= 1
     assert f"{statistics.student.chunks_per_token:.3f}" in page.texts["dd"]
+    assert "Only chunks are aligned; other tokens stand as they come." in page.texts["p"][1]
+
+
+def test_the_page_says_what_it_shows(aligner):
+    statistics = ChunkStatistics.of(aligner(ROWS))
+    data = DataSet("<chats>.jsonl, split dev", 84113)
+    text = alignment_page([], statistics, student="a/b", teacher="c/d", merge="words", data=data)
+    page = Page(text)
+    shown = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    assert list(shown.items())[4:] == [
+        ("student", "a/b"),
+        ("teacher", "c/d"),
+        ("chunk merging", "words"),
+        ("data", "<chats>.jsonl, split dev"),
+        ("statistics of", "8 of the 84,113 rows"),
+    ]
+    assert "8 of the 84,113 rows of <chats>.jsonl, split dev." in page.texts["p"]
+    without = Page(alignment_page([], statistics, student="a/b", teacher="c/d"))
+    assert without.texts["dd"][4:] == ["a/b", "c/d", "none"]
 
 
 def test_a_page_without_chunks_or_figures():
     text = alignment_page(
-        [], ChunkStatistics.of([Dropped("odd", "")]), student="a", teacher="b", of_data=True
+        [], ChunkStatistics.of([Dropped("odd", "")]), student="a", teacher="b", data=DataSet("x", 1)
     )
     page = Page(text)
     assert "img" not in page.tags and "Set aside, odd: 1." in page.texts["p"]
-    assert page.texts["dd"] == ["0", "-", "-", "-"]
+    assert page.texts["dd"][:4] == ["0", "-", "-", "-"]
 
 
 def test_the_figure_holds_every_chunk(aligner):

@@ -1,17 +1,35 @@
-"""tide align TEXT_OR_ROW --student A --teacher B: two tokenizations of a text and the chunks they share."""
+"""tide align TEXT_OR_ROW --student A --teacher B: two tokenizations of a text and the chunks they share.
+
+With --recipe, the tokenizers and all that their texts hang on are the recipe's, and so are the data.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tide.cli.subparsers import count
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tide.cli.subparsers import Subparsers
-    from tide.inspection import AlignedRow, Aligner, ChunkStatistics
+    from tide.config import Recipe
+    from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
+    from tide.inspection.inputs import Rows
+
+SUFFIXES = {"html": (".html", ".htm"), "plot": (".png",)}  # of the files that options name
+
+
+class _Setup(NamedTuple):
+    """What texts are aligned by, from options and recipe."""
+
+    student: str
+    teacher: str
+    merge: Literal["none", "words"]
+    template_arguments: Mapping[str, Mapping[str, str | int | float | bool]]
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -20,7 +38,8 @@ def add_parser(commands: Subparsers) -> None:
         "align",
         help="show two tokenizations of a text, and statistics over a data set",
         description="Show how two tokenizers cut a text, and the chunks that both share, as `tide prepare` "
-        "aligns them without template_arguments. With --data, say what the chunks of a data set are like.",
+        "aligns them before it cuts anything to a length. With --data, or with --recipe and no text, say "
+        "what the chunks of a data set are like.",
     )
     parser.add_argument(
         "text",
@@ -29,21 +48,29 @@ def add_parser(commands: Subparsers) -> None:
         help=r"text, in which \n stands for a line break; or a row as JSON, such as "
         """'{"messages": [...]}'; or - to read one of them from the standard input""",
     )
-    parser.add_argument("--student", required=True, help="folder or hub id of the student's tokenizer")
-    parser.add_argument("--teacher", required=True, help="folder or hub id of the teacher's tokenizer")
     parser.add_argument(
-        "--chunk-merging", choices=("none", "words"), default="none", help="as in a recipe (default: none)"
+        "--recipe",
+        metavar="RECIPE.yaml",
+        help="take tokenizers, template_arguments, chunk_merging and, without TEXT_OR_ROW and --data, the "
+        "data from it",
+    )
+    for role in ("student", "teacher"):
+        parser.add_argument(
+            f"--{role}", help=f"folder or hub id of the {role}'s tokenizer (default: the recipe's)"
+        )
+    parser.add_argument(
+        "--chunk-merging", choices=("none", "words"), help="default: the recipe's; none without a recipe"
     )
     data = parser.add_argument_group("statistics over a data set")
     data.add_argument("--data", metavar="SOURCE", help="file, directory, or a data set of the hub")
-    data.add_argument("--subset", help="the configuration of a data set on the hub")
-    data.add_argument("--split", default="train", help="default: %(default)s")
+    data.add_argument("--subset", help="of --data: the configuration of a data set on the hub")
+    data.add_argument("--split", help="of --data (default: train)")
     data.add_argument(
         "--rows", type=count, default=2000, help="rows, evenly from all of the data (default: %(default)s)"
     )
     data.add_argument("--show", type=count, default=0, help="also show the first so many of these rows")
     output = parser.add_argument_group("files")
-    output.add_argument("--html", type=Path, metavar="FILE", help="what is shown, as a page")
+    output.add_argument("--html", type=Path, metavar="FILE.html", help="what is shown, as a page")
     output.add_argument("--plot", type=Path, metavar="FILE.png", help="histograms of the chunks")
     parser.set_defaults(run=run)
 
@@ -51,16 +78,19 @@ def add_parser(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     _check(arguments)
+    from tide.config import load_recipe
+
+    recipe = None if arguments.recipe is None else load_recipe(arguments.recipe)
+    setup = _setup(arguments, recipe)
     from rich.console import Console
 
     from tide.inspection import Aligner, ChunkStatistics, print_row, print_statistics, typed_row
     from tide.models import load_tokenizer
     from tide.preparation import Dropped
 
-    paths = (arguments.student, arguments.teacher)
-    student, teacher = (load_tokenizer(path, needs_mask=False) for path in paths)
-    align = Aligner(student, teacher, merge=arguments.chunk_merging)
-    statistics, shown = ChunkStatistics(), []
+    student, teacher = (load_tokenizer(path, needs_mask=False) for path in (setup.student, setup.teacher))
+    align = Aligner(student, teacher, merge=setup.merge, template_arguments=setup.template_arguments)
+    statistics, shown, data = ChunkStatistics(), [], None
     if arguments.text is not None:
         is_piped = arguments.text == "-"
         typed = typed_row(sys.stdin.read() if is_piped else arguments.text, escapes=not is_piped)
@@ -68,30 +98,51 @@ def run(arguments: argparse.Namespace) -> int:
         if isinstance(row, Dropped):
             raise ValueError(f"align: {row.reason}: {row.detail}")
         shown.append(("The text", row))
-    if arguments.data is not None:
-        shown += _read_data(arguments, align, statistics)
+    if _reads_data(arguments):
+        rows, data = _opened(arguments, recipe)
+        shown += _read_data(arguments, rows, align, statistics)
     else:
         statistics.add(row for _, row in shown)
     console = Console()
-    for heading, row in shown:
+    for number, (heading, row) in enumerate(shown, 1):
+        is_last = number == len(shown)
         if len(shown) > 1:
             console.print(heading, style="bold", highlight=False, markup=False)
-        print_row(console, row)
-        console.print()
-    print_statistics(console, statistics, longest=statistics.rows > 1)
-    _write(arguments, statistics, shown)
+        print_row(console, row, legend=is_last)
+        if is_last:
+            console.print()
+    print_statistics(console, statistics, data, longest=statistics.rows > 1)
+    _write(arguments, setup, statistics, data, shown)
     return 0
+
+
+def _reads_data(arguments: argparse.Namespace) -> bool:
+    """There are statistics of a data set, and not of the text alone."""
+    return arguments.data is not None or (arguments.recipe is not None and arguments.text is None)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """What can be known before anything is loaded."""
-    if arguments.text is None and arguments.data is None:
-        raise ValueError("align: expected a text or row, --data SOURCE, or both; got neither.")
-    if arguments.show and arguments.data is None:
-        raise ValueError("align: --show is of the rows of --data SOURCE, which is not given.")
-    for path in filter(None, (arguments.html, arguments.plot)):
+    if arguments.text is None and not _reads_data(arguments):
+        raise ValueError("align: expected a text or row, --data SOURCE, or --recipe RECIPE.yaml; got none.")
+    if arguments.show and not _reads_data(arguments):
+        raise ValueError(
+            "align: --show is of the rows of a data set, and only a text is given. Add --data SOURCE."
+        )
+    for name in ("subset", "split"):
+        if getattr(arguments, name) is not None and arguments.data is None:
+            raise ValueError(f"align: --{name} is of --data SOURCE, which is not given.")
+    for name, suffixes in SUFFIXES.items():
+        path = getattr(arguments, name)
+        if path is None:
+            continue
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise ValueError(f"align: cannot write {str(path)!r}. Name a file in a folder that exists.")
+        if path.suffix.lower() not in suffixes:
+            raise ValueError(
+                f"align: --{name} writes {suffixes[0][1:].upper()}, got {str(path)!r}. "
+                f"Name a file that ends in {' or '.join(suffixes)}."
+            )
     if arguments.plot is not None:
         try:
             import tide.presentation.figures  # noqa: F401
@@ -99,21 +150,60 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"align: --plot: {error}") from error
 
 
+def _setup(arguments: argparse.Namespace, recipe: Recipe | None) -> _Setup:
+    """Options go before the recipe."""
+    models = {} if recipe is None else {"student": recipe.student, "teacher": recipe.teacher}
+    # Within one vocabulary, too, the teacher is shown by its own template; `tide prepare` does not apply it.
+    of_recipe = {role: model for role, model in models.items() if model is not None}
+    paths = {}
+    for role in ("student", "teacher"):
+        paths[role] = getattr(arguments, role)
+        if paths[role] is None and role in of_recipe:
+            paths[role] = of_recipe[role].tokenizer_path
+        elif paths[role] is None:
+            where = "not given" if recipe is None else f"not in {arguments.recipe}"
+            raise ValueError(
+                f"align: expected two tokenizers, and the {role}'s is {where}. Add --{role}, or "
+                "--recipe RECIPE.yaml with both models."
+            )
+    merge = arguments.chunk_merging or ("none" if recipe is None else recipe.data.chunk_merging)
+    variables = {role: model.template_arguments for role, model in of_recipe.items()}
+    return _Setup(paths["student"], paths["teacher"], merge, variables)
+
+
+def _opened(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, DataSet]:
+    """The rows that statistics are of: those of --data, or else of the recipe."""
+    from tide.data import open_source
+    from tide.inspection import DataSet, MixedRows
+
+    rows: Rows
+    if arguments.data is not None:
+        split = arguments.split or "train"
+        rows = open_source(arguments.data, subset=arguments.subset, split=split)
+        options = [f"{name} {given}" for name in ("subset", "split") if (given := getattr(arguments, name))]
+        return rows, DataSet(", ".join([arguments.data, *options]), len(rows))
+    assert recipe is not None
+    rows = MixedRows.of(recipe)
+    names = ", ".join(dict.fromkeys(source.path for source in recipe.data.mixture))
+    return rows, DataSet(f"{arguments.recipe} ({names})", len(rows))
+
+
 def _read_data(
-    arguments: argparse.Namespace, align: Aligner, statistics: ChunkStatistics
+    arguments: argparse.Namespace, source: Rows, align: Aligner, statistics: ChunkStatistics
 ) -> list[tuple[str, AlignedRow]]:
     """Counts a sample of the data; the rows of it that are to be shown, with where they stand."""
     from rich.console import Console
     from rich.progress import track
 
-    from tide.data import open_source
     from tide.inspection import sampled
     from tide.preparation import Dropped
 
-    source = open_source(arguments.data, subset=arguments.subset, split=arguments.split)
     shown: list[tuple[str, AlignedRow]] = []
     rows, total = sampled(source, arguments.rows, align), min(arguments.rows, len(source))
-    for number, row in track(rows, "aligning", total, console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    # Without a terminal, a bar would be an empty line.
+    silent = not console.is_terminal
+    for number, row in track(rows, "aligning", total, console=console, transient=True, disable=silent):
         statistics.add([row])
         if len(shown) < arguments.show and not isinstance(row, Dropped):
             shown.append((source.where(number), row))
@@ -121,7 +211,11 @@ def _read_data(
 
 
 def _write(
-    arguments: argparse.Namespace, statistics: ChunkStatistics, shown: list[tuple[str, AlignedRow]]
+    arguments: argparse.Namespace,
+    setup: _Setup,
+    statistics: ChunkStatistics,
+    data: DataSet | None,
+    shown: list[tuple[str, AlignedRow]],
 ) -> None:
     from tide.inspection import alignment_page
 
@@ -141,9 +235,10 @@ def _write(
         page = alignment_page(
             shown,
             statistics,
-            student=arguments.student,
-            teacher=arguments.teacher,
-            of_data=arguments.data is not None,
+            student=setup.student,
+            teacher=setup.teacher,
+            merge=setup.merge,
+            data=data,
             images=images,
         )
         arguments.html.write_text(page, encoding="utf-8")

@@ -1,9 +1,10 @@
 """Inspection: what alignment makes of a text and of a data set, to be looked at."""
 
 from tide.inspection.aligned_rows import AlignedRow, Aligner, Column, ShownToken
-from tide.inspection.inputs import sampled, typed_row
+from tide.inspection.inputs import MixedRows, sampled, typed_row
 from tide.inspection.page import alignment_page
 from tide.inspection.statistics import ChunkStatistics
+from tide.inspection.tables import DataSet
 from tide.inspection.terminal import print_row, print_statistics
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Aligner",
     "ChunkStatistics",
     "Column",
+    "DataSet",
+    "MixedRows",
     "ShownToken",
     "alignment_page",
     "print_row",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tide.alignment import ByteTable
 from tide.inspection.readable import LINE_BREAK, readable
 from tide.preparation import NO_CHUNK, Dropped, align_answers, chunk_ids, read_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from jaxtyping import Int64
@@ -87,12 +87,13 @@ class AlignedRow:
 
 
 class Aligner:
-    """Aligns rows between two tokenizers as `tide prepare` does, with no `template_arguments`.
+    """Aligns rows between two tokenizers as `tide prepare` does before it cuts them to a length.
 
     Args:
         student: the student's tokenizer.
         teacher: the teacher's.
         merge: "none" for the shortest chunks, "words" for chunks that end with words.
+        template_arguments: variables of the chat templates, by "student" and "teacher"; none if None.
     Raises:
         ValueError: the bytes of a tokenizer cannot be told.
     """
@@ -103,14 +104,16 @@ class Aligner:
         teacher: PreTrainedTokenizerFast,
         *,
         merge: Literal["none", "words"] = "none",
+        template_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.tokenizers = student, teacher
         self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
         self.merge = merge
+        self.template_arguments = template_arguments or {}
 
     def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
         """Each row, or why it cannot be aligned."""
-        pairs = read_pairs(rows, *self.tokenizers, {})
+        pairs = read_pairs(rows, *self.tokenizers, self.template_arguments)
         return [pair if isinstance(pair, Dropped) else self._aligned(*pair) for pair in pairs]
 
     def _aligned(self, one: Side, other: Side) -> AlignedRow | Dropped:

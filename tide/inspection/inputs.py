@@ -1,19 +1,24 @@
-"""What is to be aligned: one text or row as it was typed, or a sample of a source."""
+"""What is to be aligned: one text or row as it was typed, or a sample of a source or a recipe."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tide.data import BadRow, TextRow, parse_row, read_row
+from tide.data import BadRow, Mixture, TextRow, parse_row, read_row
 from tide.preparation import Dropped
+from tide.preparation.prepare import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from tide.data import Row, Source
+    from jaxtyping import Int64
+
+    from tide.config import Recipe
+    from tide.data import Raw, Row, Source
     from tide.inspection.aligned_rows import AlignedRow, Aligner
 
 ROWS_AT_ONCE = 64
@@ -47,11 +52,61 @@ def typed_row(text: str, *, escapes: bool = False) -> Row:
         ) from None
 
 
-def sampled(source: Source, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Dropped]]:
+class Rows(Protocol):
+    """What `sampled` reads: a source, or several in one order."""
+
+    def __len__(self) -> int: ...
+    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | BadRow]: ...
+    def where(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """The rows of several sources in one order.
+
+    Attributes:
+        sources: in the order that the mixture was made for.
+        mixture: which row of which source stands at each place.
+    """
+
+    sources: Sequence[Source]
+    mixture: Mixture
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> MixedRows:
+        """What `tide prepare` reads with this recipe, in its order.
+
+        Args:
+            recipe: its sources, weights and number of rows.
+        Raises:
+            ValueError: a source is not there, or holds no rows.
+        """
+        preparation = Preparation.of(recipe)
+        return cls(preparation.sources, preparation.mixture)
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+        """The rows at these places, in this order.
+
+        Args:
+            indices: [n] int64, each from 0 to len(self) - 1.
+        """
+        part = Mixture(self.mixture.source[indices], self.mixture.row[indices])
+        return part.read(self.sources, 0, len(part))
+
+    def where(self, index: int) -> str:
+        """File and line of the row at a place, or what comes closest."""
+        source, row = int(self.mixture.source[index]), int(self.mixture.row[index])
+        return self.sources[source].where(row)
+
+
+def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Dropped]]:
     """Rows evenly from a source, aligned, each with its number.
 
     Args:
-        source: any.
+        source: or `MixedRows`.
         num_rows: at most; all where the source has no more.
         align: aligns them.
     """

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from tide.inspection.tables import ABSENT, longest_table, sides_table, summary
+from tide.inspection.tables import ABSENT, NOT_ALIGNED, longest_table, share_of, sides_table, summary
 from tide.preparation import NO_CHUNK
-from tide.presentation.page import figure, header, page, scrolling, section
+from tide.presentation.page import facts, figure, header, page, scrolling, section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tide.inspection.aligned_rows import AlignedRow, Column, ShownToken
     from tide.inspection.statistics import ChunkStatistics
-    from tide.inspection.tables import Table
+    from tide.inspection.tables import DataSet, Table
 
 NUM_TINTS = 4
 
@@ -26,7 +26,8 @@ def alignment_page(
     *,
     student: str,
     teacher: str,
-    of_data: bool = False,
+    merge: Literal["none", "words"] = "none",
+    data: DataSet | None = None,
     images: tuple[bytes, bytes] | None = None,
 ) -> str:
     """The page.
@@ -36,7 +37,8 @@ def alignment_page(
         statistics: of these rows, or of a data set.
         student: the tokenizer's name.
         teacher: the same.
-        of_data: statistics are of a data set.
+        merge: how chunks were merged.
+        data: what the rows of the statistics were taken from; None for those that are shown.
         images: their figure as PNG, for a light and for a dark page.
     """
     per_token = {
@@ -49,11 +51,17 @@ def alignment_page(
         "of the answers' bytes in a chunk": coverage,
         **per_token,
     }
+    given = {"student": student, "teacher": teacher, "chunk merging": merge}
+    if data is not None:
+        given |= {"data": data.name, "statistics of": share_of(statistics, data)}
     parts = [
         header("tide align", f"{_short(student)} and {_short(teacher)}", tiles),
         "<main>",
+        section("given", "What is aligned", facts(given)),
         *(section(f"row-{number}", heading, _row(row)) for number, (heading, row) in enumerate(rows)),
-        section("statistics", "The data set" if of_data else "In numbers", _statistics(statistics, images)),
+        section(
+            "statistics", "The data set" if data else "In numbers", _statistics(statistics, data, images)
+        ),
         "</main>",
     ]
     return page("tide align", parts, style=_STYLE)
@@ -69,8 +77,8 @@ def _row(row: AlignedRow) -> str:
     columns = "".join(map(_column, row.columns()))
     note = (
         "Above: the student's tokens; below: the teacher's. One colour: a chunk, the same bytes on both "
-        "sides; underlined: learnt, in no chunk; grey: context. Spaces are ·, line breaks ↵, tabs →. Point "
-        "at a token for its id."
+        "sides; underlined: learnt, in no chunk; grey: context. Spaces are ·, line breaks ↵, tabs →. "
+        f"{NOT_ALIGNED} Point at a token for its id."
     )
     return f'<div class="aligned">{columns}</div><p class="caption">{escape(note)}</p>'
 
@@ -90,8 +98,8 @@ def _token(token: ShownToken) -> str:
     return f'<bdi{kind} title="id {token.token_id}, {chunk}">{escape(token.text)}</bdi>'
 
 
-def _statistics(statistics: ChunkStatistics, images: tuple[bytes, bytes] | None) -> str:
-    content = "".join(f"<p>{escape(line)}</p>" for line in summary(statistics))
+def _statistics(statistics: ChunkStatistics, data: DataSet | None, images: tuple[bytes, bytes] | None) -> str:
+    content = "".join(f"<p>{escape(line)}</p>" for line in summary(statistics, data))
     if not statistics.num_chunks:
         return content
     content += scrolling("statistics of chunks", _table(sides_table(statistics)))

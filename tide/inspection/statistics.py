@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -76,7 +75,8 @@ class ChunkStatistics:
         one_to_one: chunks of one token on either side.
         chunk_bytes: bytes of a chunk -> number of such chunks.
         student, teacher: tokens of either side.
-        longest: the chunks of the most bytes, longest first.
+        longest: the chunks of the most bytes, longest first; of one text the first, and of equally long
+            ones those that came first.
     """
 
     rows: int = 0
@@ -120,9 +120,9 @@ class ChunkStatistics:
         self.num_chunks += alignment.num_chunks
         starts, ends = alignment.starts, alignment.ends
         lengths = ends - starts
-        # Chunks may meet inside a character, which both of them span.
-        reached = np.concatenate([np.zeros(1, dtype=np.int64), np.maximum.accumulate(ends)])[:-1]
-        self.covered_bytes += int(np.maximum(ends - np.maximum(starts, reached), 0).sum())
+        # Chunks may meet inside a character, which both of them span. Neither starts nor ends ever fall.
+        reached = np.append(0, ends)[:-1]
+        self.covered_bytes += int((ends - np.maximum(starts, reached)).sum())
         self.chunk_bytes.update(lengths.tolist())
         counts = []
         for side, chunks in (
@@ -152,8 +152,11 @@ class ChunkStatistics:
             for chunk in np.flatnonzero(lengths > shortest_kept).tolist()
         ]
         if found:
-            different = {chunk.text: chunk for chunk in [*found, *self.longest]}
-            self.longest = heapq.nlargest(NUM_LONGEST, different.values())
+            different: dict[str, LongChunk] = {}
+            for chunk in [*self.longest, *found]:
+                different.setdefault(chunk.text, chunk)
+            longest_first = sorted(different.values(), key=lambda chunk: -chunk.num_bytes)  # Stable.
+            self.longest = longest_first[:NUM_LONGEST]
 
 
 def spread(counts: Counter[int]) -> Spread | None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tide.inspection.statistics import ChunkStatistics
 
 ABSENT = "-"
-_RUN = re.compile("·{5,}")  # Indentation would leave no room for what follows it.
+NOT_ALIGNED = "Only chunks are aligned; other tokens stand as they come."
+_RUN = re.compile("·{5,}")  # Indentation would leave no room for what follows.
 SPREAD_NAMES = ("mean", "median", "90 %", "99 %", "largest")
 
 
@@ -24,10 +25,33 @@ class Table(NamedTuple):
     lines: list[tuple[str, ...]]
 
 
-def summary(statistics: ChunkStatistics) -> list[str]:
-    """One sentence a line: rows, what was set aside and why, how much is in chunks."""
+class DataSet(NamedTuple):
+    """What the rows of statistics were taken from.
+
+    Attributes:
+        name: as a reader knows it.
+        num_rows: all that it holds, looked at or not.
+    """
+
+    name: str
+    num_rows: int
+
+
+def share_of(statistics: ChunkStatistics, data: DataSet) -> str:
+    """How many of the data's rows were looked at."""
+    return f"{statistics.rows:,} of the {data.num_rows:,} rows"
+
+
+def summary(statistics: ChunkStatistics, data: DataSet | None = None) -> list[str]:
+    """One sentence a line: rows, what was set aside and why, how much is in chunks.
+
+    Args:
+        statistics: to be said in words.
+        data: what their rows were taken from, if it is to be said.
+    """
     used = statistics.rows - statistics.dropped.total()
-    lines = [
+    lines = [] if data is None else [f"{share_of(statistics, data)} of {data.name}."]
+    lines += [
         f"Rows aligned: {used:,} of {statistics.rows:,}; answers: {statistics.answers:,}; chunks: "
         f"{statistics.num_chunks:,}."
     ]
@@ -60,7 +84,7 @@ def longest_table(statistics: ChunkStatistics) -> Table:
         names,
         [
             (
-                _RUN.sub(lambda run: f"·×{len(run[0])}", chunk.text),
+                _RUN.sub(lambda run: f"·×{len(run[0])} ", chunk.text),
                 f"{chunk.num_bytes:,}",
                 str(chunk.student_tokens),
                 str(chunk.teacher_tokens),

@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tide.inspection.tables import longest_table, sides_table, summary
+from tide.inspection.tables import NOT_ALIGNED, longest_table, sides_table, summary
 from tide.preparation import NO_CHUNK
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tide.inspection.aligned_rows import AlignedRow, Column, ShownToken
     from tide.inspection.statistics import ChunkStatistics
+    from tide.inspection.tables import DataSet
 
 PARTING = "│"  # Between the tokens of a chunk.
 LABELS = ("student ", "teacher ")
@@ -38,12 +39,13 @@ class _Cell(NamedTuple):
     style: Style
 
 
-def print_row(console: Console, row: AlignedRow) -> None:
+def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None:
     """Prints both sides of a row, and what the marks mean.
 
     Args:
         console: where to. Without colours, chunks stand in brackets.
         row: to be printed.
+        legend: say what the marks mean.
     """
     plain = console.no_color or console.color_system is None
     widest = max(16, console.width - len(LABELS[0]) - 1)
@@ -59,12 +61,22 @@ def print_row(console: Console, row: AlignedRow) -> None:
                 text.rstrip()
             console.print(text, no_wrap=True, overflow="ignore", crop=False)
         console.print()
-    console.print(_legend(plain=plain))
+    if legend:
+        console.print(_legend(plain=plain))
 
 
-def print_statistics(console: Console, statistics: ChunkStatistics, *, longest: bool = True) -> None:
-    """Prints what the chunks of a data set are like, and its longest ones."""
-    for line in summary(statistics):
+def print_statistics(
+    console: Console, statistics: ChunkStatistics, data: DataSet | None = None, *, longest: bool = True
+) -> None:
+    """Prints what the chunks of a data set are like, and its longest ones.
+
+    Args:
+        console: where to.
+        statistics: to be printed.
+        data: what their rows were taken from, if it is to be said.
+        longest: print the longest chunks, too.
+    """
+    for line in summary(statistics, data):
         console.print(line, highlight=False, markup=False)
     if not statistics.num_chunks:
         return
@@ -154,9 +166,8 @@ def _cell(text: str, tokens: Sequence[ShownToken], chunk: int, plain: bool) -> _
 def _legend(*, plain: bool) -> Text:
     legend = Text()
     if plain:
-        return legend.append(
-            f"[a{PARTING}b] a chunk and its tokens; (a) learnt, in no chunk; a: context. ·↵→ are white space."
-        )
+        legend.append(f"[a{PARTING}b] a chunk and its tokens; (a) learnt, in no chunk; a: context.")
+        return legend.append(f" ·↵→ are white space.\n{NOT_ALIGNED}")
     legend.append(f"a{PARTING}b", CHUNK_STYLES[0]).append(" ").append("c", CHUNK_STYLES[1])
     legend.append(" chunks and their tokens; ").append("a", UNCOMPARED).append(" learnt, in no chunk; ")
-    return legend.append("a", CONTEXT).append(" context. ·↵→ are white space.")
+    return legend.append("a", CONTEXT).append(f" context. ·↵→ are white space.\n{NOT_ALIGNED}")
