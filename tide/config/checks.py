@@ -9,13 +9,26 @@ from typing import Protocol
 from tide.config.strict import Rule
 
 RULES: list[Rule] = []
+# What transformers and Jinja give a chat template, or take themselves where one is applied.
+TAKEN_NAMES = frozenset(
+    {
+        *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
+        *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask", "return_dict"),
+        *("return_tensors", "padding", "truncation", "max_length", "tokenizer_kwargs", "kwargs", "self"),
+        *("sanitize_control_tokens", "raise_exception", "strftime_now"),
+        *("namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "caller", "varargs"),
+    }
+)
+# The ends of `SUFFIXES` in tide.data.sources, which needs NumPy: a recipe is read in a moment without it.
+FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".parquet", ".arrow", ".feather")
 
 
-class SourcePath(Protocol):
+class SourcePlace(Protocol):
     """What a rule reads of a source."""
 
     path: str
 
+    split: str
 
 def _rule(*keys: str) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
     """Register a rule over the values of these keys; a problem is reported at the first of them."""
@@ -120,12 +133,18 @@ def _there_is_data(_: object, train: str | None, sources: list[object]) -> str |
     return None
 
 
-@_rule("data.held_out", "data.train", "data.sources")
-def _held_out_is_held_out(held_out: str | None, train: str | None, sources: list[SourcePath]) -> str | None:
-    paths = [train, *(source.path for source in sources)]
-    for path in paths:
-        if held_out is not None and path is not None and _same_place(held_out, path):
-            key = "data.train" if path is train else "a source"
+@_rule("data.held_out", "data.held_out_split", "data.train", "data.sources")
+def _held_out_is_held_out(
+    held_out: str | None, held_out_split: str, train: str | None, sources: list[SourcePlace]
+) -> str | None:
+    places = [(source.path, source.split) for source in sources]
+    if train is not None:
+        places.insert(0, (train, "train"))
+    for path, split in places:
+        if held_out is None or not _same_place(held_out, path):
+            continue
+        key = "data.train" if path is train else "a source"
+        if not _has_splits(path):
             return f"the same file as {key} ({path!r}), so it would measure memory; give other text, or null"
     return None
 
@@ -153,8 +172,19 @@ def _teacher_is_not_overwritten(output_dir: str, path: str) -> str | None:
 
 
 @_rule("training.output_dir", "student.path")
+        if split == held_out_split:
+            return (
+                f"split {split!r} of {path!r}, as {key}, so it would measure memory; give another "
+                "held_out_split or other text, or null"
+            )
 def _student_is_not_overwritten(output_dir: str, path: str) -> str | None:
     return _overwrites(output_dir, path, "student")
+
+def _has_splits(path: str) -> bool:
+    """Whether a directory, or what can only be on the hub. Files and globs are read whole."""
+    there = os.path.expanduser(path)
+    return os.path.isdir(there) or not (os.path.exists(there) or path.lower().endswith(FILE_SUFFIXES))
+
 
 
 def _overwrites(output_dir: str, path: str, role: str) -> str | None:

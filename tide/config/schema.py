@@ -67,6 +67,7 @@ class DataConfig:
     sources: list[SourceConfig] = field(default_factory=list)  # what is mixed
     prepared: str | None = None  # where `tide prepare` writes and training reads; prepared in memory if null
     held_out: str | None = None  # one source; none is evaluated if null
+    held_out_split: str = "test"  # of it, where it has splits
     max_length: Count = 512  # student tokens, a multiple of masking.block_size
     teacher_max_length: Count | None = None  # teacher tokens, likewise; max_length if null
     end_fill: Literal["learnt", "unlearnt", "none"] = "learnt"  # end-of-text up to a whole block

@@ -22,7 +22,7 @@ from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
 from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
-from tide.data.sources import Source, open_source
+from tide.data.sources import Source, files_at, open_source
 from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "TokenizedText",
     "check_chat_template",
     "file_hash",
+    "files_at",
     "mix",
     "open_source",
     "pack",

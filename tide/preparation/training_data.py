@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tide.data import Counts, Manifest, ShardedExamples, open_source
+from tide.preparation.held_out import check_held_out
 from tide.preparation.parts import build_part, builder_of, pairing_of, student_builder
 from tide.preparation.prepare import Preparation, fingerprints, layout_options, nothing_kept
 
@@ -68,7 +69,8 @@ def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
     """
     if recipe.data.held_out is None:
         return []
-    source = open_source(recipe.data.held_out, split="test")
+    check_held_out(recipe)
+    source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
     part = build_part(source.rows(range(len(source))), student_builder(recipe, tokenizers))
     if not part.examples:
         raise ValueError(nothing_kept(part.counts))
