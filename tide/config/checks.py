@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from tide.config.problem import shown
 from tide.config.strict import Rule
 
 RULES: list[Rule] = []
@@ -69,6 +70,31 @@ def _student_trains(trainable: bool | None) -> str | None:
 def _teacher_is_frozen(trainable: bool | None) -> str | None:
     if trainable is True:
         return "a teacher that would train, got true; the teacher is frozen: leave trainable out"
+    return None
+
+
+@_rule("student.template_arguments")
+def _student_s_template_takes_the_names(template_arguments: Iterable[str]) -> str | None:
+    return _names_of_variables(template_arguments)
+
+
+@_rule("teacher.template_arguments")
+def _teacher_s_template_takes_the_names(template_arguments: Iterable[str]) -> str | None:
+    return _names_of_variables(template_arguments)
+
+
+def _names_of_variables(template_arguments: Iterable[str]) -> str | None:
+    for name in template_arguments:
+        if not name.isidentifier():
+            return (
+                f"{shown(name)} is no name of a template's variable; write letters, digits and _, such as "
+                "enable_thinking"
+            )
+        if name in TAKEN_NAMES:
+            return (
+                f"{shown(name)} is set where the template is applied, not by a recipe; leave it out, and "
+                "give variables of the template's own, such as enable_thinking"
+            )
     return None
 
 

@@ -31,6 +31,7 @@ from tide.data import (
     Source,
     check_chat_template,
     file_hash,
+    check_template_arguments,
     mix,
     open_source,
     read_json,
@@ -96,16 +97,25 @@ class Preparation:
         return builder_of(self.recipe, self.tokenizers)
 
     def check_templates(self) -> None:
-        """Of the tokenizers that read conversations, where a source begins with one.
+        """Of the tokenizers that read conversations, where a source begins with one; and all arguments.
 
         Raises:
-            ValueError: one has no chat template, or it does not work.
+            ValueError: one has no chat template, it does not work, or never reads an argument.
         """
         firsts = [read_row(source.rows([0])[0]) for source in self.sources]
-        if any(isinstance(row, Conversation) for row in firsts):
-            tokenizers = self.tokenizers.by_role()
-            for role, arguments in template_arguments(self.recipe).items():
-                check_chat_template(tokenizers[role], arguments)
+        has_conversations = any(isinstance(row, Conversation) for row in firsts)
+        tokenizers = self.tokenizers.by_role()
+        for role, arguments in template_arguments(self.recipe).items():
+            tokenizer = tokenizers[role]
+            if has_conversations:
+                check_chat_template(tokenizer, arguments)
+            if has_conversations or (arguments and tokenizer.chat_template):
+                check_template_arguments(
+                    tokenizer.get_chat_template(),
+                    arguments,
+                    tokenizer.special_tokens_map,
+                    key=f"{role}.template_arguments",
+                )
 
     def rows_of(self, number: int) -> int:
         """How many rows of the mixture a part is made from."""
