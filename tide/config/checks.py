@@ -28,8 +28,8 @@ class SourcePlace(Protocol):
     """What a rule reads of a source."""
 
     path: str
-
     split: str
+
 
 def _rule(*keys: str) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
     """Register a rule over the values of these keys; a problem is reported at the first of them."""
@@ -172,7 +172,18 @@ def _held_out_is_held_out(
         key = "data.train" if path is train else "a source"
         if not _has_splits(path):
             return f"the same file as {key} ({path!r}), so it would measure memory; give other text, or null"
+        if split == held_out_split:
+            return (
+                f"split {split!r} of {path!r}, as {key}, so it would measure memory; give another "
+                "held_out_split or other text, or null"
+            )
     return None
+
+
+def _has_splits(path: str) -> bool:
+    """Whether a directory, or what can only be on the hub. Files and globs are read whole."""
+    there = os.path.expanduser(path)
+    return os.path.isdir(there) or not (os.path.exists(there) or path.lower().endswith(FILE_SUFFIXES))
 
 
 @_rule("data.prepared", "training.output_dir")
@@ -192,25 +203,34 @@ def _merging_has_chunks(chunk_merging: str, method: str) -> str | None:
     return None
 
 
+@_rule("data.chunk_merging", "data.chunk_max_bytes", "data.chunk_max_tokens")
+def _limits_are_of_merged_chunks(
+    chunk_merging: str, chunk_max_bytes: int | None, chunk_max_tokens: int | None
+) -> str | None:
+    # As `tide.alignment.merging.check_merging` has it.
+    limits = {"chunk_max_bytes": chunk_max_bytes, "chunk_max_tokens": chunk_max_tokens}
+    given = [f"data.{name} {limit}" for name, limit in limits.items() if limit is not None]
+    if chunk_merging == "none" and given:
+        return (
+            f"'none' merges no chunks, and {' and '.join(given)} would limit merged ones; set chunk_merging: "
+            "words or length, or leave the limit out"
+        )
+    if chunk_merging == "length" and not given:
+        return (
+            "'length' merges chunks up to a limit, and there is none; give data.chunk_max_tokens or "
+            "data.chunk_max_bytes, or set chunk_merging: words"
+        )
+    return None
+
+
 @_rule("training.output_dir", "teacher.path")
 def _teacher_is_not_overwritten(output_dir: str, path: str) -> str | None:
     return _overwrites(output_dir, path, "teacher")
 
 
 @_rule("training.output_dir", "student.path")
-        if split == held_out_split:
-            return (
-                f"split {split!r} of {path!r}, as {key}, so it would measure memory; give another "
-                "held_out_split or other text, or null"
-            )
 def _student_is_not_overwritten(output_dir: str, path: str) -> str | None:
     return _overwrites(output_dir, path, "student")
-
-def _has_splits(path: str) -> bool:
-    """Whether a directory, or what can only be on the hub. Files and globs are read whole."""
-    there = os.path.expanduser(path)
-    return os.path.isdir(there) or not (os.path.exists(there) or path.lower().endswith(FILE_SUFFIXES))
-
 
 
 def _overwrites(output_dir: str, path: str, role: str) -> str | None:

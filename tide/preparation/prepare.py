@@ -250,6 +250,8 @@ def nothing_kept(counts: Counts) -> str:
         counts: of what was read.
     """
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
+            "chunk_max_bytes": recipe.data.chunk_max_bytes,
+            "chunk_max_tokens": recipe.data.chunk_max_tokens,
     return (
         f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). Correct the data, or raise "
         "data.max_length."
