@@ -139,6 +139,9 @@ def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows
     assert len(rejects) == 4
     assert [reject["where"].rpartition(":")[2] for reject in rejects] == ["2", "3", "8", "12"]
     assert rejects[0]["row"] == {"prompt": "a", "completion": ""}
+    # What could not be read is told once.
+    assert rejects[2]["reason"] == "invalid UTF-8" and rejects[2]["row"] is None
+    assert rejects[3]["row"] == {"prompt": 3, "completion": "x"}
 
 
 def test_a_mixture_takes_its_shares(tiny_checkpoints, tmp_path):
@@ -173,9 +176,6 @@ def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
     for change, message in (
         ({"max_length": 32}, r"made with max_length 48 \(here 32\)"),
         ({"end_fill": "none"}, r"made with end_fill 'learnt' \(here 'none'\)"),
-    ):
-        recipe = recipe_of(tiny_checkpoints, tmp_path, **change)
-        with pytest.raises(ValueError, match=message):
         (
             {"chunk_merging": "words", "chunk_max_tokens": 8},
             r"made with chunk_merging 'none' \(here 'words'\), chunk_max_tokens None \(here 8\)",
@@ -184,6 +184,9 @@ def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
             {"chunk_merging": "length", "chunk_max_bytes": 9},
             r"made with chunk_merging 'none' \(here 'length'\), chunk_max_bytes None \(here 9\)",
         ),
+    ):
+        recipe = recipe_of(tiny_checkpoints, tmp_path, **change)
+        with pytest.raises(ValueError, match=message):
             training_data(recipe, load_tokenizers(recipe))
     # Shards of both sides serve a method within one tokenizer, and not the other way round.
     shared = recipe_of(tiny_checkpoints, tmp_path, "tide_shared")
@@ -201,9 +204,6 @@ def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
         training_data(recipe, load_tokenizers(recipe))
 
 
-def test_without_a_place_or_a_row_there_is_nothing(tiny_checkpoints, tmp_path):
-    with pytest.raises(ValueError, match=r"data\.prepared says where the shards go, and is null"):
-        prepare(recipe_of(tiny_checkpoints, tmp_path, prepared=None))
 @pytest.mark.parametrize("limit", ["chunk_max_tokens", "chunk_max_bytes"])
 def test_shards_with_another_limit_on_chunks_are_refused(tiny_checkpoints, tmp_path, limit):
     words = recipe_of(tiny_checkpoints, tmp_path, chunk_merging="words", prepared=None)
@@ -243,6 +243,9 @@ def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     assert len(loaded) == 1
 
 
+def test_without_a_place_or_a_row_there_is_nothing(tiny_checkpoints, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.prepared says where the shards go, and is null"):
+        prepare(recipe_of(tiny_checkpoints, tmp_path, prepared=None))
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"text": ""}\n')
     with pytest.raises(ValueError, match=r"none of 1 rows makes an example \(empty answer 1\)"):

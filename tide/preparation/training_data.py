@@ -49,7 +49,7 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
         _check_manifest(manifest, recipe, tokenizers)
         examples = manifest.examples(directory, shared=pairing_of(recipe) == "same")
         return TrainingData(examples, manifest.counts, manifest.fingerprint)
-    preparation = Preparation.of(recipe)
+    preparation = Preparation.of(recipe, tokenizers=tokenizers)
     preparation.check_templates()
     mixture = preparation.mixture
     part = build_part(mixture.read(preparation.sources, 0, len(mixture)), builder_of(recipe, tokenizers))
@@ -65,7 +65,7 @@ def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
         recipe: its lengths.
         tokenizers: the student's is used.
     Raises:
-        ValueError: the source is not there, or no row makes an example.
+        ValueError: the source is not there, it is trained on, or no row makes an example.
     """
     if recipe.data.held_out is None:
         return []
