@@ -149,12 +149,10 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
     """
     RunDirectory(recipe).check(resume=resume)
     tokenizers, data, _ = _checked_inputs(recipe)
-    sides = f"{len(tokenizers.student)} student tokens"
-    if tokenizers.teacher is not None:
-        sides += f", {len(tokenizers.teacher)} teacher tokens"
-    counts = data.counts
-    found = f"{counts.kept} examples" + (f", {counts.chunks} chunks" if counts.chunks else "")
-    return f"fit to run; method {recipe.method}, {sides}, {found}{counts.dropped_by_reason}"
+    sides = ", ".join(
+        f"{role}'s vocabulary {len(tokenizer):,}" for role, tokenizer in tokenizers.by_role().items()
+    )
+    return f"fit to run; method {recipe.method}, {sides}; {data.counts}"
 
 
 def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Example]]:

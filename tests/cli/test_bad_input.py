@@ -266,7 +266,10 @@ def test_one_line_with_the_remedy(bench: Bench, damage: Callable[[Bench], None],
 
 @pytest.mark.parametrize(
     ("damage", "dropped"),
-    [(broken_line, "7 examples; dropped: not JSON 1"), (mask_in_the_text, "2 examples; dropped: mask token")],
+    [
+        (broken_line, "8 rows, 7 examples .*; dropped: not JSON 1"),
+        (mask_in_the_text, "rows, 2 examples,.*; dropped: mask token"),
+    ],
 )
 def test_a_bad_row_is_counted_and_stops_nothing(
     bench: Bench, damage: Callable[[Bench], None], dropped: str
@@ -276,7 +279,7 @@ def test_a_bad_row_is_counted_and_stops_nothing(
     path.write_text(yaml.safe_dump(bench.values))
     assert main(["distill", str(path), "--check"]) == 0
     out, _ = bench.capture.readouterr()
-    assert dropped in out
+    assert re.search(dropped, out), out
 
 
 def test_the_good_recipe_is_good(bench: Bench) -> None:
@@ -285,8 +288,25 @@ def test_the_good_recipe_is_good(bench: Bench) -> None:
     path.write_text(yaml.safe_dump(bench.values))
     assert main(["distill", str(path), "--check"]) == 0
     out, err = bench.capture.readouterr()
-    assert out == f"{path}: fit to run; method kl, 300 student tokens, 300 teacher tokens, 8 examples\n"
+    said = re.fullmatch(
+        r"(.*): fit to run; method kl, student's vocabulary 300, teacher's vocabulary 300; 8 rows, 8 "
+        r"examples \(\d+ cut at max_length\), \d+ student tokens, \d+ of them learnt\n",
+        out,
+    )
+    assert said and said[1] == str(path), out
     assert err == ""
+
+
+def test_the_check_of_prepared_data_says_what_was_dropped(bench: Bench) -> None:
+    broken_line(bench)
+    bench.values["data"]["prepared"] = str(bench.folder / "shards")
+    path = bench.folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(bench.values))
+    assert main(["prepare", str(path), "--workers", "1"]) == 0
+    bench.capture.readouterr()
+    assert main(["distill", str(path), "--check"]) == 0
+    out, _ = bench.capture.readouterr()
+    assert "; 8 rows, 7 examples (" in out and out.endswith("; dropped: not JSON 1\n")
 
 
 def test_a_line_for_every_problem_of_a_recipe(bench: Bench) -> None:

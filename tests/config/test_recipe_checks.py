@@ -73,6 +73,41 @@ import pytest
             "give other text, or null",
         ),
         (
+            ["data.train=.", "data.held_out=.", "data.held_out_split=train"],
+            "data.held_out",
+            "split 'train' of '.', as data.train, so it would measure memory; give another held_out_split or "
+            "other text, or null",
+        ),
+        (
+            ["data.train=null", "data.sources=[{path: org/a, split: test}]", "data.held_out=org/a"],
+            "data.held_out",
+            "split 'test' of 'org/a', as a source, so it would measure memory; give another held_out_split "
+            "or other text, or null",
+        ),
+        (
+            ["data.held_out=data/train.jsonl", "data.held_out_split=validation"],
+            "data.held_out",
+            "the same file as data.train ('data/train.jsonl'), so it would measure memory; "
+            "give other text, or null",
+        ),
+        (
+            ["method=calm", "data.chunk_max_tokens=8", "data.chunk_max_bytes=9"],
+            "data.chunk_merging",
+            "'none' merges no chunks, and data.chunk_max_bytes 9 and data.chunk_max_tokens 8 would limit "
+            "merged ones; set chunk_merging: words or length, or leave the limit out",
+        ),
+        (
+            ["method=calm", "data.chunk_merging=length"],
+            "data.chunk_merging",
+            "'length' merges chunks up to a limit, and there is none; give data.chunk_max_tokens or "
+            "data.chunk_max_bytes, or set chunk_merging: words",
+        ),
+        (
+            ["method=calm", "data.chunk_merging=length", "data.chunk_max_tokens=0"],
+            "data.chunk_max_tokens",
+            "must be at least 1, got 0",
+        ),
+        (
             ["training.output_dir=models/teacher/"],
             "training.output_dir",
             "'models/teacher/' is teacher.path, whose weights would be written over; give a "
@@ -107,11 +142,43 @@ def test_a_contradiction_is_named_with_its_remedy(errors, minimal, overrides, ke
         ["objective.distill_weight=0"],
         ["objective.distill_weight=0", "method=none"],
         ["data.held_out=data/held_out.jsonl"],
+        ["data.train=.", "data.held_out=."],
+        ["data.train=org/a", "data.held_out=org/a", "data.held_out_split=validation"],
+        ["method=calm", "data.chunk_merging=words"],
+        ["method=calm", "data.chunk_merging=words", "data.chunk_max_tokens=8"],
+        ["method=calm", "data.chunk_merging=length", "data.chunk_max_bytes=8"],
         ["training.output_dir=models"],
     ],
 )
 def test_what_comes_near_a_contradiction_is_accepted(load, minimal, overrides):
     load(minimal, overrides)
+
+
+@pytest.mark.parametrize("merging", ["none", "words", "length"])
+@pytest.mark.parametrize("max_bytes", [None, 3])
+@pytest.mark.parametrize("max_tokens", [None, 2])
+def test_chunk_limits_are_refused_where_alignment_would(load, minimal, merging, max_bytes, max_tokens):
+    from tide.alignment import check_merging
+
+    def is_fine(checked) -> bool:
+        try:
+            checked()
+        except ValueError:
+            return False
+        return True
+
+    values = {"chunk_merging": merging, "chunk_max_bytes": max_bytes, "chunk_max_tokens": max_tokens}
+    overrides = [f"data.{key}={'null' if value is None else value}" for key, value in values.items()]
+    of_recipe = is_fine(lambda: load(minimal, ["method=calm", *overrides]))
+    assert of_recipe == is_fine(lambda: check_merging("test", merging, max_bytes, max_tokens))
+
+
+def test_suffixes_of_files_are_those_of_sources():
+    from tide.config.checks import FILE_SUFFIXES
+    from tide.data.sources import SUFFIXES
+
+    assert all(suffix.endswith(FILE_SUFFIXES) for suffix in SUFFIXES)
+    assert all(any(suffix.endswith(end) for suffix in SUFFIXES) for end in FILE_SUFFIXES)
 
 
 def test_the_output_directory_is_compared_through_links(errors, minimal):

@@ -73,6 +73,11 @@ def test_an_override_rights_what_is_wrong_in_the_file(load, minimal):
             "zzz.qqq: unknown key; known keys here: method, student, teacher, data, masking, "
             "objective, training",
         ),
+        (
+            "data.sources.0.path=a",
+            "data.sources.0.path: no item 0 in data.sources, which has 0, numbered from 0; give the list as "
+            "a whole: data.sources=[{...}, {...}]",
+        ),
         ("training.max_steps", "an override is key=value, such as training.max_steps=10"),
         ("=3", "an override is key=value, such as training.max_steps=10"),
         ("--seed=3", "--seed: unknown key; nearest known key: training.seed"),

@@ -102,6 +102,32 @@ def test_what_is_wrong_with_a_mixture_is_named(errors, minimal, old, new, expect
     assert errors(minimal.replace(old, new)) == [expected]
 
 
+def test_one_item_of_a_list_can_be_overridden(load, errors, minimal):
+    mixture = minimal.replace(ONE, TWO)
+    recipe = load(mixture, ["data.sources.1.path=b", "data.sources.1.weight=3", "data.sources.0={path: c}"])
+    assert recipe.data.sources == [SourceConfig("c"), SourceConfig("b", "python", "train_sft", 3.0)]
+    later = load(mixture, ["data.sources=[{path: d}, {path: e}]", "data.sources.1.split=x"])
+    assert later.data.sources == [SourceConfig("d"), SourceConfig("e", split="x")]
+    assert errors(mixture, ["data.sources.1.weight=0", "data.sources.2.path=f", "data.sources.0.pth=g"]) == [
+        "override 'data.sources.2.path=f': data.sources.2.path: no item 2 in data.sources, which has 2, "
+        "numbered from 0; give the list as a whole: data.sources=[{...}, {...}]",
+        "override 'data.sources.0.pth=g': data.sources.0.pth: unknown key; nearest known key: "
+        "data.sources.*.path",
+        "override 'data.sources.1.weight=0': data.sources.1.weight: must be above 0, got 0",
+    ]
+
+
+@pytest.mark.parametrize("sources", ["  sources: a.jsonl\n", "  sources:\n    - a.jsonl\n"])
+def test_an_item_of_what_is_no_list_of_sections_leaves_the_file_s_error(errors, minimal, sources):
+    (line,) = errors(minimal.replace(ONE, sources), ["data.sources.0.weight=2"])
+    assert line.startswith("r.yaml:7: data.sources")
+
+
+def test_a_list_in_place_of_a_section_leaves_the_file_s_error(errors, minimal):
+    (line,) = errors(minimal.replace("  path: models/teacher", "  - models/teacher"), ["teacher.path=t"])
+    assert line.startswith("r.yaml:4: teacher: expected a section of keys")
+
+
 def test_a_key_with_a_star_is_no_key(errors, minimal):
     (line,) = errors(minimal, ["data.sources.*.path=a"])
     assert line.startswith("override 'data.sources.*.path=a': data.sources.*.path: unknown key")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+
 import pytest
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from tide.config import Recipe, RecipeError
+from tide.config.checks import TAKEN_NAMES
 
 GIVEN = """\
   path: models/student
@@ -57,3 +65,52 @@ def test_what_is_no_name_with_a_value_is_refused(errors, minimal, lines, said):
 def test_an_override_below_a_name_is_refused(errors, minimal):
     (line,) = errors(minimal, ["student.template_arguments.a.b=1"])
     assert "unknown key" in line
+
+
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "chat_template", "tools", "documents"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_names_that_are_taken_are_refused(errors, minimal, side, name):
+    override = f"{side}.template_arguments={{{name}: x}}"
+    assert errors(minimal, [override]) == [
+        f"override {override!r}: {side}.template_arguments: {name!r} is set where the template is applied, "
+        "not by a recipe; leave it out, and give variables of the template's own, such as enable_thinking"
+    ]
+
+
+def test_every_parameter_of_transformers_is_taken():
+    parameters = {
+        name
+        for function in (PreTrainedTokenizerBase.apply_chat_template, render_jinja_template)
+        for name in inspect.signature(function).parameters
+    }
+    assert parameters <= TAKEN_NAMES
+
+
+@pytest.mark.parametrize("name", ["", "enable-thinking", "1st", "a b", "a.b"])
+def test_what_is_no_name_is_refused(errors, minimal, name):
+    (line,) = errors(minimal, [f"student.template_arguments={{'{name}': x}}"])
+    assert f"student.template_arguments: {name!r} is no name of a template's variable; write letters" in line
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2**63, -(2**64), 10**400, 10**18, 1e18])
+def test_numbers_that_would_not_come_back_are_refused(load, minimal, value):
+    values = load(minimal).to_dict()
+    values["student"]["template_arguments"] = {"depth": value}
+    with pytest.raises(
+        RecipeError, match=r"student\.template_arguments: a number is finite, with at most 18"
+    ):
+        Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("written", ["1e999", "18446744073709551616", "9223372036854775807"])
+def test_numbers_of_a_file_lose_no_digits(errors, load, minimal, written):
+    (line,) = errors(minimal, [f"student.template_arguments.depth={written}"])
+    assert "Put it in quotes if it is meant as text" in line
+    recipe = load(minimal, [f"student.template_arguments.depth='{written}'"])
+    assert recipe.student.template_arguments == {"depth": written}
+
+
+def test_long_numbers_come_back_whole(load, minimal):
+    recipe = load(minimal, ["student.template_arguments={a: 999999999999999999, b: -1.5}"])
+    assert recipe.student.template_arguments == {"a": 10**18 - 1, "b": -1.5}
+    assert load(recipe.to_yaml()) == recipe

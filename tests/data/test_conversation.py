@@ -59,6 +59,44 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
             {"messages": [ANSWER, {"role": "tool", "content": ""}]},
             Conversation((BOTH[1], Message("tool", ""))),
         ),
+        # Answers that are not learnt.
+        (
+            {"messages": [ASK, {**ANSWER, "weight": 0}, ASK, {**ANSWER, "weight": 1}]},
+            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+        ),
+        (
+            {"messages": [ASK, {**ANSWER, "train": False}, ASK, {**ANSWER, "train": True, "weight": None}]},
+            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "q", "weight": 0.0},
+                    {"from": "gpt", "value": "a", "weight": 0.0},
+                    {"from": "human", "value": "q", "weight": 0.5},
+                    {"from": "gpt", "value": "a", "weight": 1.0},
+                ]
+            },
+            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+        ),
+        (
+            {"prompt": [ASK], "completion": [{**ANSWER, "content": "", "weight": 0}, ASK, ANSWER]},
+            Conversation((BOTH[0], Message("assistant", ""), *BOTH), 1, frozenset({1})),
+        ),
+        # What tables hold where a message has nothing beside its content.
+        (
+            {
+                "messages": [
+                    {**ASK, "tool_calls": [], "thinking": ""},
+                    {
+                        **ANSWER,
+                        "function_call": {"name": None, "arguments": None},
+                        "reasoning_content": " \n",
+                    },
+                ]
+            },
+            Conversation(BOTH),
+        ),
     ],
 )
 def test_forms_of_rows(value, row):
@@ -93,7 +131,21 @@ def answer(**changes: object) -> dict[str, object]:
         (answer(content=["a"]), "wrong type", "messages[1] has a part that is of type str"),
         (answer(content=[{"type": "text"}]), "wrong type", "messages[1] is null, not text"),
         (answer(content=[{"type": "image", "url": "x"}]), "not text", "part of type 'image'"),
-        (answer(tool_calls=[{"name": "f"}]), "tool calls", "messages[1]"),
+        (answer(tool_calls=[{"name": "f"}]), "tool calls", "messages[1] has tool_calls"),
+        (answer(function_call={"name": "f", "arguments": None}), "tool calls", "has function_call"),
+        (answer(role="function_call"), "tool calls", "messages[1] is a function_call"),
+        (
+            {"conversations": [{"from": "function_call", "value": "{}"}, {"from": "gpt", "value": "a"}]},
+            "tool calls",
+            "conversations[0] is a function_call",
+        ),
+        (answer(reasoning_content="hm"), "reasoning", "messages[1] has reasoning_content"),
+        (answer(reasoning="hm"), "reasoning", "messages[1] has reasoning"),
+        ({"messages": [{**ASK, "thinking": "hm"}, ANSWER]}, "reasoning", "messages[0] has thinking"),
+        (answer(weight=0.5), "weight of a message", "messages[1] has weight 0.5, expected 0 or 1"),
+        (answer(weight="0"), "weight of a message", "has weight '0'"),
+        (answer(train="no"), "weight of a message", "has train 'no'"),
+        (answer(weight=0), "no answer", "roles ['user', 'assistant'], not learnt [1]"),
         ({"messages": [ASK]}, "no answer", "roles ['user']"),
         ({"messages": [ASK, {"role": "Assistant", "content": "a"}]}, "no answer", "'Assistant'"),
         ({"prompt": [ASK, ANSWER], "completion": [ASK]}, "no answer", ""),
@@ -123,12 +175,21 @@ def test_an_answer_in_the_prompt_may_be_blank():
     assert [row.is_answer(at) for at in range(4)] == [False, False, False, True]
 
 
+MESSAGE_KEYS = [
+    "role",
+    "content",
+    "from",
+    "value",
+    "type",
+    "text",
+    "weight",
+    "train",
+    "thinking",
+    "tool_calls",
+]
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(max_size=2),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "type", "text"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MESSAGE_KEYS), inner),
     max_leaves=8,
 )
 

@@ -22,6 +22,12 @@ ROWS = [
         "prompt": [{"role": "assistant", "content": "python"}],
         "completion": [{"role": "assistant", "content": "no"}],
     },
+    {
+        "messages": [
+            {"role": "assistant", "content": "python", "weight": 0},
+            {"role": "assistant", "content": "no"},
+        ]
+    },
 ]
 
 
@@ -38,7 +44,7 @@ def test_rows_whose_answers_have_the_text_and_unfit_ones(source):
     rows = found.rows(range(5))
     assert rows[:4] == [ROWS[2], ROWS[4], ROWS[5], ROWS[7]] and isinstance(rows[4], BadRow)
     assert found.rows([3, 0, 3]) == [ROWS[7], ROWS[2], ROWS[7]]
-    assert [found.where(at) for at in range(5)] == [source.where(at) for at in (2, 4, 5, 7, 9)]
+    assert [found.where(at) for at in range(5)] == [source.where(at) for at in (2, 4, 5, 7, 10)]
     assert (found.name, found.files) == (source.name, source.files)
     assert found.fingerprint() != source.fingerprint()
 
@@ -53,7 +59,17 @@ def test_a_row_that_is_not_there(source):
         rows_with_answer(source, "python").rows([5])
 
 
-def test_a_text_in_no_answer_is_an_error(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
-    with pytest.raises(ValueError, match=r"no answer in the 2 rows of .* contains 'python'"):
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        (['{"text": "a"}', '{"text": "b"}'], "2 rows"),
+        (['{"text": "a Python"}', '{"text": "PYTHON"}'], "2 rows"),
+        # A row that is unfit is kept, and hides nothing.
+        (['{"text": "a"}', "{broken", '{"text": ""}'], r"3 rows \(2 of them unfit\)"),
+        (["{broken"], r"1 rows \(1 of them unfit\)"),
+    ],
+)
+def test_a_text_in_no_answer_is_an_error(tmp_path, lines, rows):
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"no answer in the {rows} of .* contains 'python'"):
         rows_with_answer(open_source(tmp_path / "rows.jsonl"), "python")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 
@@ -108,3 +109,29 @@ def test_only_python_answers_are_taken(chats, tmp_path):
     )
     manifest = prepare(prepared, workers=1)
     assert manifest.plan.sources[0]["rows"] == 1 and manifest.plan.sources[0]["answer_contains"] == "print("
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_name_that_the_template_never_reads_is_found_before_a_shard_is_written(chats, tmp_path, side):
+    wrong = {side: {"dat": "26 July"}.items()}
+    message = rf"{side}\.template_arguments: the chat template never reads dat, .* It reads date\."
+    with pytest.raises(ValueError, match=message):
+        prepare(chats(**wrong, prepared=str(tmp_path / "prepared")), workers=1)
+    assert not (tmp_path / "prepared").exists()
+    # A first row that is unfit hides nothing.
+    (tmp_path / "rows.jsonl").write_text("{broken\n" + "\n".join(map(json.dumps, CONVERSATIONS)))
+    with pytest.raises(ValueError, match=message):
+        training_data(chats(**wrong), load_tokenizers(chats()))
+
+
+def test_a_template_that_reads_the_clock_is_warned_of(chats, tmp_path):
+    tokenizer = make_chat_tokenizer()
+    tokenizer.chat_template = "{{ date | default(strftime_now('%Y')) }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path / "student")
+    with pytest.warns(
+        UserWarning, match=r"student\.template_arguments: .* reads the clock .* it reads date\."
+    ):
+        prepare(chats(prepared=str(tmp_path / "clock")), workers=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        prepare(chats(student={"date": "1"}.items(), prepared=str(tmp_path / "fixed")), workers=1)

@@ -141,3 +141,68 @@ def test_merged_chunks_end_with_words(word_tokenizer, line_tokenizer):
         (built,) = ExampleBuilder(layout, word_tokenizer, line_tokenizer)([row])
         sizes[merging] = built.example.num_chunks
     assert 1 <= sizes["words"] <= 3 < sizes["none"]
+
+
+# No white space: "words" makes one chunk of it.
+CHINESE = TextRow("", "分词器把一段没有空格的文字当作一个词，于是整段只有一个块。")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "size_of"),
+    [
+        ({"chunk_merging": "words", "chunk_max_tokens": 6}, 6, "tokens"),
+        ({"chunk_merging": "length", "chunk_max_tokens": 6}, 6, "tokens"),
+        ({"chunk_merging": "words", "chunk_max_bytes": 12}, 12, "bytes"),
+        ({"chunk_merging": "length", "chunk_max_bytes": 12}, 12, "bytes"),
+    ],
+)
+def test_limits_reach_the_chunks(word_tokenizer, line_tokenizer, options, limit, size_of):
+    def built(**options):
+        layout = Layout(8, 256, 256, **options)
+        (row,) = ExampleBuilder(layout, word_tokenizer, line_tokenizer)([CHINESE])
+        return row.example
+
+    def sizes(example):
+        counts = [
+            side.chunks[side.chunks >= 0].bincount(minlength=example.num_chunks).tolist()
+            for side in (example.student, example.teacher)
+        ]
+        if size_of == "tokens":
+            return list(map(max, *counts))
+        table = ByteTable.from_tokenizer(word_tokenizer)
+        student, lengths = example.student, [0] * example.num_chunks
+        for token_id, chunk in zip(student.token_ids.tolist(), student.chunks.tolist(), strict=True):
+            if chunk >= 0:
+                lengths[chunk] += len(table.tokens[token_id])
+        return lengths
+
+    assert built(chunk_merging="words").num_chunks == 1 and sizes(built())[0] < limit
+    limited = built(**options)
+    assert 1 < limited.num_chunks < built().num_chunks
+    assert max(sizes(limited)) <= limit
+    assert sum(sizes(limited)) >= sum(sizes(built(chunk_merging="words")))
+    # Two that stand beside each other would not have been one chunk.
+    pairs = zip(sizes(limited), sizes(limited)[1:], strict=False)
+    assert size_of == "tokens" or all(one + other > limit - 2 for one, other in pairs)
+
+
+def test_options_that_contradict_each_other_are_no_fault_of_a_row(word_tokenizer, line_tokenizer):
+    build = ExampleBuilder(Layout(8, 256, 256, chunk_merging="length"), word_tokenizer, line_tokenizer)
+    with pytest.raises(ValueError, match="align_answers: max_bytes and max_tokens limit merged chunks"):
+        build([CHINESE])
+
+
+def test_an_answer_of_weight_0_is_context(chat_tokenizer, other_chat_tokenizer):
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "wrong", "weight": 0},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "right"},
+    ]
+    row = parse_row({"messages": turns})
+    (example,) = cross_tokenizer_examples([row], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    for side, tokenizer in ((example.student, chat_tokenizer), (example.teacher, other_chat_tokenizer)):
+        assert "wrong" in tokenizer.decode(side.token_ids)
+        assert learnt_text(side, tokenizer).startswith("right<|") and (side.chunks >= 0).any()
+        assert "wrong" not in learnt_text(side, tokenizer)
+        assert tokenizer.decode(side.token_ids[side.chunks >= 0]) == "right"

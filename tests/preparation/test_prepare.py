@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,6 +139,9 @@ def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows
     assert len(rejects) == 4
     assert [reject["where"].rpartition(":")[2] for reject in rejects] == ["2", "3", "8", "12"]
     assert rejects[0]["row"] == {"prompt": "a", "completion": ""}
+    # What could not be read is told once.
+    assert rejects[2]["reason"] == "invalid UTF-8" and rejects[2]["row"] is None
+    assert rejects[3]["row"] == {"prompt": 3, "completion": "x"}
 
 
 def test_a_mixture_takes_its_shares(tiny_checkpoints, tmp_path):
@@ -172,6 +176,14 @@ def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
     for change, message in (
         ({"max_length": 32}, r"made with max_length 48 \(here 32\)"),
         ({"end_fill": "none"}, r"made with end_fill 'learnt' \(here 'none'\)"),
+        (
+            {"chunk_merging": "words", "chunk_max_tokens": 8},
+            r"made with chunk_merging 'none' \(here 'words'\), chunk_max_tokens None \(here 8\)",
+        ),
+        (
+            {"chunk_merging": "length", "chunk_max_bytes": 9},
+            r"made with chunk_merging 'none' \(here 'length'\), chunk_max_bytes None \(here 9\)",
+        ),
     ):
         recipe = recipe_of(tiny_checkpoints, tmp_path, **change)
         with pytest.raises(ValueError, match=message):
@@ -190,6 +202,45 @@ def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
     recipe = Recipe.from_dict(values)
     with pytest.raises(ValueError, match=r"made with another student tokenizer"):
         training_data(recipe, load_tokenizers(recipe))
+
+
+@pytest.mark.parametrize("limit", ["chunk_max_tokens", "chunk_max_bytes"])
+def test_shards_with_another_limit_on_chunks_are_refused(tiny_checkpoints, tmp_path, limit):
+    words = recipe_of(tiny_checkpoints, tmp_path, chunk_merging="words", prepared=None)
+    made = recipe_of(tiny_checkpoints, tmp_path, chunk_merging="words", **{limit: 4})
+    num_chunks = prepare(made, workers=1).counts.chunks
+    tokenizers = load_tokenizers(made)
+    assert num_chunks > training_data(words, tokenizers).counts.chunks
+    assert training_data(made, tokenizers).counts.chunks == num_chunks
+    other = recipe_of(tiny_checkpoints, tmp_path, chunk_merging="words", **{limit: 5})
+    with pytest.raises(ValueError, match=rf"made with {limit} 4 \(here 5\)"):
+        training_data(other, load_tokenizers(other))
+    with pytest.raises(ValueError, match=rf"prepared with other options\.{limit}\."):
+        prepare(other, workers=1)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, monkeypatch, side):
+    opened = []
+    module = import_module("tide.preparation.prepare")  # the package has a function of this name
+    monkeypatch.setattr(module, "open_source", lambda *args, **kwargs: opened.append(args))
+    values = recipe_of(tiny_checkpoints, tmp_path).to_dict()
+    values[side]["tokenizer"] = str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"load_tokenizer: no folder '.*nowhere'"):
+        prepare(Recipe.from_dict(values), workers=1)
+    assert not opened
+
+
+def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
+    recipe, loaded = recipe_of(tiny_checkpoints, tmp_path), []
+    whole = load_tokenizers
+    module = import_module("tide.preparation.prepare")
+    monkeypatch.setattr(module, "load_tokenizers", lambda given: (loaded.append(1), whole(given))[1])
+    prepare(recipe, workers=1)
+    assert len(loaded) == 1
+    in_memory = recipe_of(tiny_checkpoints, tmp_path, prepared=None)
+    training_data(in_memory, whole(in_memory))
+    assert len(loaded) == 1
 
 
 def test_without_a_place_or_a_row_there_is_nothing(tiny_checkpoints, tmp_path):

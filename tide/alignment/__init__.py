@@ -5,7 +5,16 @@ from __future__ import annotations
 from tide.alignment.byte_table import ByteTable
 from tide.alignment.chunk_alignment import ChunkAlignment
 from tide.alignment.chunks import align_chunks, align_spans
+from tide.alignment.merging import check_merging
 from tide.alignment.token_pairs import align_tokens
 from tide.alignment.token_spans import TokenSpans
 
-__all__ = ["ByteTable", "ChunkAlignment", "TokenSpans", "align_chunks", "align_spans", "align_tokens"]
+__all__ = [
+    "ByteTable",
+    "ChunkAlignment",
+    "TokenSpans",
+    "align_chunks",
+    "align_spans",
+    "align_tokens",
+    "check_merging",
+]

@@ -23,7 +23,14 @@ WIDE_BLANKS = (
 
 
 def check_merging(function: str, merge: str, max_bytes: int | None, max_tokens: int | None) -> None:
-    """ValueError where the options contradict each other."""
+    """Refuses options that contradict each other.
+
+    Args:
+        function: that they were given to, for the message.
+        merge, max_bytes, max_tokens: as `align_spans` takes them.
+    Raises:
+        ValueError: no such way of merging, a limit below 1, or one that merging needs or does not take.
+    """
     if merge not in get_args(Merge):
         raise ValueError(f"{function}: merge must be one of {get_args(Merge)}; got {merge!r}.")
     limits = {"max_bytes": max_bytes, "max_tokens": max_tokens}

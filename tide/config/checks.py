@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from tide.config.problem import shown
 from tide.config.strict import Rule
 
 RULES: list[Rule] = []
+# What transformers and Jinja give a chat template, or take themselves where one is applied.
+TAKEN_NAMES = frozenset(
+    {
+        *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
+        *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask", "return_dict"),
+        *("return_tensors", "padding", "truncation", "max_length", "tokenizer_kwargs", "kwargs", "self"),
+        *("sanitize_control_tokens", "raise_exception", "strftime_now"),
+        *("namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "caller", "varargs"),
+    }
+)
+# The ends of `SUFFIXES` in tide.data.sources, which needs NumPy: a recipe is read in a moment without it.
+FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".parquet", ".arrow", ".feather")
 
 
-class SourcePath(Protocol):
+class SourcePlace(Protocol):
     """What a rule reads of a source."""
 
     path: str
+    split: str
 
 
 def _rule(*keys: str) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
@@ -56,6 +70,31 @@ def _student_trains(trainable: bool | None) -> str | None:
 def _teacher_is_frozen(trainable: bool | None) -> str | None:
     if trainable is True:
         return "a teacher that would train, got true; the teacher is frozen: leave trainable out"
+    return None
+
+
+@_rule("student.template_arguments")
+def _student_s_template_takes_the_names(template_arguments: Iterable[str]) -> str | None:
+    return _names_of_variables(template_arguments)
+
+
+@_rule("teacher.template_arguments")
+def _teacher_s_template_takes_the_names(template_arguments: Iterable[str]) -> str | None:
+    return _names_of_variables(template_arguments)
+
+
+def _names_of_variables(template_arguments: Iterable[str]) -> str | None:
+    for name in template_arguments:
+        if not name.isidentifier():
+            return (
+                f"{shown(name)} is no name of a template's variable; write letters, digits and _, such as "
+                "enable_thinking"
+            )
+        if name in TAKEN_NAMES:
+            return (
+                f"{shown(name)} is set where the template is applied, not by a recipe; leave it out, and "
+                "give variables of the template's own, such as enable_thinking"
+            )
     return None
 
 
@@ -120,14 +159,31 @@ def _there_is_data(_: object, train: str | None, sources: list[object]) -> str |
     return None
 
 
-@_rule("data.held_out", "data.train", "data.sources")
-def _held_out_is_held_out(held_out: str | None, train: str | None, sources: list[SourcePath]) -> str | None:
-    paths = [train, *(source.path for source in sources)]
-    for path in paths:
-        if held_out is not None and path is not None and _same_place(held_out, path):
-            key = "data.train" if path is train else "a source"
+@_rule("data.held_out", "data.held_out_split", "data.train", "data.sources")
+def _held_out_is_held_out(
+    held_out: str | None, held_out_split: str, train: str | None, sources: list[SourcePlace]
+) -> str | None:
+    places = [(source.path, source.split) for source in sources]
+    if train is not None:
+        places.insert(0, (train, "train"))
+    for path, split in places:
+        if held_out is None or not _same_place(held_out, path):
+            continue
+        key = "data.train" if path is train else "a source"
+        if not _has_splits(path):
             return f"the same file as {key} ({path!r}), so it would measure memory; give other text, or null"
+        if split == held_out_split:
+            return (
+                f"split {split!r} of {path!r}, as {key}, so it would measure memory; give another "
+                "held_out_split or other text, or null"
+            )
     return None
+
+
+def _has_splits(path: str) -> bool:
+    """Whether a directory, or what can only be on the hub. Files and globs are read whole."""
+    there = os.path.expanduser(path)
+    return os.path.isdir(there) or not (os.path.exists(there) or path.lower().endswith(FILE_SUFFIXES))
 
 
 @_rule("data.prepared", "training.output_dir")
@@ -143,6 +199,26 @@ def _merging_has_chunks(chunk_merging: str, method: str) -> str | None:
         return (
             f"{chunk_merging!r} merges the chunks of two tokenizers, which method {method} has not; "
             "leave chunk_merging out, or set method: calm or tide_cross"
+        )
+    return None
+
+
+@_rule("data.chunk_merging", "data.chunk_max_bytes", "data.chunk_max_tokens")
+def _limits_are_of_merged_chunks(
+    chunk_merging: str, chunk_max_bytes: int | None, chunk_max_tokens: int | None
+) -> str | None:
+    # As `tide.alignment.merging.check_merging` has it.
+    limits = {"chunk_max_bytes": chunk_max_bytes, "chunk_max_tokens": chunk_max_tokens}
+    given = [f"data.{name} {limit}" for name, limit in limits.items() if limit is not None]
+    if chunk_merging == "none" and given:
+        return (
+            f"'none' merges no chunks, and {' and '.join(given)} would limit merged ones; set chunk_merging: "
+            "words or length, or leave the limit out"
+        )
+    if chunk_merging == "length" and not given:
+        return (
+            "'length' merges chunks up to a limit, and there is none; give data.chunk_max_tokens or "
+            "data.chunk_max_bytes, or set chunk_merging: words"
         )
     return None
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -19,7 +19,7 @@ from tide.config.problem import Place, Problem, RecipeError, printable, shown
 
 KeyPath = tuple[str, ...]
 
-_INTEGER = r"[-+]?(?:0|[1-9][0-9]{0,17})"  # 18 digits stay within int64
+_INTEGER = r"[-+]?(?:0|[1-9][0-9]{0,17})"  # 18 digits stay within int64; more are read as a float
 FLOAT_PATTERN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 _SCALARS: dict[str, Callable[[str], object]] = {
     "tag:yaml.org,2002:str": str,
@@ -122,7 +122,7 @@ class Document:
         return self.places.get(path, self.origin)
 
     def override(self, path: KeyPath, text: str, place: Place) -> None:
-        """Set the value at `path` to `text`, read as YAML; sections on the way are created.
+        """Set the value at `path` to `text`, read as YAML; sections on the way are created, items are not.
 
         Raises:
             RecipeError: `text` is not YAML.
@@ -132,16 +132,20 @@ class Document:
             del self.places[known]
         self.places[path] = place
         value = None if node is None else self._value(node, path, place)
-        section = self.values
-        for depth, key in enumerate(path[:-1], start=1):
-            if section.get(key) is None:
-                section[key] = {}
-                self.places[path[:depth]] = place
-            inner = section[key]
-            if not isinstance(inner, dict):
+        section: object = self.values
+        for depth, key in enumerate(path, start=1):
+            holder: Any = section
+            at: Any = key
+            if isinstance(section, list) and key.isdecimal() and int(key) < len(section):
+                at = int(key)
+            elif not isinstance(section, dict):
                 return  # no section where the file should have one: that is the error to report
-            section = inner
-        section[path[-1]] = value
+            if depth == len(path):
+                holder[at] = value
+            elif isinstance(holder, dict) and holder.get(at) is None:
+                holder[at] = {}
+                self.places[path[:depth]] = place
+            section = holder[at]
 
     def _value(self, node: yaml.Node, path: KeyPath, fixed: Place | None) -> object:
         """Plain value of a node. Keys are placed by their lines, or all at `fixed` where that is given."""

@@ -12,6 +12,8 @@ from typing import NoReturn, cast
 from tide.config.document import FLOAT_PATTERN
 from tide.config.problem import shown
 
+WHOLE_DIGITS = 18  # of a whole number in a recipe; one of more would be read as a fraction
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -136,8 +138,14 @@ class Field:
         if not isinstance(value, Mapping):
             self._reject(value, "write name: value under it, one a line, or {} for none")
         for name, item in value.items():
+            given = f"{shown(name)}: {shown(item)}"
             if not isinstance(name, str) or not isinstance(item, (str, int, float, bool)):
-                raise Wrong(f"expected {self}, got {shown(name)}: {shown(item)}")
+                raise Wrong(f"expected {self}, got {given}")
+            if not isinstance(item, str) and not -(10**WHOLE_DIGITS) < item < 10**WHOLE_DIGITS:
+                raise Wrong(
+                    f"a number is finite, with at most {WHOLE_DIGITS} digits before the point; got {given}. "
+                    "Put it in quotes if it is meant as text"
+                )
         return dict(value)
 
     def _integer(self, value: object) -> int:

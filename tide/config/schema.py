@@ -67,10 +67,13 @@ class DataConfig:
     sources: list[SourceConfig] = field(default_factory=list)  # what is mixed
     prepared: str | None = None  # where `tide prepare` writes and training reads; prepared in memory if null
     held_out: str | None = None  # one source; none is evaluated if null
+    held_out_split: str = "test"  # of it, where it has splits
     max_length: Count = 512  # student tokens, a multiple of masking.block_size
     teacher_max_length: Count | None = None  # teacher tokens, likewise; max_length if null
     end_fill: Literal["learnt", "unlearnt", "none"] = "learnt"  # end-of-text up to a whole block
-    chunk_merging: Literal["none", "words"] = "none"  # "words": no chunk ends inside a word
+    chunk_merging: Literal["none", "words", "length"] = "none"  # "words": no chunk ends inside a word
+    chunk_max_bytes: Count | None = None  # of a merged chunk; no limit if null
+    chunk_max_tokens: Count | None = None  # the same, on the side that has more
     num_rows: Count | None = None  # of the mixture, in proportion to the weights; all if null
     mix_seed: CountOrZero = 0  # of the order in which the rows of sources mix
     num_workers: CountOrZero = 0  # processes that load batches; 0 loads in the training process

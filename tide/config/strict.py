@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from tide.config.problem import Problem, RecipeError, printable, shown
 
 ANY_ITEM = "*"  # stands for an item's number in the key of what it holds
 SHOWN_KEYS = 4  # of a section that requires none
+_ITEM_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ def apply_overrides(cls: type, document: Document, overrides: Iterable[str]) -> 
         try:
             path, value = split_override(text)
             known = dict(_keys(root))
-            if ANY_ITEM not in path and (
-                ".".join(path) in known or _names_values(known.get(".".join(path[:-1])))
-            ):
+            problem = None
+            if not _names_values(known.get(".".join(path[:-1]))):
+                is_known = ANY_ITEM not in path and _is_known(".".join(_with_any_item(path)), known)
+                problem = _no_such_item(document.values, path) if is_known else _unknown(path, root)
+            if problem is None:
                 document.override(path, value, override_place(text))
             else:
                 key = ".".join(map(printable, path))
-                document.problems.append(Problem(override_place(text), key, _unknown(path, root)))
+                document.problems.append(Problem(override_place(text), key, problem))
         except RecipeError as error:
             document.problems.extend(error.problems)
 
@@ -219,9 +223,37 @@ def _keys(section: _Section, prefix: str = "") -> Iterator[tuple[str, Field | _S
             yield from _keys(entry.item, f"{prefix}{name}.{ANY_ITEM}.")
 
 
+def _is_known(key: str, known: Mapping[str, Field | _Section | _Sections]) -> bool:
+    section, _, name = key.rpartition(".")
+    return key in known or (name == ANY_ITEM and isinstance(known.get(section), _Sections))
+
+
+def _with_any_item(path: KeyPath) -> KeyPath:
+    return tuple(ANY_ITEM if _ITEM_NUMBER.fullmatch(key) else key for key in path)
+
+
+def _no_such_item(values: object, path: KeyPath) -> str | None:
+    """What is wrong with an item's number in the key of an override, if anything."""
+    for depth, key in enumerate(path):
+        number = int(key) if _ITEM_NUMBER.fullmatch(key) else None
+        if number is not None and (values is None or isinstance(values, list)):
+            length = 0 if values is None else len(values)
+            if number >= length:
+                name = ".".join(path[:depth])
+                return (
+                    f"no item {number} in {name}, which has {length}, numbered from 0; give the list as a "
+                    f"whole: {name}=[{{...}}, {{...}}]"
+                )
+            assert isinstance(values, list)
+            values = values[number]
+        else:
+            values = values.get(key) if isinstance(values, dict) else None
+    return None
+
+
 def _unknown(path: KeyPath, root: _Section) -> str:
     """What to write instead: the same name elsewhere, else a near one here, else a near one anywhere."""
-    path = tuple(ANY_ITEM if key.isdigit() else key for key in path)
+    path = _with_any_item(path)
     section, name = ".".join(path[:-1]), path[-1]
     known = [key for key, _ in _keys(root)]
     if "." in name and name in known:

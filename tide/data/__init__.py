@@ -22,7 +22,8 @@ from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
 from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
-from tide.data.sources import Source, open_source
+from tide.data.sources import Source, files_at, open_source
+from tide.data.template_arguments import check_template_arguments, template_names
 from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [
@@ -47,7 +48,9 @@ __all__ = [
     "TextRow",
     "TokenizedText",
     "check_chat_template",
+    "check_template_arguments",
     "file_hash",
+    "files_at",
     "mix",
     "open_source",
     "pack",
@@ -58,6 +61,7 @@ __all__ = [
     "render",
     "rows_with_answer",
     "shared_contents",
+    "template_names",
     "tokenize_rendered",
     "tokenizer_fingerprint",
     "write_json",

@@ -8,6 +8,9 @@ The first form that is there counts. Other keys are ignored, and a key whose val
     {"instruction": "...", "input": "...", "output": "..."}       the same, one question; input may be missing
     {"prompt": "...", "completion": "..."}                        text without a chat template
     {"text": "..."}                                               the same, all of it learnt
+
+An answer may say that it is not learnt: "weight": 0, or "train": false. A message that is more than its
+content (tool calls, reasoning beside it) makes its row unfit: it would be learnt without what belongs to it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,15 @@ ASSISTANT = "assistant"
 KEYS = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text")
 # ShareGPT's speakers, by the names that chat templates know.
 _SPEAKERS = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "observation": "tool"}
+# What a message holds beside its content, and why its row is then unfit.
+_MORE = {
+    "tool_calls": "tool calls",
+    "function_call": "tool calls",
+    "reasoning_content": "reasoning",
+    "reasoning": "reasoning",
+    "thinking": "reasoning",
+}
+_CALLING_ROLES = ("function_call", "tool_call")  # a turn that is a call, its content the arguments
 
 
 @dataclass(frozen=True)
@@ -39,14 +51,17 @@ class Conversation:
     Attributes:
         messages: in order.
         num_prompt: how many of them are the prompt. Answers among those are read and never learnt.
+        unlearnt: numbers (from 0) of more answers that are read and never learnt.
     """
 
     messages: tuple[Message, ...]
     num_prompt: int = 0
+    unlearnt: frozenset[int] = frozenset()
 
     def is_answer(self, index: int) -> bool:
         """Whether message `index` is to be learnt."""
-        return index >= self.num_prompt and self.messages[index].role == ASSISTANT
+        is_context = index < self.num_prompt or index in self.unlearnt
+        return not is_context and self.messages[index].role == ASSISTANT
 
 
 @dataclass(frozen=True)
@@ -101,23 +116,25 @@ def parse_row(value: Mapping[str, object]) -> Row:
         A Conversation, or a TextRow whose prompt is "" for plain text.
     Raises:
         BadRow: with reason "no text" (none of the forms), "wrong type", "no messages", "no answer",
-            "empty answer", "not text" (parts other than text), "tool calls" (a turn that is more than its
-            text), "half a surrogate pair".
+            "empty answer", "not text" (parts other than text), "tool calls" and "reasoning" (a turn that is
+            more than its text), "weight of a message" (other than 0 and 1), "half a surrogate pair".
     """
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
     for key in ("messages", "conversations"):
         if key in given:
-            return _conversation(_messages(given[key], key), 0)
+            return _conversation(*_messages(given[key], key))
     if "prompt" in given and "completion" in given:
         prompt, completion = given["prompt"], given["completion"]
         if isinstance(prompt, str) and isinstance(completion, str):
             return _text_row(prompt, completion)
-        first = _messages(prompt, "prompt")
-        return _conversation(first + _messages(completion, "completion"), len(first))
+        first, _ = _messages(prompt, "prompt")
+        last, unlearnt = _messages(completion, "completion")
+        shifted = frozenset(len(first) + at for at in unlearnt)
+        return _conversation(first + last, shifted, len(first))
     if "instruction" in given and "output" in given:
         asked = [_text(given[key], key) for key in ("instruction", "input") if key in given]
         question = Message("user", "\n\n".join(filter(None, asked)))
-        return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))), 0)
+        return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))))
     if "text" in given:
         return _text_row("", _text(given["text"], "text"))
     raise BadRow(
@@ -133,29 +150,50 @@ def _text_row(prompt: str, completion: str) -> TextRow:
     return TextRow(_text(prompt, "prompt"), completion)
 
 
-def _conversation(messages: tuple[Message, ...], num_prompt: int) -> Conversation:
+def _conversation(
+    messages: tuple[Message, ...], unlearnt: frozenset[int] = frozenset(), num_prompt: int = 0
+) -> Conversation:
     if not messages:
         raise BadRow("no messages")
-    conversation = Conversation(messages, num_prompt)
+    conversation = Conversation(messages, num_prompt, unlearnt)
     answers = [message for at, message in enumerate(messages) if conversation.is_answer(at)]
     if not answers:
-        raise BadRow("no answer", f"roles {[message.role for message in messages]}")
+        not_learnt = f", not learnt {sorted(unlearnt)}" if unlearnt else ""
+        raise BadRow("no answer", f"roles {[message.role for message in messages]}{not_learnt}")
     if not all(answer.content.strip() for answer in answers):
         raise BadRow("empty answer", f"one of {len(answers)} answers is blank")
     return conversation
 
 
-def _messages(value: object, where: str) -> tuple[Message, ...]:
+def _messages(value: object, where: str) -> tuple[tuple[Message, ...], frozenset[int]]:
+    """The messages of a list, and the numbers of answers in it that are not to be learnt."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise BadRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
-    return tuple(_message(item, f"{where}[{at}]") for at, item in enumerate(value))
+    messages = tuple(_message(item, f"{where}[{at}]") for at, item in enumerate(value))
+    unlearnt = (
+        at
+        for at, (message, item) in enumerate(zip(messages, value, strict=True))
+        if message.role == ASSISTANT and not _is_learnt(item, f"{where}[{at}]")
+    )
+    return messages, frozenset(unlearnt)
+
+
+def _is_learnt(value: Mapping[str, object], where: str) -> bool:
+    for key in ("weight", "train"):
+        given = value.get(key)
+        if given is not None and given not in (0, 1):  # False and True among them
+            raise BadRow("weight of a message", f"{where} has {key} {given!r:.40}, expected 0 or 1")
+        if given == 0:
+            return False
+    return True
 
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, Mapping):
         raise BadRow("wrong type", f"{where} is {_kind(value)}, not a message")
-    if value.get("tool_calls"):
-        raise BadRow("tool calls", f"{where} calls tools, which is more than its content")
+    for key, reason in _MORE.items():
+        if not _is_blank(value.get(key)):
+            raise BadRow(reason, f"{where} has {key}, which is more than its content")
     role = value.get("role")
     content = value.get("content")
     if role is None and content is None:
@@ -163,7 +201,18 @@ def _message(value: object, where: str) -> Message:
         role = _SPEAKERS.get(role, role) if isinstance(role, str) else role
     if not isinstance(role, str) or not role:
         raise BadRow("wrong type", f"{where} has no role that is text")
+    if role in _CALLING_ROLES:
+        raise BadRow("tool calls", f"{where} is a {role}")
     return Message(_text(role, where), _content(content, where))
+
+
+def _is_blank(value: object) -> bool:
+    """Nothing, or what tables hold for it: "", [], a mapping of nulls."""
+    if isinstance(value, Mapping):
+        return all(map(_is_blank, value.values()))
+    if isinstance(value, str):
+        return not value.strip()
+    return not value or (isinstance(value, Sequence) and all(map(_is_blank, value)))
 
 
 def _content(value: object, where: str) -> str:

@@ -24,20 +24,23 @@ def rows_with_answer(source: Source, text: str) -> Source:
     Returns:
         A source of those rows in their order. Rows that are unfit stay in it, to be counted and set aside.
     Raises:
-        ValueError: no row has it.
+        ValueError: no row that is fit has it.
     """
-    kept = [index for index, raw in source if _is_kept(raw, text)]
-    if not kept:
+    kept, num_unfit = [], 0
+    for index, raw in source:
+        row = read_row(raw)
+        if isinstance(row, BadRow):
+            num_unfit += 1
+            kept.append(index)
+        elif any(text in answer for answer in _answers(row)):
+            kept.append(index)
+    if len(kept) == num_unfit:
+        unfit = f" ({num_unfit} of them unfit)" if num_unfit else ""
         raise ValueError(
-            f"rows_with_answer: no answer in the {len(source)} rows of {source.name!r} contains {text!r}. "
-            "Correct answer_contains, or leave it out."
+            f"rows_with_answer: no answer in the {len(source)} rows{unfit} of {source.name!r} contains "
+            f"{text!r}, upper and lower case as written. Correct answer_contains, or leave it out."
         )
     return Source(source.name, source.files, [_Selected(source, np.array(kept, dtype=np.int64))])
-
-
-def _is_kept(raw: Raw | BadRow, text: str) -> bool:
-    row = read_row(raw)
-    return isinstance(row, BadRow) or any(text in answer for answer in _answers(row))
 
 
 def _answers(row: Row) -> list[str]:

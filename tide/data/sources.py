@@ -118,21 +118,37 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
             asked for without the `datasets` package or does not have it.
     """
     name = str(path)
+    files = files_at(path, split=split)
+    if not files:
+        return _not_empty(Source(name, [], [_hub_rows(name, subset, split)]))
+    return _not_empty(Source(name, files, [_file_rows(file) for file in files]))
+
+
+def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
+    """The files that `open_source` reads, in order, none of them opened.
+
+    Args:
+        path, split: as `open_source` takes them.
+    Returns:
+        Paths; none for the name of a data set on the hub, which is not asked for it.
+    Raises:
+        ValueError: nothing is there, or the split is not.
+    """
+    name = str(path)
     expanded = Path(name).expanduser()
     if expanded.is_dir():
-        files = _saved_files(expanded, split) or _directory_files(expanded, split)
-    elif expanded.exists():
-        files = [expanded]
-    elif glob.has_magic(name):
+        return _saved_files(expanded, split) or _directory_files(expanded, split)
+    if expanded.exists():
+        return [expanded]
+    if glob.has_magic(name):
         found = map(Path, glob.glob(str(expanded), recursive=True))
         files = sorted(file for file in found if file.is_file() and _suffix(file))
         if not files:
             raise ValueError(f"open_source: no file of a known kind matches {name!r}. {_known_suffixes()}")
-    elif _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
-        return _not_empty(Source(name, [], [_hub_rows(name, subset, split)]))
-    else:
-        raise ValueError(f"open_source: no file or directory at {name!r}. Correct the path.")
-    return _not_empty(Source(name, files, [_file_rows(file) for file in files]))
+        return files
+    if _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
+        return []
+    raise ValueError(f"open_source: no file or directory at {name!r}. Correct the path.")
 
 
 def _not_empty(source: Source) -> Source:

@@ -49,14 +49,18 @@ class Layout:
         max_length, teacher_max_length: tokens, multiples of block_size.
         end_fill: end-of-text up to a whole block: "learnt" (a model that is to stop has to learn that nothing
             follows), "unlearnt", or "none" (one end-of-text, where the text does not bring its own).
-        chunk_merging: "none", or "words": no chunk ends inside a word.
+        chunk_merging: "none"; "words": no chunk ends inside a word; "length": as long as the limits allow.
+        chunk_max_bytes: limit on the bytes of a merged chunk.
+        chunk_max_tokens: limit on its tokens, on the side that has more.
     """
 
     block_size: int
     max_length: int
     teacher_max_length: int
     end_fill: Literal["learnt", "unlearnt", "none"] = "learnt"
-    chunk_merging: Literal["none", "words"] = "none"
+    chunk_merging: Literal["none", "words", "length"] = "none"
+    chunk_max_bytes: int | None = None
+    chunk_max_tokens: int | None = None
 
 
 class ExampleBuilder:
@@ -116,7 +120,14 @@ class ExampleBuilder:
         if not learnt.any():
             return _nothing_to_learn(one)
         teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
-        answers = align_answers(one, other, self.tables, merge=layout.chunk_merging)
+        answers = align_answers(
+            one,
+            other,
+            self.tables,
+            merge=layout.chunk_merging,
+            max_bytes=layout.chunk_max_bytes,
+            max_tokens=layout.chunk_max_tokens,
+        )
         if isinstance(answers, Dropped):
             return answers
         chunks, teacher_chunks = chunk_ids(answers, one, other)

@@ -69,6 +69,8 @@ def _layout(recipe: Recipe) -> Layout:
         teacher_max_length=recipe.data.teacher_length,
         end_fill=recipe.data.end_fill,
         chunk_merging=recipe.data.chunk_merging,
+        chunk_max_bytes=recipe.data.chunk_max_bytes,
+        chunk_max_tokens=recipe.data.chunk_max_tokens,
     )
 
 

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tide.data import (
     MANIFEST_FILE,
     PLAN_FILE,
+    BadRow,
     Conversation,
     Counts,
     Manifest,
@@ -30,6 +31,7 @@ from tide.data import (
     Shard,
     Source,
     check_chat_template,
+    check_template_arguments,
     file_hash,
     mix,
     open_source,
@@ -70,12 +72,19 @@ class Preparation:
     shard_rows: int = SHARD_ROWS
 
     @classmethod
-    def of(cls, recipe: Recipe, *, shard_rows: int = SHARD_ROWS) -> Preparation:
-        """Opens the recipe's sources.
+    def of(
+        cls, recipe: Recipe, *, tokenizers: Tokenizers | None = None, shard_rows: int = SHARD_ROWS
+    ) -> Preparation:
+        """Opens the recipe's sources, which may take minutes, and before them its tokenizers.
 
+        Args:
+            recipe: what to prepare.
+            tokenizers: of its method, where they are loaded.
+            shard_rows: rows of the mixture a part.
         Raises:
-            ValueError: a source is not there, or holds no rows.
+            ValueError: a tokenizer is unfit; a source is not there, or holds no rows.
         """
+        tokenizers = load_tokenizers(recipe) if tokenizers is None else tokenizers
         given = recipe.data.mixture
         sources = [_opened(source) for source in given]
         sizes, weights = [len(source) for source in sources], [s.weight for s in given]
@@ -83,7 +92,9 @@ class Preparation:
         order = mix(
             sizes, weights, seed=recipe.data.mix_seed, total=recipe.data.num_rows, shuffle=not in_file_order
         )
-        return cls(recipe, sources, order, shard_rows)
+        preparation = cls(recipe, sources, order, shard_rows)
+        preparation.tokenizers = tokenizers
+        return preparation
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
@@ -96,16 +107,25 @@ class Preparation:
         return builder_of(self.recipe, self.tokenizers)
 
     def check_templates(self) -> None:
-        """Of the tokenizers that read conversations, where a source begins with one.
+        """Of the tokenizers that read conversations, where a source begins with one; and all arguments.
 
         Raises:
-            ValueError: one has no chat template, or it does not work.
+            ValueError: one has no chat template, it does not work, or never reads an argument.
         """
         firsts = [read_row(source.rows([0])[0]) for source in self.sources]
-        if any(isinstance(row, Conversation) for row in firsts):
-            tokenizers = self.tokenizers.by_role()
-            for role, arguments in template_arguments(self.recipe).items():
-                check_chat_template(tokenizers[role], arguments)
+        has_conversations = any(isinstance(row, Conversation) for row in firsts)
+        tokenizers = self.tokenizers.by_role()
+        for role, arguments in template_arguments(self.recipe).items():
+            tokenizer = tokenizers[role]
+            if has_conversations:
+                check_chat_template(tokenizer, arguments)
+            if has_conversations or (arguments and tokenizer.chat_template):
+                check_template_arguments(
+                    tokenizer.get_chat_template(),
+                    arguments,
+                    tokenizer.special_tokens_map,
+                    key=f"{role}.template_arguments",
+                )
 
     def rows_of(self, number: int) -> int:
         """How many rows of the mixture a part is made from."""
@@ -136,7 +156,8 @@ class Preparation:
         for at, reject in part.rejects.items():
             source, row = self.mixture.source[start + at], int(self.mixture.row[start + at])
             where = self.sources[source].where(row)
-            lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": raw[at]})
+            value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
+            lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
         rejects = directory / f"{name}.rejects.jsonl"
         if lines:
             write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
@@ -229,6 +250,8 @@ def layout_options(recipe: Recipe) -> dict[str, object]:
         options |= {
             "teacher_max_length": recipe.data.teacher_length,
             "chunk_merging": recipe.data.chunk_merging,
+            "chunk_max_bytes": recipe.data.chunk_max_bytes,
+            "chunk_max_tokens": recipe.data.chunk_max_tokens,
         }
     return options
 

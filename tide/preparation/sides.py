@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tide.alignment import align_spans
+from tide.alignment import align_spans, check_merging
 from tide.alignment.token_spans import Stretches
 from tide.data import BadRow, render, shared_contents, tokenize_rendered
 
@@ -122,7 +122,13 @@ def read_pairs(
 
 
 def align_answers(
-    one: Side, other: Side, tables: tuple[ByteTable, ByteTable], *, merge: Literal["none", "words"] = "none"
+    one: Side,
+    other: Side,
+    tables: tuple[ByteTable, ByteTable],
+    *,
+    merge: Literal["none", "words", "length"] = "none",
+    max_bytes: int | None = None,
+    max_tokens: int | None = None,
 ) -> list[AlignedAnswer] | Dropped:
     """The chunks of every answer of a row, or why there are none; what is not learnt on both sides has none.
 
@@ -130,12 +136,19 @@ def align_answers(
         one: the student's side of the row.
         other: the teacher's.
         tables: bytes of the student's tokens and of the teacher's.
-        merge: as `align_spans` takes it.
+        merge, max_bytes, max_tokens: as `align_spans` takes them.
+    Raises:
+        ValueError: the options for merging contradict each other.
     """
+    check_merging("align_answers", merge, max_bytes, max_tokens)  # not a fault of the row
     try:
         return [
             AlignedAnswer(
-                at, teacher_at, spans, teacher_spans, align_spans(spans, teacher_spans, merge=merge)
+                at,
+                teacher_at,
+                spans,
+                teacher_spans,
+                align_spans(spans, teacher_spans, merge=merge, max_bytes=max_bytes, max_tokens=max_tokens),
             )
             for (spans, at), (teacher_spans, teacher_at) in _answers(one, other, tables)
         ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tide.data import Counts, Manifest, ShardedExamples, open_source
+from tide.preparation.held_out import check_held_out
 from tide.preparation.parts import build_part, builder_of, pairing_of, student_builder
 from tide.preparation.prepare import Preparation, fingerprints, layout_options, nothing_kept
 
@@ -48,7 +49,7 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
         _check_manifest(manifest, recipe, tokenizers)
         examples = manifest.examples(directory, shared=pairing_of(recipe) == "same")
         return TrainingData(examples, manifest.counts, manifest.fingerprint)
-    preparation = Preparation.of(recipe)
+    preparation = Preparation.of(recipe, tokenizers=tokenizers)
     preparation.check_templates()
     mixture = preparation.mixture
     part = build_part(mixture.read(preparation.sources, 0, len(mixture)), builder_of(recipe, tokenizers))
@@ -64,11 +65,12 @@ def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
         recipe: its lengths.
         tokenizers: the student's is used.
     Raises:
-        ValueError: the source is not there, or no row makes an example.
+        ValueError: the source is not there, it is trained on, or no row makes an example.
     """
     if recipe.data.held_out is None:
         return []
-    source = open_source(recipe.data.held_out, split="test")
+    check_held_out(recipe)
+    source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
     part = build_part(source.rows(range(len(source))), student_builder(recipe, tokenizers))
     if not part.examples:
         raise ValueError(nothing_kept(part.counts))

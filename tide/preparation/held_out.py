@@ -1,0 +1,39 @@
+"""Whether what a recipe holds out is text that it does not train on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tide.data import files_at
+
+if TYPE_CHECKING:
+    from tide.config import Recipe
+
+
+def check_held_out(recipe: Recipe) -> None:
+    """No file of `data.held_out` is read for training, by whatever path, glob or directory.
+
+    Data sets of the hub have no files here: a recipe is refused if both are one split of one of them.
+
+    Args:
+        recipe: with or without `data.held_out`. Training sources that are no longer there are passed over.
+    Raises:
+        ValueError: a file is both; there is no `data.held_out`, or not the split.
+    """
+    data = recipe.data
+    if data.held_out is None:
+        return
+    held_out = {os.path.realpath(file): file for file in files_at(data.held_out, split=data.held_out_split)}
+    for source in data.mixture:
+        try:
+            files = files_at(source.path, split=source.split)
+        except ValueError:  # of prepared data the shards may be all that is left
+            continue
+        both = held_out.keys() & set(map(os.path.realpath, files))
+        if both:
+            raise ValueError(
+                f"held_out_examples: {str(held_out[min(both)])!r} is held out and trained on (the source "
+                f"{source.path!r}), so it would measure memory. Give data.held_out other text or another "
+                "data.held_out_split, take the file out of the source, or set data.held_out: null."
+            )
