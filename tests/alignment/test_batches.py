@@ -99,7 +99,7 @@ def test_pieces_of_a_text_are_aligned_as_each_alone(merge, data, pair, text, bla
     reach = [max(0, start - 3) for start, _ in parts] if blanks else None
     stretches = Stretches.of(parts, reach)
     positions = [side.positions(stretches) for side in sides]
-    gathered = [side.gathered(stretches, *found) for side, found in zip(sides, positions, strict=True)]
+    gathered = [side.gathered(stretches, *found)[0] for side, found in zip(sides, positions, strict=True)]
     together = align_spans(*gathered, borders=stretches.borders, **merge)
     assert gathered[0].text == gathered[1].text
     first, tokens = 0, [0, 0]
@@ -108,7 +108,7 @@ def test_pieces_of_a_text_are_aligned_as_each_alone(merge, data, pair, text, bla
         alone_at = [side.positions(one) for side in sides]
         for many, single in zip(positions, alone_at, strict=True):
             assert [int(bound[at]) for bound in many] == [int(bound[0]) for bound in single]
-        alone_sides = [side.gathered(one, *found) for side, found in zip(sides, alone_at, strict=True)]
+        alone_sides = [side.gathered(one, *found)[0] for side, found in zip(sides, alone_at, strict=True)]
         alone = align_spans(*alone_sides, **merge)
         border = int(stretches.borders[at])
         here = slice(first, first + alone.num_chunks)

@@ -40,7 +40,9 @@ def cut(spans, stretch, blanks_from):
     """One stretch of spans, and the positions of its tokens."""
     stretches = Stretches.of([stretch], None if blanks_from is None else [blanks_from])
     (first,), (after,) = found = spans.positions(stretches)
-    return spans.gathered(stretches, *found), slice(int(first), int(after))
+    inner, tokens = spans.gathered(stretches, *found)
+    assert tokens.tolist() == list(range(first, after))
+    return inner, slice(int(first), int(after))
 
 
 def test_a_normalizer_moves_what_comes_behind():

@@ -92,6 +92,10 @@ def test_options_go_before_the_recipe(align, values, tiny_checkpoints) -> None:
     assert chunks(align(text, "--chunk-merging", "none")[1]) > chunks(merged)
     values["data"]["chunk_merging"] = "none"
     assert chunks(align(text, "--chunk-merging", "words")[1]) == chunks(merged)
+    limited = align(text, "--chunk-merging", "length", "--chunk-max-tokens", "2")[1]
+    assert chunks(merged) != chunks(limited) < chunks(align(text, "--chunk-merging", "none")[1])
+    code, _, error = align(text, "--chunk-max-tokens", "2")
+    assert code == 2 and "Aligner: max_bytes and max_tokens limit merged chunks" in error
     same = align(text, "--teacher", values["student"]["tokenizer"])[1].splitlines()
     assert same[0].removeprefix("student") == same[1].removeprefix("teacher")
     status, out, _ = align("--data", str(tiny_checkpoints.rows), "--rows", "2")

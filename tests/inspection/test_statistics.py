@@ -16,12 +16,12 @@ from tests.alignment.zoo import KINDS, tokenizer_of
 from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
 from tests.inspection.samples import aligned, fixed_aligner, of_merges
 from tests.tiny import ROWS, make_tokenizer
-from tide.alignment import ByteTable, ChunkAlignment, TokenSpans, align_spans
+from tide.alignment import ByteTable, ChunkAlignment, align_spans
 from tide.data import Conversation, Message, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
 from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
 from tide.inspection.tables import longest_table, sides_table, summary
-from tide.preparation import AlignedAnswer, Dropped
+from tide.preparation import AlignedAnswers, Dropped
 
 
 def test_every_number_by_hand():
@@ -120,15 +120,15 @@ def test_covered_bytes_against_bytes_one_by_one(merge):
     for kind in KINDS:
         tokenizer = tokenizer_of(kind)
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-        sides.append((ByteTable.from_tokenizer(tokenizer).spans(text, ids), slice(0, len(ids))))
+        sides.append(ByteTable.from_tokenizer(tokenizer).spans(text, ids))
     num_shared = 0
-    for spans, at in sides:
-        for teacher_spans, teacher_at in sides:
+    for spans in sides:
+        for teacher_spans in sides:
             alignment = align_spans(spans, teacher_spans, merge=merge)
-            answer = AlignedAnswer(at, teacher_at, spans, teacher_spans, alignment)
+            answers = AlignedAnswers(spans.text, 1, alignment, (len(spans), len(teacher_spans)))
             places = list(zip(alignment.starts.tolist(), alignment.ends.tolist(), strict=True))
             covered = {byte for start, end in places for byte in range(start, end)}
-            found = ChunkStatistics.of([AlignedRow((), (), (answer,))])
+            found = ChunkStatistics.of([AlignedRow((), (), answers)])
             assert found.covered_bytes == len(covered)
             num_shared += sum(end - start for start, end in places) - len(covered)
     assert num_shared > 0 or merge == "words"
@@ -139,11 +139,9 @@ def row_of(*chunks: str) -> AlignedRow:
     data = [chunk.encode() for chunk in chunks]
     ends = np.cumsum([len(chunk) for chunk in data])
     starts = ends - [len(chunk) for chunk in data]
-    some, none = np.ones(len(data), dtype=np.bool_), np.zeros(len(data), dtype=np.bool_)
-    spans = TokenSpans(b"".join(data), starts, ends, some, none)
-    numbers, at = np.arange(len(data), dtype=np.int32), slice(0, len(data))
+    numbers = np.arange(len(data))
     alignment = ChunkAlignment(numbers, numbers, len(data), starts, ends)
-    return AlignedRow((), (), (AlignedAnswer(at, at, spans, spans, alignment),))
+    return AlignedRow((), (), AlignedAnswers(b"".join(data), 1, alignment, (len(data), len(data))))
 
 
 def test_the_longest_chunks_by_hand():

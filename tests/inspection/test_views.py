@@ -152,7 +152,7 @@ def test_the_page_shows_every_token_under_its_chunk(aligner):
 def test_the_page_says_what_it_shows(aligner):
     statistics = ChunkStatistics.of(aligner(ROWS))
     data = DataSet("<chats>.jsonl, split dev", 84113)
-    text = alignment_page([], statistics, student="a/b", teacher="c/d", merge="words", data=data)
+    text = alignment_page([], statistics, student="a/b", teacher="c/d", merging="words", data=data)
     page = Page(text)
     shown = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     assert list(shown.items())[4:] == [

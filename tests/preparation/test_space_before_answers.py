@@ -13,7 +13,7 @@ from tests.alignment.zoo import KINDS, tokenizer_of
 from tests.chat import make_chat_tokenizer
 from tide.alignment import ByteTable
 from tide.data import Conversation, Message
-from tide.preparation.sides import Dropped, Side, align_answers, read_pairs
+from tide.preparation import Dropped, Side, align_answers, read_pairs
 
 # The manner of Mistral: the generation prompt ends with the question's bracket, the space is the model's.
 BRACKETS = (
@@ -56,17 +56,16 @@ def test_answers_are_covered_from_their_first_byte(kind, swapped):
         pair.reverse()
     answers = ["return", "for value in values: return", "in"]
     one, other = sides(conversation(*answers), *pair)
-    found = align_answers(one, other, tables(*pair))
-    assert [answer.spans.text.decode() for answer in found] == answers
-    for answer in found:
-        alignment = answer.alignment
-        assert alignment.starts[0] == 0 and alignment.ends[-1] == len(answer.spans.text)
-        for side, at, chunks in (
-            (one, answer.student_at, alignment.student_chunks),
-            (other, answer.teacher_at, alignment.teacher_chunks),
-        ):
-            assert side.tokens.learnt[at][chunks >= 0].all()
-            assert (chunks == 0).any()
+    (found,) = align_answers([(one, other)], tables(*pair))
+    text, alignment = "".join(answers).encode(), found.alignment
+    assert (found.text, found.number) == (text, len(answers))
+    begins = {0, len(answers[0]), len(answers[0] + answers[1])}
+    assert begins <= set(alignment.starts.tolist()) and begins - {0} | {len(text)} <= set(
+        alignment.ends.tolist()
+    )
+    for side, chunks in ((one, alignment.student_chunks), (other, alignment.teacher_chunks)):
+        assert side.tokens.learnt[chunks >= 0].all()
+        assert set(chunks.tolist()) == {-1, *range(alignment.num_chunks)}
 
 
 def test_some_of_those_tokenizers_join_the_space_with_the_word():
@@ -104,5 +103,5 @@ def test_other_tokens_across_the_beginning_are_context(template, answer, covered
     tokens = student.convert_ids_to_tokens(one.tokens.token_ids)
     learnt = [token for token, is_learnt in zip(tokens, one.tokens.learnt, strict=True) if is_learnt]
     assert "".join(learnt) == "▁value<|end|>" and "▁for" in tokens
-    (found,) = align_answers(one, other, tables(student, teacher))
+    (found,) = align_answers([(one, other)], tables(student, teacher))
     assert found.alignment.starts[0] == covered_from

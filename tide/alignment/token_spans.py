@@ -130,7 +130,8 @@ class TokenSpans:
             )
         stretch = Stretches.of([(start, end)])
         firsts, afters = self.positions(stretch)
-        return self.gathered(stretch, firsts, afters), slice(int(firsts[0]), int(afters[0]))
+        spans, _ = self.gathered(stretch, firsts, afters)
+        return spans, slice(int(firsts[0]), int(afters[0]))
 
     def positions(self, stretches: Stretches) -> tuple[Int64[np.ndarray, " A"], Int64[np.ndarray, " A"]]:
         """[A] each: the first token that lies in each stretch, and the one after its last.
@@ -156,21 +157,21 @@ class TokenSpans:
         stretches: Stretches,
         firsts: Int64[np.ndarray, " A"],
         afters: Int64[np.ndarray, " A"],
-    ) -> TokenSpans:
+    ) -> tuple[TokenSpans, Int64[np.ndarray, " K"]]:
         """The tokens of stretches, one stretch after the other.
 
         Args:
             stretches: of the text.
             firsts, afters: [A] int64, as `positions` tells them.
         Returns:
-            Spans of those tokens; the stretches, joined, are their text.
+            Spans of those tokens, with the stretches, joined, as their text; and [K] int64, their positions.
         """
         starts = stretches.starts
         shifts = stretches.borders[:-1] - starts
         tokens, stretch = runs(firsts, afters)
         clipped = self.starts[tokens] < starts[stretch]
         shift = shifts[stretch]
-        return TokenSpans(
+        spans = TokenSpans(
             text=b"".join(self.text[start:end] for start, end in stretches),
             starts=np.where(clipped, starts[stretch], self.starts[tokens]) + shift,
             ends=self.ends[tokens] + shift,
@@ -180,6 +181,7 @@ class TokenSpans:
             if self.respelled is None
             else self.respelled.gathered(starts, stretches.ends, shifts, tokens, clipped),
         )
+        return spans, tokens
 
     def _is_inside_edit(self, place: int) -> bool:
         edits = self.respelled

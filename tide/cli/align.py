@@ -23,12 +23,25 @@ if TYPE_CHECKING:
 SUFFIXES = {"html": (".html", ".htm"), "plot": (".png",)}  # of the files that options name
 
 
+class Merging(NamedTuple):
+    """How chunks are joined, as `tide.alignment.align_spans` takes it."""
+
+    merge: Literal["none", "words", "length"] = "none"
+    max_bytes: int | None = None
+    max_tokens: int | None = None
+
+    def __str__(self) -> str:
+        limits = {"bytes": self.max_bytes, "tokens": self.max_tokens}
+        given = [f"{limit} {unit}" for unit, limit in limits.items() if limit is not None]
+        return self.merge + (f", at most {' and '.join(given)}" if given else "")
+
+
 class _Setup(NamedTuple):
     """What texts are aligned by, from options and recipe."""
 
     student: str
     teacher: str
-    merge: Literal["none", "words"]
+    merging: Merging
     template_arguments: Mapping[str, Mapping[str, str | int | float | bool]]
 
 
@@ -59,8 +72,14 @@ def add_parser(commands: Subparsers) -> None:
             f"--{role}", help=f"folder or hub id of the {role}'s tokenizer (default: the recipe's)"
         )
     parser.add_argument(
-        "--chunk-merging", choices=("none", "words"), help="default: the recipe's; none without a recipe"
+        "--chunk-merging",
+        choices=("none", "words", "length"),
+        help="as in a recipe (default: the recipe's, with its limits; none without a recipe)",
     )
+    for unit in ("tokens", "bytes"):
+        parser.add_argument(
+            f"--chunk-max-{unit}", type=count, metavar="N", help=f"{unit} of a joined chunk at most"
+        )
     data = parser.add_argument_group("statistics over a data set")
     data.add_argument("--data", metavar="SOURCE", help="file, directory, or a data set of the hub")
     data.add_argument("--subset", help="of --data: the configuration of a data set on the hub")
@@ -89,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tide.preparation import Dropped
 
     student, teacher = (load_tokenizer(path, needs_mask=False) for path in (setup.student, setup.teacher))
-    align = Aligner(student, teacher, merge=setup.merge, template_arguments=setup.template_arguments)
+    align = Aligner(student, teacher, **setup.merging._asdict(), template_arguments=setup.template_arguments)
     statistics, shown, data = ChunkStatistics(), [], None
     if arguments.text is not None:
         is_piped = arguments.text == "-"
@@ -166,9 +185,17 @@ def _setup(arguments: argparse.Namespace, recipe: Recipe | None) -> _Setup:
                 f"align: expected two tokenizers, and the {role}'s is {where}. Add --{role}, or "
                 "--recipe RECIPE.yaml with both models."
             )
-    merge = arguments.chunk_merging or ("none" if recipe is None else recipe.data.chunk_merging)
     variables = {role: model.template_arguments for role, model in of_recipe.items()}
-    return _Setup(paths["student"], paths["teacher"], merge, variables)
+    return _Setup(paths["student"], paths["teacher"], _merging(arguments, recipe), variables)
+
+
+def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> Merging:
+    """That of the options; without any, the recipe's."""
+    options = (arguments.chunk_merging, arguments.chunk_max_bytes, arguments.chunk_max_tokens)
+    if recipe is not None and options == (None, None, None):
+        data = recipe.data
+        return Merging(data.chunk_merging, data.chunk_max_bytes, data.chunk_max_tokens)
+    return Merging(arguments.chunk_merging or "none", *options[1:])
 
 
 def _opened(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, DataSet]:
@@ -237,7 +264,7 @@ def _write(
             statistics,
             student=setup.student,
             teacher=setup.teacher,
-            merge=setup.merge,
+            merging=str(setup.merging),
             data=data,
             images=images,
         )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tide.alignment import ByteTable
+from tide.alignment import ByteTable, check_merging
 from tide.inspection.readable import LINE_BREAK, readable
-from tide.preparation import NO_CHUNK, Dropped, align_answers, chunk_ids, read_pairs
+from tide.preparation import NO_CHUNK, Dropped, align_answers, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tide.data import Row
-    from tide.preparation import AlignedAnswer, Side
+    from tide.preparation import AlignedAnswers, Side
 
 NO_BYTES = "∅"  # Shown for a token that stands for nothing.
 
@@ -72,11 +72,11 @@ class AlignedRow:
 
     student: tuple[ShownToken, ...]
     teacher: tuple[ShownToken, ...]
-    answers: tuple[AlignedAnswer, ...]
+    answers: AlignedAnswers
 
     def columns(self) -> Iterator[Column]:
         """Both sides from left to right; between chunks, tokens stand above one another as they come."""
-        num_chunks = sum(answer.alignment.num_chunks for answer in self.answers)
+        num_chunks = self.answers.alignment.num_chunks
         runs = _runs(self.student, num_chunks), _runs(self.teacher, num_chunks)
         ends = [0, 0]
         for chunk, (one, other) in enumerate(zip(*runs, strict=True)):
@@ -92,10 +92,10 @@ class Aligner:
     Args:
         student: the student's tokenizer.
         teacher: the teacher's.
-        merge: "none" for the shortest chunks, "words" for chunks that end with words.
+        merge, max_bytes, max_tokens: how chunks are joined, as `tide.alignment.align_spans` takes them.
         template_arguments: variables of the chat templates, by "student" and "teacher"; none if None.
     Raises:
-        ValueError: the bytes of a tokenizer cannot be told.
+        ValueError: the bytes of a tokenizer cannot be told, or the options for joining contradict each other.
     """
 
     def __init__(
@@ -103,30 +103,36 @@ class Aligner:
         student: PreTrainedTokenizerFast,
         teacher: PreTrainedTokenizerFast,
         *,
-        merge: Literal["none", "words"] = "none",
+        merge: Literal["none", "words", "length"] = "none",
+        max_bytes: int | None = None,
+        max_tokens: int | None = None,
         template_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        check_merging("Aligner", merge, max_bytes, max_tokens)
         self.tokenizers = student, teacher
         self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
-        self.merge = merge
+        self.merge, self.max_bytes, self.max_tokens = merge, max_bytes, max_tokens
         self.template_arguments = template_arguments or {}
 
     def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
         """Each row, or why it cannot be aligned."""
         pairs = read_pairs(rows, *self.tokenizers, self.template_arguments)
-        return [pair if isinstance(pair, Dropped) else self._aligned(*pair) for pair in pairs]
+        read = [pair for pair in pairs if not isinstance(pair, Dropped)]
+        aligned = align_answers(
+            read, self.tables, merge=self.merge, max_bytes=self.max_bytes, max_tokens=self.max_tokens
+        )
+        answers = iter(aligned)
+        return [pair if isinstance(pair, Dropped) else self._shown(*pair, next(answers)) for pair in pairs]
 
-    def _aligned(self, one: Side, other: Side) -> AlignedRow | Dropped:
-        answers = align_answers(one, other, self.tables, merge=self.merge)
+    def _shown(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> AlignedRow | Dropped:
         if isinstance(answers, Dropped):
             return answers
-        student, teacher = (
-            _shown(side, chunks, table)
-            for side, chunks, table in zip(
-                (one, other), chunk_ids(answers, one, other), self.tables, strict=True
-            )
+        student, teacher = self.tables
+        return AlignedRow(
+            _shown(one, answers.alignment.student_chunks, student),
+            _shown(other, answers.alignment.teacher_chunks, teacher),
+            answers,
         )
-        return AlignedRow(student, teacher, tuple(answers))
 
 
 def _shown(side: Side, chunks: Int64[np.ndarray, " L"], table: ByteTable) -> tuple[ShownToken, ...]:

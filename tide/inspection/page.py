@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tide.inspection.tables import ABSENT, NOT_ALIGNED, longest_table, share_of, sides_table, summary
 from tide.preparation import NO_CHUNK
@@ -26,7 +26,7 @@ def alignment_page(
     *,
     student: str,
     teacher: str,
-    merge: Literal["none", "words"] = "none",
+    merging: str = "none",
     data: DataSet | None = None,
     images: tuple[bytes, bytes] | None = None,
 ) -> str:
@@ -37,7 +37,7 @@ def alignment_page(
         statistics: of these rows, or of a data set.
         student: the tokenizer's name.
         teacher: the same.
-        merge: how chunks were merged.
+        merging: how chunks were joined, in words.
         data: what the rows of the statistics were taken from; None for those that are shown.
         images: their figure as PNG, for a light and for a dark page.
     """
@@ -51,7 +51,7 @@ def alignment_page(
         "of the answers' bytes in a chunk": coverage,
         **per_token,
     }
-    given = {"student": student, "teacher": teacher, "chunk merging": merge}
+    given = {"student": student, "teacher": teacher, "chunk merging": merging}
     if data is not None:
         given |= {"data": data.name, "statistics of": share_of(statistics, data)}
     parts = [

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int64
 
     from tide.inspection.aligned_rows import AlignedRow
-    from tide.preparation import AlignedAnswer
+    from tide.preparation import AlignedAnswers
 
 NUM_LONGEST = 10
 
@@ -43,7 +43,7 @@ class Spread(NamedTuple):
 
 @dataclass
 class SideStatistics:
-    """One side's tokens in the contents of answers; the specials that end a turn are not counted.
+    """One side's tokens that hold a byte of an answer; the specials that end a turn are not counted.
 
     Attributes:
         tokens: their number.
@@ -105,18 +105,17 @@ class ChunkStatistics:
             if isinstance(row, Dropped):
                 self.dropped[row.reason] += 1
                 continue
-            for answer in row.answers:
-                self._add(answer)
+            self._add(row.answers)
 
     @property
     def coverage(self) -> float:
         """Share of the answers' bytes that lie in a chunk; nan without bytes."""
         return self.covered_bytes / self.answer_bytes if self.answer_bytes else float("nan")
 
-    def _add(self, answer: AlignedAnswer) -> None:
-        alignment = answer.alignment
-        self.answers += 1
-        self.answer_bytes += len(answer.spans.text)
+    def _add(self, answers: AlignedAnswers) -> None:
+        alignment = answers.alignment
+        self.answers += answers.number
+        self.answer_bytes += len(answers.text)
         self.num_chunks += alignment.num_chunks
         starts, ends = alignment.starts, alignment.ends
         lengths = ends - starts
@@ -125,23 +124,23 @@ class ChunkStatistics:
         self.covered_bytes += int((ends - np.maximum(starts, reached)).sum())
         self.chunk_bytes.update(lengths.tolist())
         counts = []
-        for side, chunks in (
-            (self.student, alignment.student_chunks),
-            (self.teacher, alignment.teacher_chunks),
+        for side, chunks, num_tokens in (
+            (self.student, alignment.student_chunks, answers.num_tokens[0]),
+            (self.teacher, alignment.teacher_chunks, answers.num_tokens[1]),
         ):
             held = chunks[chunks >= 0]
-            side.tokens += len(chunks)
+            side.tokens += num_tokens
             side.in_chunks += len(held)
             counts.append(np.bincount(held, minlength=alignment.num_chunks))
             side.per_chunk.update(counts[-1].tolist())
         self.one_to_one += int(((counts[0] == 1) & (counts[1] == 1)).sum())
-        self._keep_longest(answer, lengths, counts)
+        self._keep_longest(answers, lengths, counts)
 
     def _keep_longest(
-        self, answer: AlignedAnswer, lengths: Int64[np.ndarray, " C"], counts: list[Int64[np.ndarray, " C"]]
+        self, answers: AlignedAnswers, lengths: Int64[np.ndarray, " C"], counts: list[Int64[np.ndarray, " C"]]
     ) -> None:
         shortest_kept = self.longest[-1].num_bytes if len(self.longest) == NUM_LONGEST else 0
-        alignment, text = answer.alignment, answer.spans.text
+        alignment, text = answers.alignment, answers.text
         found = [
             LongChunk(
                 int(lengths[chunk]),

@@ -11,15 +11,8 @@ import torch
 
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
-from tide.preparation.sides import (
-    NO_CHUNK,
-    Dropped,
-    Side,
-    align_answers,
-    chunk_ids,
-    read_pairs,
-    read_sides,
-)
+from tide.preparation.answers import NO_CHUNK, align_answers
+from tide.preparation.sides import Dropped, Side, read_pairs, read_sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +21,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
     from transformers import PreTrainedTokenizerFast
 
+    from tide.alignment import ChunkAlignment
     from tide.data import Row
+    from tide.preparation.answers import AlignedAnswers
 
 NOTHING_TO_LEARN = "nothing to learn within max_length"
 
@@ -103,8 +98,17 @@ class ExampleBuilder:
         if self.teacher is None:
             sides = read_sides(rows, self.student, self.template_arguments.get("student"))
             return [side if isinstance(side, Dropped) else self._alone(side) for side in sides]
+        assert self.tables is not None
         pairs = read_pairs(rows, self.student, self.teacher, self.template_arguments)
-        return [pair if isinstance(pair, Dropped) else self._pair(*pair) for pair in pairs]
+        aligned = align_answers(
+            [pair for pair in pairs if not isinstance(pair, Dropped)],
+            self.tables,
+            merge=self.layout.chunk_merging,
+            max_bytes=self.layout.chunk_max_bytes,
+            max_tokens=self.layout.chunk_max_tokens,
+        )
+        answers = iter(aligned)
+        return [pair if isinstance(pair, Dropped) else self._pair(*pair, next(answers)) for pair in pairs]
 
     def _alone(self, side: Side) -> Built | Dropped:
         token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
@@ -113,26 +117,17 @@ class ExampleBuilder:
         sequence = _sequence(token_ids, learnt, np.full(len(token_ids), NO_CHUNK))
         return Built(Example(sequence, sequence if self.shared else None), cut)
 
-    def _pair(self, one: Side, other: Side) -> Built | Dropped:
-        assert self.teacher is not None and self.tables is not None
+    def _pair(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> Built | Dropped:
+        assert self.teacher is not None
         layout = self.layout
         token_ids, learnt, cut = self._laid_out(one, self.student, layout.max_length)
         if not learnt.any():
             return _nothing_to_learn(one)
         teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
-        answers = align_answers(
-            one,
-            other,
-            self.tables,
-            merge=layout.chunk_merging,
-            max_bytes=layout.chunk_max_bytes,
-            max_tokens=layout.chunk_max_tokens,
-        )
         if isinstance(answers, Dropped):
             return answers
-        chunks, teacher_chunks = chunk_ids(answers, one, other)
         chunks, teacher_chunks, num_chunks = _whole_chunks(
-            chunks, teacher_chunks, len(token_ids), len(teacher_ids)
+            answers.alignment, len(token_ids), len(teacher_ids)
         )
         end = len(teacher_ids)
         if cut:
@@ -168,14 +163,11 @@ class ExampleBuilder:
 
 
 def _whole_chunks(
-    chunks: Int64[np.ndarray, " L_s"],
-    teacher_chunks: Int64[np.ndarray, " L_t"],
-    length: int,
-    teacher_length: int,
+    alignment: ChunkAlignment, length: int, teacher_length: int
 ) -> tuple[Int64[np.ndarray, " l_s"], Int64[np.ndarray, " l_t"], int]:
     """Chunk ids of the first tokens of either side, of chunks that are whole on both, from 0 without gaps."""
-    num_chunks = 1 + int(max(chunks.max(initial=NO_CHUNK), teacher_chunks.max(initial=NO_CHUNK)))
-    keep = np.ones(num_chunks + 1, dtype=np.bool_)  # The last entry stands for NO_CHUNK.
+    chunks, teacher_chunks = alignment.student_chunks, alignment.teacher_chunks
+    keep = np.ones(alignment.num_chunks + 1, dtype=np.bool_)  # The last entry stands for NO_CHUNK.
     keep[chunks[length:]] = False
     keep[teacher_chunks[teacher_length:]] = False
     keep[NO_CHUNK] = False
