@@ -136,7 +136,8 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
         ("part-00000.json", "{}"),
         ("part-00000.json", '{"counts": {}, "shard": 3}'),
         ("part-00000.json", '{"cou'),
-        ("part-00001.json", None),
+        ("part-00001.json", "of another part"),
+        ("part-00001.json", "of another name"),
         ("part-00001.arrow", "torn"),
         ("manifest.json", "{}"),
         ("manifest.json", '{"plan'),
@@ -146,8 +147,10 @@ def test_what_is_torn_is_made_again(tiny_checkpoints, tmp_path, name, text):
     recipe = recipe_of(tiny_checkpoints, tmp_path)
     manifest = prepare(recipe, workers=1)
     expected = files(tmp_path / "prepared")
-    if text is None:  # Another part's.
-        text = (tmp_path / "prepared" / "part-00000.json").read_text()
+    if text == "of another part":
+        text = expected["part-00000.json"].decode()
+    if text == "of another name":
+        text = expected[name].decode().replace("part-00001.arrow", "part-00000.arrow")
     (tmp_path / "prepared" / name).write_text(text)
     assert prepare(recipe, workers=1) == manifest
     assert files(tmp_path / "prepared") == expected
