@@ -17,6 +17,7 @@ from tests.flow.recipes import tiny_recipe
 from tests.tiny import ROWS, write_rows
 from tide import generate
 from tide.cli import distill as distill_command
+from tide.cli import prepare as prepare_command
 from tide.cli.main import main
 from tide.evaluation import held_out_likelihood
 from tide.models import load_model, load_tokenizer
@@ -87,12 +88,40 @@ def test_prepared_data_is_trained_on(
     assert main(["distill", str(recipe), prepared]) == 2
     assert "is not there. Run `tide prepare` with the recipe" in capsys.readouterr().err
     assert main(["prepare", str(recipe), "--workers", "1", prepared]) == 0
-    out, _ = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'prepared'}: 8 rows, 8 examples") and out.endswith(", 1 shard\n")
+    assert out.count("\n") == 1 and "already" not in err
+    assert main(["prepare", str(recipe), "--workers", "1", prepared]) == 0
+    again, err = capsys.readouterr()
+    assert again == out
+    assert err == f"tide prepare: {tmp_path / 'prepared'} was already prepared; nothing is made again\n"
     assert main(["distill", str(recipe), prepared]) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
     assert main(["prepare", str(recipe), "--workers", "0", prepared]) == 2
     assert "--workers must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_prepare_counts_every_source_of_several(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run").to_yaml())
+    (tmp_path / "b.jsonl").write_text('{"text": ""}\n{"text": "import this"}\n')
+    rows = str(tiny_checkpoints.rows)
+    sources = [
+        {"path": str(tmp_path / "b.jsonl"), "split": "test"},
+        {"path": rows, "weight": 2, "answer_contains": "return"},
+    ]
+    arguments = [f"data.prepared={tmp_path / 'prepared'}", "data.train=null", f"data.sources={sources}"]
+    assert main(["prepare", str(recipe), "--workers=1", *arguments]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
+    names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
+    width = max(map(len, names))
+    assert lines == [
+        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 dropped",
+        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 dropped",
+    ]
 
 
 @pytest.mark.parametrize("arguments", [[], ["distil"], ["distill"], ["sample", "somewhere"]])
@@ -245,6 +274,10 @@ def test_an_interrupt_before_training_is_no_traceback(
     monkeypatch.setattr(distill_command, "run", interrupted)
     assert main(["distill", "recipe.yaml"]) == 130
     assert capsys.readouterr().err == "\ntide distill: interrupted\n"
+    monkeypatch.setattr(prepare_command, "run", interrupted)
+    assert main(["prepare", "recipe.yaml"]) == 130
+    err = capsys.readouterr().err
+    assert err == "\ntide prepare: interrupted. Run the same command again to go on.\n"
 
 
 def test_sample_prints_each_prompt_with_its_completion(

@@ -32,6 +32,12 @@ def test_one_source_is_a_mixture_of_one(load, minimal):
     assert load(minimal).data.mixture == [SourceConfig("data/train.jsonl")]
 
 
+def test_prepared_data_needs_no_sources(load, minimal):
+    recipe = load(minimal.replace(ONE, "  prepared: runs/data\n"))
+    assert (recipe.data.mixture, recipe.data.prepared) == ([], "runs/data")
+    assert load(recipe.to_yaml()) == recipe
+
+
 def test_sources_can_be_overridden_as_a_whole(load, minimal):
     recipe = load(minimal, ["data.train=null", "data.sources=[{path: b.jsonl, weight: 0.5}]"])
     assert recipe.data.mixture == [SourceConfig("b.jsonl", weight=0.5)]
@@ -43,7 +49,8 @@ def test_sources_can_be_overridden_as_a_whole(load, minimal):
         (
             ONE,
             "  max_length: 64\n",
-            "r.yaml:6: data: nothing to train on; give data.train, or data.sources as a list of path: lines",
+            "r.yaml:6: data: nothing to train on; give data.train, or data.sources as a list of path: lines, "
+            "or data.prepared alone to read shards that are there",
         ),
         (
             ONE,

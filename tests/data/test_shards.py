@@ -56,7 +56,7 @@ def test_examples_come_back_in_order(tmp_path_factory, shards):
         write_shard(path, of_shard)
     expected = [example for of_shard in shards for example in of_shard]
     read = ShardedExamples(paths)
-    assert len(read) == len(expected)
+    assert len(read) == len(expected) and read.sizes == tuple(map(len, shards))
     assert read.lengths.tolist() == [len(example.student.token_ids) for example in expected]
     assert all(equal(*pair) for pair in zip(read, expected, strict=True))
 

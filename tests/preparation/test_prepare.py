@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from tests.flow.recipes import tiny_values
+from tests.preparation.prepared import files, prepare, recipe_of
 from tests.tiny import ROWS
-from tide.config import Recipe
-from tide.data import Manifest, ShardedExamples
+from tide.data import Manifest, ShardedExamples, SourceCounts, write_json
 from tide.preparation import load_tokenizers, training_data
-from tide.preparation import prepare as prepare_rows
 from tide.preparation.prepare import Preparation, _made
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.tiny import TinyCheckpoints
-
-prepare = partial(prepare_rows, shard_rows=4)
-
-
-def recipe_of(checkpoints: TinyCheckpoints, tmp_path: Path, method: str = "tide_cross", **data) -> Recipe:
-    values = tiny_values(checkpoints, tmp_path / "run", method)
-    values["data"] |= {"prepared": str(tmp_path / "prepared"), **data}
-    return Recipe.from_dict(values)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def equal(one, other) -> bool:
@@ -79,20 +62,39 @@ def test_shards_hold_the_examples_that_memory_would(tiny_checkpoints, tmp_path, 
     assert all(equal(*pair) for pair in zip(on_disk.examples, in_memory.examples, strict=True))
 
 
+def test_counts_are_of_what_the_examples_hold(tiny_checkpoints, tmp_path):
+    # The teacher's tokens are cut before most of the answers begin.
+    recipe = recipe_of(tiny_checkpoints, tmp_path, max_length=24, teacher_max_length=8)
+    counts = prepare(recipe, workers=1).counts
+    tokenizers = load_tokenizers(recipe)
+    examples = list(training_data(recipe, tokenizers).examples)
+    texts = [
+        sum(len(tokenizers.student(piece)["input_ids"]) for piece in (row.prompt, row.completion) if piece)
+        for row in ROWS
+    ]
+    assert 0 < counts.cut == sum(length + 1 > 24 for length in texts) < counts.kept == len(ROWS)
+    assert 0 < counts.without_chunks == sum(example.num_chunks == 0 for example in examples) < counts.kept
+    assert counts.chunks == sum(example.num_chunks for example in examples)
+    highest = [int(example.student.token_ids.max()) for example in examples]
+    assert counts.highest_id == max(highest) > min(highest)
+    shared = recipe_of(tiny_checkpoints, tmp_path, "tide_shared", prepared=str(tmp_path / "one"))
+    assert prepare(shared, workers=1).counts.without_chunks == 0
+
+
 def test_bytes_are_the_same_again_and_with_more_workers(tiny_checkpoints, tmp_path, bad_rows):
+    data = {"train": None, "sources": [{"path": str(bad_rows)}, {"path": str(tiny_checkpoints.rows)}]}
     written = []
     for number, workers in enumerate([1, 1, 2]):
-        prepare(
-            recipe_of(tiny_checkpoints, tmp_path, train=str(bad_rows), prepared=str(tmp_path / f"p{number}")),
-            workers=workers,
-        )
+        recipe = recipe_of(tiny_checkpoints, tmp_path, **data, prepared=str(tmp_path / f"p{number}"))
+        prepare(recipe, workers=workers)
         written.append(files(tmp_path / f"p{number}"))
     assert written[0] == written[1] == written[2]
-    assert {"manifest.json", "plan.json", "part-00000.arrow", "part-00002.arrow"} <= written[0].keys()
+    assert {"manifest.json", "plan.json", "part-00000.arrow", "part-00004.arrow"} <= written[0].keys()
 
 
 def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows, monkeypatch):
-    recipe = recipe_of(tiny_checkpoints, tmp_path, train=str(bad_rows))
+    sources = [{"path": str(bad_rows)}, {"path": str(tiny_checkpoints.rows), "weight": 0.25}]
+    recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
     prepare(recipe, workers=1)
     expected = files(tmp_path / "prepared")
     for file in (tmp_path / "prepared").iterdir():
@@ -117,11 +119,108 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
     monkeypatch.setattr(
         Preparation, "write_part", lambda self, n, where: (again.append(n), whole(self, n, where))[1]
     )
-    prepare(recipe, workers=1)
-    assert made == [0] and again == [1, 2]
+    said = []
+    prepare(recipe, workers=1, say=said.append)
+    assert made == [0] and again == [1, 2, 3]
     assert files(tmp_path / "prepared") == expected
+    prepare(recipe, workers=1, say=said.append)
+    assert again == [1, 2, 3]
+    assert said == [
+        f"{tmp_path / 'prepared'} holds 1 of 4 shards already; going on",
+        f"{tmp_path / 'prepared'} was already prepared; nothing is made again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("part-00000.json", "{}"),
+        ("part-00000.json", '{"counts": {}, "shard": 3}'),
+        ("part-00000.json", '{"cou'),
+        ("part-00001.json", "of another part"),
+        ("part-00001.json", "of another name"),
+        ("part-00001.arrow", "torn"),
+        ("manifest.json", "{}"),
+        ("manifest.json", '{"plan'),
+    ],
+)
+def test_what_is_torn_is_made_again(tiny_checkpoints, tmp_path, name, text):
+    recipe = recipe_of(tiny_checkpoints, tmp_path)
+    manifest = prepare(recipe, workers=1)
+    expected = files(tmp_path / "prepared")
+    if text == "of another part":
+        text = expected["part-00000.json"].decode()
+    if text == "of another name":
+        text = expected[name].decode().replace("part-00001.arrow", "part-00000.arrow")
+    (tmp_path / "prepared" / name).write_text(text)
+    assert prepare(recipe, workers=1) == manifest
+    assert files(tmp_path / "prepared") == expected
+
+
+def test_no_manifest_stands_beside_shards_that_are_being_made(tiny_checkpoints, tmp_path, monkeypatch):
+    recipe = recipe_of(tiny_checkpoints, tmp_path)
     prepare(recipe, workers=1)
-    assert again == [1, 2]
+    (tmp_path / "prepared" / "part-00001.arrow").write_bytes(b"torn")
+
+    def interrupted(self, number, directory):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Preparation, "write_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe, workers=1)
+    assert not (tmp_path / "prepared" / "manifest.json").exists()
+
+
+def test_parts_of_two_versions_are_not_mixed(tiny_checkpoints, tmp_path, monkeypatch):
+    recipe = recipe_of(tiny_checkpoints, tmp_path)
+    directory = tmp_path / "prepared"
+    first = prepare(recipe, workers=1)
+    assert first.plan.versions.keys() >= {"tide", "tokenizers", "transformers"}
+    there = first.plan.versions
+
+    def tokenizers_are_of(number):
+        newer = {**there, "tokenizers": number}
+        monkeypatch.setattr("tide.data.manifest.version", newer.__getitem__)
+
+    tokenizers_are_of("9.9")
+    before = files(directory)
+    # Finished data is as good as it was: for a second call, and for training.
+    assert prepare(recipe, workers=1) == first and files(directory) == before
+    assert len(training_data(recipe, load_tokenizers(recipe)).examples) == len(ROWS)
+    (directory / "manifest.json").unlink()
+    (directory / "part-00001.arrow").unlink()
+    message = (
+        rf"made by tokenizers {there['tokenizers']} \(here 9\.9\), and parts of two versions are not mixed"
+    )
+    with pytest.raises(ValueError, match=message + r"\. Go on with those versions, pass --overwrite"):
+        prepare(recipe, workers=1)
+    again = prepare(recipe, workers=1, overwrite=True)
+    assert again.plan.versions["tokenizers"] == "9.9" and again.shards == first.shards
+    # Where no part is made yet there is nothing to mix.
+    for file in directory.glob("*.arrow"):
+        file.unlink()
+    tokenizers_are_of("10")
+    assert prepare(recipe, workers=1).plan.versions["tokenizers"] == "10"
+
+
+def test_data_without_recorded_versions_is_kept_whole(tiny_checkpoints, tmp_path):
+    recipe = recipe_of(tiny_checkpoints, tmp_path)
+    directory = tmp_path / "prepared"
+    prepare(recipe, workers=1)
+    for name in ("plan.json", "manifest.json", "part-00000.json", "part-00001.json"):
+        values = json.loads((directory / name).read_text())
+        for of_file in (values, values.get("plan", {})):
+            of_file.pop("versions", None)
+        if "plan" in values or "shard" in values:
+            del values["sources"], values["counts"]["without_chunks"]
+        write_json(directory / name, values)
+    before = files(directory)
+    manifest = prepare(recipe, workers=1)
+    assert (manifest.plan.versions, manifest.sources) == ({}, []) and files(directory) == before
+    assert len(training_data(recipe, load_tokenizers(recipe)).examples) == len(ROWS)
+    (directory / "part-00001.json").unlink()
+    with pytest.raises(ValueError, match=r"made by .*tokenizers of a version not recorded \(here \d"):
+        prepare(recipe, workers=1)
 
 
 def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows):
@@ -144,14 +243,40 @@ def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows
     assert rejects[3]["row"] == {"prompt": 3, "completion": "x"}
 
 
+def test_rows_are_counted_by_source(tiny_checkpoints, tmp_path, bad_rows):
+    sources = [{"path": str(bad_rows)}, {"path": str(tiny_checkpoints.rows), "weight": 0.5}]
+    recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
+    manifest = prepare(recipe, workers=1)
+    assert len(manifest.shards) == 4
+    assert manifest.sources == [SourceCounts(12, 8, 4), SourceCounts(4, 4, 0)]
+    assert Manifest.read(tmp_path / "prepared") == manifest
+
+
+def test_a_source_without_a_row_in_the_mixture_is_an_error(tiny_checkpoints, tmp_path):
+    rows = str(tiny_checkpoints.rows)
+    sources = [{"path": rows}, {"path": rows, "weight": 0.05}]
+    for prepared in (str(tmp_path / "prepared"), None):
+        for num_rows, total in ((None, 8), (3, 3)):
+            recipe = recipe_of(
+                tiny_checkpoints, tmp_path, train=None, sources=sources, num_rows=num_rows, prepared=prepared
+            )
+            message = (
+                rf"source 1 \('{rows}', 8 rows at weight 0\.05\) comes to none of the mixture's {total} rows"
+                r"\. Raise data\.num_rows or its weight"
+            )
+            with pytest.raises(ValueError, match=message):
+                prepare(recipe) if prepared else training_data(recipe, load_tokenizers(recipe))
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_a_mixture_takes_its_shares(tiny_checkpoints, tmp_path):
     source = {"path": str(tiny_checkpoints.rows)}
     data = {"train": None, "sources": [source, {**source, "weight": 0.5}]}
     manifest = prepare(recipe_of(tiny_checkpoints, tmp_path, **data), workers=1)
     assert manifest.counts.rows == 12
     assert [source["weight"] for source in manifest.plan.sources] == [1.0, 0.5]
-    other = prepare(recipe_of(tiny_checkpoints, tmp_path, **data, mix_seed=1, prepared=str(tmp_path / "q")))
-    assert other.fingerprint != manifest.fingerprint
+    other = recipe_of(tiny_checkpoints, tmp_path, **data, mix_seed=1, prepared=str(tmp_path / "q"))
+    assert prepare(other, workers=1).fingerprint != manifest.fingerprint
 
 
 def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
@@ -164,6 +289,11 @@ def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
     assert Manifest.read(tmp_path / "prepared") == first
     assert prepare(other, workers=1, overwrite=True) != first
     assert not list((tmp_path / "prepared").glob("*.new"))
+    # A plan that cannot be read is some plan, too.
+    (tmp_path / "prepared" / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"plan\.json' has no 'sides'.*Pass --overwrite"):
+        prepare(recipe, workers=1)
+    assert prepare(recipe, workers=1, overwrite=True) == first
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="holds files that are no prepared data"):
@@ -171,37 +301,24 @@ def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
-def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
-    prepare(recipe_of(tiny_checkpoints, tmp_path), workers=1)
-    for change, message in (
-        ({"max_length": 32}, r"made with max_length 48 \(here 32\)"),
-        ({"end_fill": "none"}, r"made with end_fill 'learnt' \(here 'none'\)"),
-        (
-            {"chunk_merging": "words", "chunk_max_tokens": 8},
-            r"made with chunk_merging 'none' \(here 'words'\), chunk_max_tokens None \(here 8\)",
-        ),
-        (
-            {"chunk_merging": "length", "chunk_max_bytes": 9},
-            r"made with chunk_merging 'none' \(here 'length'\), chunk_max_bytes None \(here 9\)",
-        ),
+def test_everything_that_the_rows_follow_from_is_in_the_plan(tiny_checkpoints, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(tiny_checkpoints.rows.read_bytes())
+    sources = [{"path": str(rows)}, {"path": str(tiny_checkpoints.rows)}]
+    data = {"train": None, "sources": sources, "num_rows": 6}
+    prepare(recipe_of(tiny_checkpoints, tmp_path, **data), workers=1)
+    for change, key in (
+        ({"mix_seed": 1}, r"options\.mix_seed"),
+        ({"num_rows": 8}, r"options\.num_rows"),
+        ({"num_rows": None}, r"options\.num_rows"),
+        ({"chunk_merging": "words"}, r"options\.chunk_merging"),
+        ({"sources": [{**sources[0], "weight": 2}, sources[1]]}, r"sources\.0\.weight"),
     ):
-        recipe = recipe_of(tiny_checkpoints, tmp_path, **change)
-        with pytest.raises(ValueError, match=message):
-            training_data(recipe, load_tokenizers(recipe))
-    # Shards of both sides serve a method within one tokenizer, and not the other way round.
-    shared = recipe_of(tiny_checkpoints, tmp_path, "tide_shared")
-    example = training_data(shared, load_tokenizers(shared)).examples[0]
-    assert example.teacher is example.student
-    prepare(recipe_of(tiny_checkpoints, tmp_path, "none", prepared=str(tmp_path / "one")), workers=1)
-    cross = recipe_of(tiny_checkpoints, tmp_path, prepared=str(tmp_path / "one"))
-    with pytest.raises(ValueError, match=r"tide_cross needs chunks of two tokenizers"):
-        training_data(cross, load_tokenizers(cross))
-    # Another tokenizer's ids mean something else.
-    values = recipe_of(tiny_checkpoints, tmp_path).to_dict()
-    values["student"]["tokenizer"] = str(tiny_checkpoints.other_teacher)
-    recipe = Recipe.from_dict(values)
-    with pytest.raises(ValueError, match=r"made with another student tokenizer"):
-        training_data(recipe, load_tokenizers(recipe))
+        with pytest.raises(ValueError, match=rf"prepared with other {key}\. Pass --overwrite"):
+            prepare(recipe_of(tiny_checkpoints, tmp_path, **data | change), workers=1)
+    rows.write_text(rows.read_text().replace("first + second", "first - second"))
+    with pytest.raises(ValueError, match=r"prepared with other sources\.0\.sha256\. Pass"):
+        prepare(recipe_of(tiny_checkpoints, tmp_path, **data), workers=1)
 
 
 @pytest.mark.parametrize("limit", ["chunk_max_tokens", "chunk_max_bytes"])
@@ -244,6 +361,8 @@ def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
 
 
 def test_without_a_place_or_a_row_there_is_nothing(tiny_checkpoints, tmp_path):
+    with pytest.raises(ValueError, match=r"neither data\.train nor data\.sources, so there are no rows"):
+        prepare(recipe_of(tiny_checkpoints, tmp_path, train=None))
     with pytest.raises(ValueError, match=r"data\.prepared says where the shards go, and is null"):
         prepare(recipe_of(tiny_checkpoints, tmp_path, prepared=None))
     empty = tmp_path / "empty.jsonl"

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"tide {parsed.command}: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ntide {parsed.command}: interrupted", file=sys.stderr)
+        # A command that can go on says so in this default of its parser.
+        remedy = getattr(parsed, "when_interrupted", "")
+        print(f"\ntide {parsed.command}: interrupted{remedy and '. '}{remedy}", file=sys.stderr)
         return INTERRUPTED
     return status
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tide.cli.subparsers import Subparsers
+    from tide.data import Manifest
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -24,7 +28,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="remove what another recipe prepared in data.prepared"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="Run the same command again to go on.")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +40,43 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"prepare: --workers must be at least 1, got {arguments.workers}")
     from tide.preparation import prepare
 
-    manifest = prepare(recipe, workers=arguments.workers, overwrite=arguments.overwrite, progress=True)
+    manifest = prepare(
+        recipe,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+        progress=True,
+        say=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
+    )
     num_shards = len(manifest.shards)
     print(f"{recipe.data.prepared}: {manifest.counts}, {num_shards} shard{'s' if num_shards > 1 else ''}")
+    if len(manifest.sources) > 1:
+        print("\n".join(_lines_of_sources(manifest)))
     return 0
+
+
+def _lines_of_sources(manifest: Manifest) -> list[str]:
+    """One line per source, in columns."""
+    cells = [
+        (
+            _name(source),
+            *(f"{number:,}" for number in (counts.rows, counts.kept, counts.dropped)),
+        )
+        for source, counts in zip(manifest.plan.sources, manifest.sources, strict=True)
+    ]
+    name, *numbers = (max(map(len, column)) for column in zip(*cells, strict=True))
+    return [
+        f"  {cell[0]:<{name}}"
+        + ",".join(
+            f"  {number:>{width}} {what}"
+            for number, width, what in zip(cell[1:], numbers, ("rows", "kept", "dropped"), strict=True)
+        )
+        for cell in cells
+    ]
+
+
+def _name(source: Mapping[str, Any]) -> str:
+    """A source's path, with what tells it from others of the same path."""
+    parts = [source["path"], source["subset"], None if source["split"] == "train" else source["split"]]
+    if source["answer_contains"] is not None:
+        parts.append(repr(source["answer_contains"]))
+    return " ".join(part for part in parts if part is not None)

@@ -150,10 +150,13 @@ def _something_is_learned(distill_weight: float, ce_weight: float, method: str) 
     return "this and objective.ce_weight are both 0, so nothing would be learned; set one of them above 0"
 
 
-@_rule("data", "data.train", "data.sources")
-def _there_is_data(_: object, train: str | None, sources: list[object]) -> str | None:
-    if train is None and not sources:
-        return "nothing to train on; give data.train, or data.sources as a list of path: lines"
+@_rule("data", "data.train", "data.sources", "data.prepared")
+def _there_is_data(_: object, train: str | None, sources: list[object], prepared: str | None) -> str | None:
+    if train is None and not sources and prepared is None:
+        return (
+            "nothing to train on; give data.train, or data.sources as a list of path: lines, or "
+            "data.prepared alone to read shards that are there"
+        )
     if train is not None and sources:
         return f"both train ({train!r}) and {len(sources)} sources; add train to the sources, or drop one"
     return None

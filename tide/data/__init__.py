@@ -3,17 +3,20 @@
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
 from tide.data.conversation import BadRow, Conversation, Message, Raw, Row, TextRow, parse_row, read_row
+from tide.data.counts import Counts, SourceCounts
 from tide.data.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
-    Counts,
     Manifest,
+    PartReport,
     Plan,
     Shard,
+    different_keys,
     file_hash,
     read_json,
     read_plan,
     tokenizer_fingerprint,
+    versions_here,
     write_json,
     write_whole,
 )
@@ -37,6 +40,7 @@ __all__ = [
     "Manifest",
     "Message",
     "Mixture",
+    "PartReport",
     "Plan",
     "Raw",
     "Rendered",
@@ -44,11 +48,13 @@ __all__ = [
     "Shard",
     "ShardedExamples",
     "Source",
+    "SourceCounts",
     "Span",
     "TextRow",
     "TokenizedText",
     "check_chat_template",
     "check_template_arguments",
+    "different_keys",
     "file_hash",
     "files_at",
     "mix",
@@ -64,6 +70,7 @@ __all__ = [
     "template_names",
     "tokenize_rendered",
     "tokenizer_fingerprint",
+    "versions_here",
     "write_json",
     "write_shard",
     "write_whole",

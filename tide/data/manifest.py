@@ -10,20 +10,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from tide.data.counts import Counts, SourceCounts
 from tide.data.shards import ShardedExamples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1  # of the shards; raised when examples mean something else
 PLAN_FILE, MANIFEST_FILE = "plan.json", "manifest.json"
+# NumPy draws the mixture's order, pyarrow writes the shards.
+_DECIDING = ("tokenizers", "transformers", "numpy", "pyarrow")
+# Fields that data prepared by earlier versions lack.
+_LATER = frozenset({"versions", "sources", "without_chunks"})
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+_T = TypeVar("_T", bound=_Dataclass)
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,8 @@ class Plan:
         tokenizers: fingerprint by role.
         options: lengths, block size and the like, by the recipe's names.
         shard_rows: rows of the mixture that make one shard.
+        versions: of what decides the bytes, by name, as `versions_here` gives them; recorded, and no part of
+            what is compared: other versions most often make the same.
     """
 
     sides: str
@@ -44,65 +60,12 @@ class Plan:
     options: dict[str, Any]
     shard_rows: int
     format: int = FORMAT
+    versions: dict[str, str] = field(default_factory=dict)
 
     def differences(self, other: Plan) -> list[str]:
-        """The keys, dotted, in which two plans differ."""
-        ours, theirs = _flat(asdict(self)), _flat(asdict(other))
-        return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of rows, and what is in the examples.
-
-    Attributes:
-        rows: read; kept plus all that were dropped.
-        kept: examples.
-        cut: of those, how many end before their text does.
-        dropped: rows by reason.
-        student_tokens, teacher_tokens: of the examples, filling included.
-        learnt_tokens: of the student's, those that a loss reads.
-        chunks: of all examples.
-        highest_id: largest of the student's token ids; -1 without examples.
-    """
-
-    rows: int = 0
-    kept: int = 0
-    cut: int = 0
-    student_tokens: int = 0
-    teacher_tokens: int = 0
-    learnt_tokens: int = 0
-    chunks: int = 0
-    highest_id: int = -1
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        line = f"{self.rows:,} rows, {self.kept:,} examples"
-        if self.cut:
-            line += f" ({self.cut:,} cut at max_length)"
-        line += f", {self.student_tokens:,} student tokens, {self.learnt_tokens:,} of them learnt"
-        if self.chunks:
-            line += f", {self.chunks:,} chunks"
-        return line + self.dropped_by_reason
-
-    @property
-    def dropped_by_reason(self) -> str:
-        """The end of a line: rows dropped by reason; empty without any."""
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.dropped.items())
-        return f"; dropped: {reasons}" if reasons else ""
-
-    @classmethod
-    def total(cls, parts: Iterable[Counts]) -> Counts:
-        """The sum, reasons in alphabetical order."""
-        sums: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
-        highest = -1
-        for part in parts:
-            values = asdict(part)
-            dropped.update(values.pop("dropped"))
-            highest = max(highest, values.pop("highest_id"))
-            sums.update(values)
-        return cls(**sums, highest_id=highest, dropped=dict(sorted(dropped.items())))
+        """The keys, dotted, in which two plans differ, versions aside. 1, 1.0 and true are three values."""
+        ours, theirs = (_flat({**asdict(plan), "versions": {}}) for plan in (self, other))
+        return different_keys(ours, theirs)
 
 
 @dataclass(frozen=True)
@@ -115,12 +78,50 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class PartReport:
+    """What one part of a plan came to.
+
+    Attributes:
+        counts: of its rows.
+        shard: its examples.
+        sources: counts by source, in the plan's order.
+    """
+
+    counts: Counts
+    shard: Shard
+    sources: list[SourceCounts] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> PartReport:
+        """Reads a report that `write_json` wrote.
+
+        Raises:
+            ValueError: it is none.
+        """
+        values, remedy = read_json(path), "Prepare again."
+        counts = _record(Counts, values.get("counts"), f"{str(path)!r}: counts", remedy)
+        shard = _record(Shard, values.get("shard"), f"{str(path)!r}: shard", remedy)
+        sources = _records(SourceCounts, values.get("sources", []), f"{str(path)!r}: sources", remedy)
+        return _record(
+            cls, values | {"counts": counts, "shard": shard, "sources": sources}, repr(str(path)), remedy
+        )
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A plan that was carried out."""
+    """A plan that was carried out.
+
+    Attributes:
+        plan: what was to be made.
+        counts: of all rows.
+        shards: in the mixture's order.
+        sources: counts by source, in the plan's order; empty where an earlier version of tide did not count.
+    """
 
     plan: Plan
     counts: Counts
     shards: list[Shard]
+    sources: list[SourceCounts] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:
@@ -136,7 +137,7 @@ class Manifest:
         """Reads manifest.json.
 
         Raises:
-            ValueError: there is none, or it is not one of this format.
+            ValueError: there is none, it is not one of this format, or its keys are not a manifest's.
         """
         path = directory / MANIFEST_FILE
         if not path.is_file():
@@ -146,47 +147,81 @@ class Manifest:
                 f"prepared data: {str(path)!r} {state}. Run `tide prepare` with the recipe, or set "
                 "data.prepared: null to prepare in memory."
             )
-        values = read_json(path)
-        if values.get("plan", {}).get("format") != FORMAT:
-            raise ValueError(
-                f"prepared data: {str(path)!r} has format {values.get('plan', {}).get('format')}, expected "
-                f"{FORMAT}. Prepare the data again in another directory."
-            )
-        return cls(
-            Plan(**values["plan"]), Counts(**values["counts"]), [Shard(**shard) for shard in values["shards"]]
-        )
+        values, where = read_json(path), repr(str(path))
+        remedy = "Run `tide prepare` again with its recipe."
+        read = {
+            "plan": _plan(values.get("plan"), where, f"{where}: plan", remedy),
+            "counts": _record(Counts, values.get("counts"), f"{where}: counts", remedy),
+            "shards": _records(Shard, values.get("shards"), f"{where}: shards", remedy),
+            "sources": _records(SourceCounts, values.get("sources", []), f"{where}: sources", remedy),
+        }
+        return _record(cls, values | read, where, remedy)
 
     def examples(self, directory: Path, *, shared: bool) -> ShardedExamples:
         """The examples of the shards in `directory`, in the mixture's order.
 
+        Every file is read once and hashed. A process that the examples are sent to reads what it needs alone.
+
         Args:
             directory: where the manifest was read.
             shared: the teacher reads the student's tokens.
+        Raises:
+            ValueError: a file is missing, or is not the one that was prepared.
         """
-        return ShardedExamples([directory / shard.file for shard in self.shards], shared=shared)
+        paths = [directory / shard.file for shard in self.shards]
+        with ThreadPoolExecutor() as pool:  # hashing does not hold the interpreter's lock
+            hashes = list(pool.map(_hash_if_there, paths))
+        for path, shard, found in zip(paths, self.shards, hashes, strict=True):
+            if found is None:
+                raise _not_as_prepared(path, "it is missing")
+            if found != shard.sha256:
+                raise _not_as_prepared(
+                    path, f"its SHA-256 is {found[:12]}..., in the manifest {shard.sha256[:12]}..."
+                )
+        examples = ShardedExamples(paths, shared=shared)
+        for path, shard, size in zip(paths, self.shards, examples.sizes, strict=True):
+            if size != shard.examples:
+                raise _not_as_prepared(path, f"it holds {size} examples, in the manifest {shard.examples}")
+        return examples
 
 
 def read_plan(directory: Path) -> Plan | None:
-    """The plan that a directory was begun with, or None."""
+    """The plan that a directory was begun with, or None.
+
+    Raises:
+        ValueError: it is not one of this format, or its keys are not a plan's.
+    """
     path = directory / PLAN_FILE
     if not path.is_file():
         return None
-    values = read_json(path)
-    known = {entry.name for entry in fields(Plan)}
-    return Plan(**{key: value for key, value in values.items() if key in known})
+    where = repr(str(path))
+    return _plan(
+        read_json(path), where, where, "Pass --overwrite to `tide prepare`, or name another data.prepared."
+    )
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of what decides the bytes of shards, by name."""
+    tide = import_module("tide")  # as a statement it would be an import of all that `tide` lends its names to
+    return {"tide": tide.__version__} | {name: version(name) for name in _DECIDING}
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A hash of all that decides a tokenizer's ids: model, added tokens, chat template, special ids."""
+    """A hash of all that decides a tokenizer's ids and its template's output, and of no state of its calls.
+
+    These are model, added tokens, chat template, special tokens by their roles (templates write them), and
+    whether special tokens in a text are split.
+    """
     model = json.loads(tokenizer.backend_tokenizer.to_str())
     for state in ("truncation", "padding"):  # of the last call
         model.pop(state, None)
     decisive = {
         "model": model,
         "chat_template": tokenizer.chat_template,
-        "special": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "mask")},
+        "special": {role: str(token) for role, token in tokenizer.special_tokens_map.items()},
+        "split_special_tokens": bool(tokenizer.split_special_tokens),
     }
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(decisive).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -223,6 +258,65 @@ def write_whole(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def canonical_json(value: object) -> str:
+    """JSON that is equal for equal values alone: in Python, 1 == 1.0 == True."""
+    return json.dumps(value, sort_keys=True)
+
+
+def different_keys(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    """Keys, sorted, whose values are not the same JSON; a key that is missing is null."""
+    keys = sorted(one.keys() | other.keys())
+    return [key for key in keys if canonical_json(one.get(key)) != canonical_json(other.get(key))]
+
+
+def _plan(values: object, file: str, where: str, remedy: str) -> Plan:
+    there = values.get("format") if isinstance(values, dict) else None
+    if there is not None and there != FORMAT:
+        raise ValueError(
+            f"prepared data: {file} has format {there}, expected {FORMAT}. Prepare the data again in another "
+            "directory."
+        )
+    return _record(Plan, values, where, remedy)
+
+
+def _records(kind: type[_T], values: object, where: str, remedy: str) -> list[_T]:
+    if not isinstance(values, list):
+        raise ValueError(f"prepared data: {where} is no JSON list. {remedy}")
+    return [_record(kind, each, where, remedy) for each in values]
+
+
+def _record(kind: type[_T], values: object, where: str, remedy: str) -> _T:
+    """A dataclass of the JSON object that has its keys, with values of their types, and no others."""
+    if not isinstance(values, dict):
+        raise ValueError(f"prepared data: {where} is no JSON object. {remedy}")
+    types = {entry.name: str(entry.type).partition("[")[0] for entry in fields(kind)}
+    given = {name: type(value).__name__ for name, value in values.items()}
+    required = [
+        entry.name
+        for entry in fields(kind)
+        if entry.name not in _LATER or (entry.default is MISSING and entry.default_factory is MISSING)
+    ]
+    wrong = [f"no {name!r}" for name in required if name not in given]
+    wrong += [f"{name!r}, which is unknown" for name in given if name not in types]
+    wrong += [
+        f"{name!r} of type {given[name]}" for name in types if given.get(name, types[name]) != types[name]
+    ]
+    if wrong:
+        raise ValueError(f"prepared data: {where} has {', '.join(wrong)}. {remedy}")
+    return kind(**values)
+
+
+def _hash_if_there(path: Path) -> str | None:
+    return file_hash(path) if path.is_file() else None
+
+
+def _not_as_prepared(path: Path, found: str) -> ValueError:
+    return ValueError(
+        f"prepared data: the shard {str(path)!r} is not the one that was prepared: {found}. Run "
+        "`tide prepare` again with the recipe that it was made with: it makes this shard again."
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

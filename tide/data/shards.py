@@ -95,10 +95,12 @@ class ShardedExamples(Dataset[Example]):
 
     Attributes:
         paths: of the shards.
+        sizes: examples of every shard.
         lengths: [E] int64, student tokens of every example.
     """
 
     paths: tuple[Path, ...]
+    sizes: tuple[int, ...]
     lengths: Int64[np.ndarray, " E"]
 
     def __init__(self, paths: Sequence[Path], *, shared: bool = False) -> None:
@@ -114,7 +116,8 @@ class ShardedExamples(Dataset[Example]):
         self.shared = shared
         self._shards = [_open(path) for path in self.paths]
         lengths = [np.diff(shard["student_token_ids"].offsets) for shard, _ in self._shards]
-        self._ends = np.cumsum([len(of_shard) for of_shard in lengths], dtype=np.int64)
+        self.sizes = tuple(len(of_shard) for of_shard in lengths)
+        self._ends = np.cumsum(self.sizes, dtype=np.int64)
         self.lengths = np.concatenate([np.empty(0, np.int64), *lengths])
 
     def __len__(self) -> int:

@@ -102,11 +102,13 @@ def build_part(raw_rows: Sequence[Raw | BadRow], build: ExampleBuilder) -> Part:
         else:
             examples.append(built.example)
             num_cut += built.cut
-    counts = _counted(len(raw_rows), examples, num_cut, rejects)
+    counts = _counted(len(raw_rows), examples, num_cut, rejects, across=build.teacher is not None)
     return Part(examples, dict(sorted(rejects.items())), counts)
 
 
-def _counted(num_rows: int, examples: list[Example], num_cut: int, rejects: dict[int, Dropped]) -> Counts:
+def _counted(
+    num_rows: int, examples: list[Example], num_cut: int, rejects: dict[int, Dropped], *, across: bool
+) -> Counts:
     return Counts(
         rows=num_rows,
         kept=len(examples),
@@ -115,6 +117,7 @@ def _counted(num_rows: int, examples: list[Example], num_cut: int, rejects: dict
         teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
         learnt_tokens=sum(int(example.student.maskable.sum()) for example in examples),
         chunks=sum(example.num_chunks for example in examples),
+        without_chunks=sum(across and not example.num_chunks for example in examples),
         highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
         dropped=dict(sorted(Counter(reject.reason for reject in rejects.values()).items())),
     )

@@ -9,13 +9,14 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,27 +28,31 @@ from tide.data import (
     Counts,
     Manifest,
     Mixture,
+    PartReport,
     Plan,
     Shard,
     Source,
+    SourceCounts,
     check_chat_template,
     check_template_arguments,
     file_hash,
     mix,
     open_source,
-    read_json,
-    read_plan,
     read_row,
     rows_with_answer,
     tokenizer_fingerprint,
+    versions_here,
     write_json,
     write_shard,
     write_whole,
 )
+from tide.preparation.directory import clear_for, finished, keeps_parts, made_parts, part_name
 from tide.preparation.parts import build_part, builder_of, pairing_of, template_arguments
 from tide.preparation.tokenizers import load_tokenizers
 
 if TYPE_CHECKING:
+    from jaxtyping import Int32
+
     from tide.config import Recipe, SourceConfig
     from tide.preparation.examples import ExampleBuilder
     from tide.preparation.tokenizers import Tokenizers
@@ -82,16 +87,30 @@ class Preparation:
             tokenizers: of its method, where they are loaded.
             shard_rows: rows of the mixture a part.
         Raises:
-            ValueError: a tokenizer is unfit; a source is not there, or holds no rows.
+            ValueError: a tokenizer is unfit; the recipe names no source; one is not there, holds no rows, or
+                has no row in the mixture.
         """
         tokenizers = load_tokenizers(recipe) if tokenizers is None else tokenizers
         given = recipe.data.mixture
+        if not given:
+            raise ValueError(
+                "prepare: the recipe names neither data.train nor data.sources, so there are no rows to "
+                "prepare. Name one of them; without, training reads what data.prepared holds."
+            )
         sources = [_opened(source) for source in given]
         sizes, weights = [len(source) for source in sources], [s.weight for s in given]
         in_file_order = weights == [1.0]
         order = mix(
             sizes, weights, seed=recipe.data.mix_seed, total=recipe.data.num_rows, shuffle=not in_file_order
         )
+        taken = np.bincount(order.source, minlength=len(sources))
+        if not taken.all():
+            at = int(taken.argmin())
+            raise ValueError(
+                f"prepare: source {at} ({given[at].path!r}, {sizes[at]:,} rows at weight {weights[at]:g}) "
+                f"comes to none of the mixture's {len(order):,} rows. Raise data.num_rows or its weight, or "
+                "leave it out."
+            )
         preparation = cls(recipe, sources, order, shard_rows)
         preparation.tokenizers = tokenizers
         return preparation
@@ -141,8 +160,9 @@ class Preparation:
                 for given, source in zip(data.mixture, self.sources, strict=True)
             ],
             tokenizers=fingerprints(self.recipe, self.tokenizers),
-            options=layout_options(self.recipe) | {"mix_seed": data.mix_seed, "num_rows": data.num_rows},
+            options=layout_options(self.recipe) | mixing_options(self.recipe),
             shard_rows=self.shard_rows,
+            versions=versions_here(),
         )
 
     def write_part(self, number: int, directory: Path) -> Counts:
@@ -150,7 +170,7 @@ class Preparation:
         start = number * self.shard_rows
         raw = self.mixture.read(self.sources, start, start + self.shard_rows)
         part = build_part(raw, self.builder)
-        name = _part_name(number)
+        name = part_name(number)
         write_shard(directory / f"{name}.arrow", part.examples)
         lines = []
         for at, reject in part.rejects.items():
@@ -164,8 +184,19 @@ class Preparation:
         else:
             rejects.unlink(missing_ok=True)
         shard = Shard(f"{name}.arrow", len(part.examples), file_hash(directory / f"{name}.arrow"))
-        write_json(directory / f"{name}.json", {"counts": asdict(part.counts), "shard": asdict(shard)})
+        places = self.mixture.source[start : start + self.shard_rows]
+        report = PartReport(part.counts, shard, self._by_source(places, list(part.rejects)))
+        write_json(directory / f"{name}.json", asdict(report))
         return part.counts
+
+    def _by_source(self, places: Int32[np.ndarray, " n"], dropped: list[int]) -> list[SourceCounts]:
+        """Counts of every source: of the sources of some places, and of those of them that were dropped."""
+        read = np.bincount(places, minlength=len(self.sources))
+        lost = np.bincount(places[np.array(dropped, dtype=np.int64)], minlength=len(self.sources))
+        return [
+            SourceCounts(rows, rows - without, without)
+            for rows, without in zip(read.tolist(), lost.tolist(), strict=True)
+        ]
 
 
 def prepare(
@@ -175,6 +206,7 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
     shard_rows: int = SHARD_ROWS,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Writes the recipe's examples to `data.prepared`, or finishes what an interrupted call began.
 
@@ -186,26 +218,34 @@ def prepare(
         overwrite: replace what another recipe prepared there.
         progress: show a bar on stderr.
         shard_rows: rows of the mixture a shard; a process has one shard at a time in memory.
+        say: told, in a line, whether all or some of it was there before.
     Returns:
         The manifest, as it is on disk.
     Raises:
         ValueError: there is no `data.prepared`, a source or tokenizer is unfit, or the directory holds
-            something else; every row was dropped.
+            something else, or a part of it that other versions made; every row was dropped.
     """
     if recipe.data.prepared is None:
         raise ValueError("prepare: data.prepared says where the shards go, and is null. Name a directory.")
     directory = Path(recipe.data.prepared).expanduser()
     preparation = Preparation.of(recipe, shard_rows=shard_rows)
     plan = preparation.plan()
-    _clear_for(directory, plan, overwrite=overwrite)
+    clear_for(directory, plan, overwrite=overwrite)
     numbers = range(-(-len(preparation.mixture) // shard_rows))
-    missing = [number for number in numbers if not _is_made(directory, number)]
-    if not missing and (directory / MANIFEST_FILE).is_file():
-        return Manifest.read(directory)
+    reports = made_parts(directory, numbers)
+    if len(reports) == len(numbers) and (manifest := finished(directory, plan, reports)) is not None:
+        say(f"{directory} was already prepared; nothing is made again")
+        return manifest
+    if reports and not keeps_parts(directory, plan, overwrite=overwrite):
+        reports = {}
+    if reports:
+        say(f"{directory} holds {len(reports)} of {len(numbers)} shards already; going on")
+    missing = [number for number in numbers if number not in reports]
     # Made here first: a tokenizer that cannot be aligned is one error, before any process starts.
     assert preparation.builder is not None
     preparation.check_templates()
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
     write_json(directory / PLAN_FILE, asdict(plan))
     workers = min(len(missing), _num_processors() if workers is None else workers)
     with _bar(shown=progress) as bar:
@@ -213,11 +253,12 @@ def prepare(
         bar.advance(task, len(preparation.mixture) - sum(map(preparation.rows_of, missing)))
         for counts in _made(preparation, missing, directory, workers):
             bar.advance(task, counts.rows)
-    reports = [read_json(directory / f"{_part_name(number)}.json") for number in numbers]
+    parts = [PartReport.read(directory / f"{part_name(number)}.json") for number in numbers]
     manifest = Manifest(
         plan,
-        Counts.total(Counts(**report["counts"]) for report in reports),
-        [Shard(**report["shard"]) for report in reports],
+        Counts.total(part.counts for part in parts),
+        [part.shard for part in parts],
+        SourceCounts.total(part.sources for part in parts),
     )
     if not manifest.counts.kept:
         raise ValueError(nothing_kept(manifest.counts))
@@ -254,6 +295,11 @@ def layout_options(recipe: Recipe) -> dict[str, object]:
             "chunk_max_tokens": recipe.data.chunk_max_tokens,
         }
     return options
+
+
+def mixing_options(recipe: Recipe) -> dict[str, object]:
+    """What decides which rows are taken of the sources, and their order, by the recipe's names."""
+    return {"mix_seed": recipe.data.mix_seed, "num_rows": recipe.data.num_rows}
 
 
 def nothing_kept(counts: Counts) -> str:
@@ -302,40 +348,6 @@ def _write_part(number: int) -> Counts:
     assert _job is not None
     preparation, directory = _job
     return preparation.write_part(number, directory)
-
-
-def _clear_for(directory: Path, plan: Plan, *, overwrite: bool) -> None:
-    """Makes sure that the directory holds nothing but parts of this plan; clears another's out if it may."""
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"prepare: data.prepared {str(directory)!r} is a file. Name a directory.")
-    there = read_plan(directory)
-    if there is None:
-        if directory.is_dir() and any(directory.iterdir()):
-            raise ValueError(
-                f"prepare: {str(directory)!r} holds files that are no prepared data. Name another directory."
-            )
-        return
-    changed = plan.differences(there)
-    if not changed:
-        return
-    if not overwrite:
-        raise ValueError(
-            f"prepare: {str(directory)!r} holds data prepared with other {', '.join(changed)}. Pass "
-            "--overwrite to replace it, or name another data.prepared."
-        )
-    (directory / MANIFEST_FILE).unlink(missing_ok=True)
-    for pattern in ("part-*.arrow", "part-*.json", "part-*.rejects.jsonl", "*.new", PLAN_FILE):
-        for file in directory.glob(pattern):
-            file.unlink()
-
-
-def _is_made(directory: Path, number: int) -> bool:
-    report, shard = (directory / f"{_part_name(number)}.{suffix}" for suffix in ("json", "arrow"))
-    return report.is_file() and shard.is_file() and read_json(report)["shard"]["sha256"] == file_hash(shard)
-
-
-def _part_name(number: int) -> str:
-    return f"part-{number:05d}"
 
 
 def _opened(given: SourceConfig) -> Source:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.data import Counts, Manifest, ShardedExamples, open_source
+from tide.config import SourceConfig
+from tide.data import MANIFEST_FILE, Counts, Manifest, ShardedExamples, different_keys, open_source
 from tide.preparation.held_out import check_held_out
 from tide.preparation.parts import build_part, builder_of, pairing_of, student_builder
-from tide.preparation.prepare import Preparation, fingerprints, layout_options, nothing_kept
+from tide.preparation.prepare import (
+    Preparation,
+    fingerprints,
+    layout_options,
+    mixing_options,
+    nothing_kept,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tide.batch import Example
     from tide.config import Recipe
@@ -37,14 +45,21 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
     """The recipe's examples for both sides of its method.
 
     Args:
-        recipe: with `data.prepared`, shards are read; without, its sources are.
+        recipe: with `data.prepared`, shards are read; without, its sources are. One that names no source
+            takes the shards of any.
         tokenizers: of its method.
     Raises:
-        ValueError: the shards are not there, or were made with another tokenizer or other lengths; or no row
-            makes an example.
+        ValueError: the shards are not there, were made from other sources, with another tokenizer or other
+            lengths, or are not what was prepared; or no row makes an example.
     """
     if recipe.data.prepared is not None:
         directory = Path(recipe.data.prepared).expanduser()
+        if not recipe.data.mixture and not (directory / MANIFEST_FILE).is_file():
+            raise ValueError(
+                f"prepared data: {str(directory)!r} holds none that is finished, and the recipe names "
+                "neither data.train nor data.sources to prepare. Correct data.prepared, or name one of them "
+                "and run `tide prepare`."
+            )
         manifest = Manifest.read(directory)
         _check_manifest(manifest, recipe, tokenizers)
         examples = manifest.examples(directory, shared=pairing_of(recipe) == "same")
@@ -87,27 +102,42 @@ def _fingerprint(examples: Sequence[Example]) -> str:
 
 
 def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) -> None:
-    where = f"the data in {recipe.data.prepared!r}"
-    if pairing_of(recipe) == "cross" and manifest.plan.sides != "both":
+    where, plan = f"the data in {recipe.data.prepared!r}", manifest.plan
+    if pairing_of(recipe) == "cross" and plan.sides != "both":
         raise ValueError(
             f"prepared data: method {recipe.method} needs chunks of two tokenizers, and {where} has the "
             "student's tokens alone. Run `tide prepare` with this recipe and another data.prepared."
         )
     for role, fingerprint in fingerprints(recipe, tokenizers).items():
-        there = manifest.plan.tokenizers.get(role)
+        there = plan.tokenizers.get(role)
         if there != fingerprint:
             raise ValueError(
                 f"prepared data: {where} was made with another {role} tokenizer ({str(there)[:12]}..., this "
                 f"one is {fingerprint[:12]}...): its ids mean something else. Run `tide prepare` with this "
                 "recipe and another data.prepared."
             )
-    wanted = layout_options(recipe)
-    changed = {
-        key: manifest.plan.options.get(key) for key in wanted if manifest.plan.options.get(key) != wanted[key]
-    }
-    if changed:
-        there_here = ", ".join(f"{key} {there!r} (here {wanted[key]!r})" for key, there in changed.items())
-        raise ValueError(
-            f"prepared data: {where} was made with {there_here}. Run `tide prepare` with this recipe and "
-            "another data.prepared, or use the recipe that it was made with."
-        )
+    layout, mixing = layout_options(recipe), mixing_options(recipe)
+    rows: dict[str, object] = {}
+    rows_made: dict[str, object] = {}
+    if recipe.data.mixture:
+        rows = _declared([asdict(source) for source in recipe.data.mixture]) | mixing
+        rows_made = _declared(plan.sources) | {key: plan.options.get(key) for key in mixing}
+    wanted = layout | rows
+    made = {key: plan.options.get(key) for key in layout} | rows_made
+    changed = different_keys(made, wanted)
+    if not changed:
+        return
+    made_here = ", ".join(f"{key} {made.get(key)!r} (here {wanted.get(key)!r})" for key in changed)
+    remedy = "or use the recipe that it was made with."
+    if not layout.keys() & set(changed):
+        remedy += " To train on it whatever its rows are, name neither data.train nor data.sources."
+    raise ValueError(
+        f"prepared data: {where} was made with {made_here}. Run `tide prepare` with this recipe and "
+        f"another data.prepared, {remedy}"
+    )
+
+
+def _declared(sources: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """What a recipe says of its sources, by dotted key; what stands in a plan beside it is left out."""
+    names = [entry.name for entry in fields(SourceConfig)]
+    return {f"sources.{at}.{name}": source.get(name) for at, source in enumerate(sources) for name in names}

@@ -1,0 +1,90 @@
+"""What became of the rows of sources, and what is in the examples that they make."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of rows, and what is in the examples.
+
+    Attributes:
+        rows: read; kept plus all that were dropped.
+        kept: examples.
+        cut: of those, how many end before their text does.
+        dropped: rows by reason.
+        student_tokens, teacher_tokens: of the examples, filling included.
+        learnt_tokens: of the student's, those that a loss reads.
+        chunks: of all examples.
+        without_chunks: examples of two tokenizers that have no chunk at all.
+        highest_id: largest of the student's token ids; -1 without examples.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    cut: int = 0
+    student_tokens: int = 0
+    teacher_tokens: int = 0
+    learnt_tokens: int = 0
+    chunks: int = 0
+    without_chunks: int = 0
+    highest_id: int = -1
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        line = f"{self.rows:,} rows, {self.kept:,} examples"
+        notes = [f"{self.cut:,} cut at max_length"] if self.cut else []
+        if self.without_chunks:
+            notes.append(f"{self.without_chunks:,} without chunks")
+        if notes:
+            line += f" ({', '.join(notes)})"
+        line += f", {self.student_tokens:,} student tokens, {self.learnt_tokens:,} of them learnt"
+        if self.chunks:
+            line += f", {self.chunks:,} chunks"
+        return line + self.dropped_by_reason
+
+    @property
+    def dropped_by_reason(self) -> str:
+        """The end of a line: rows dropped by reason; empty without any."""
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.dropped.items())
+        return f"; dropped: {reasons}" if reasons else ""
+
+    @classmethod
+    def total(cls, parts: Iterable[Counts]) -> Counts:
+        """The sum, reasons in alphabetical order."""
+        sums: Counter[str] = Counter()
+        dropped: Counter[str] = Counter()
+        highest = -1
+        for part in parts:
+            values = asdict(part)
+            dropped.update(values.pop("dropped"))
+            highest = max(highest, values.pop("highest_id"))
+            sums.update(values)
+        return cls(**sums, highest_id=highest, dropped=dict(sorted(dropped.items())))
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What became of one source's rows: those read are kept or dropped."""
+
+    rows: int
+    kept: int
+    dropped: int
+
+    @classmethod
+    def total(cls, parts: Iterable[Sequence[SourceCounts]]) -> list[SourceCounts]:
+        """The sums over parts, each of which counts the same sources in the same order."""
+        return [
+            cls(
+                sum(part.rows for part in of_source),
+                sum(part.kept for part in of_source),
+                sum(part.dropped for part in of_source),
+            )
+            for of_source in zip(*parts, strict=True)
+        ]
