@@ -11,6 +11,7 @@ import torch
 
 from tests.preparation.prepared import files, prepare, recipe_of
 from tests.tiny import ROWS
+from tide.config import Recipe
 from tide.data import Manifest, ShardedExamples, SourceCounts, write_json
 from tide.preparation import load_tokenizers, training_data
 from tide.preparation.prepare import Preparation, _made
