@@ -20,7 +20,7 @@ from tide.alignment.token_spans import Respelling, TokenSpans
 from tide.alignment.units import Layout, Literal, UnitTable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jaxtyping import Bool, Int64
 
@@ -95,13 +95,26 @@ def find_literals(
     for (first, after), (start, end) in zip(pairwise(borders), pairwise(texts.chars.tolist()), strict=True):
         if first < after:
             present = sorted(set(found_ids[first:after]), key=lambda id_: (-len(added[id_].content), id_))
-            pattern = "|".join(f"({_pattern(added[token_id])})" for token_id in present)
-            for match in re.finditer(pattern, texts.text[start:end]):
-                token_id = present[(match.lastindex or 1) - 1]
-                if match.start() < match.end():
-                    place = start + match.start(), start + match.end()
-                    literals.append(Literal(*place, token_id, spelled[token_id]))
+            for found_start, found_end, token_id in _found(
+                texts.text[start:end], [added[id_] for id_ in present]
+            ):
+                literals.append(Literal(start + found_start, start + found_end, token_id, spelled[token_id]))
     return literals
+
+
+def _found(text: str, present: Sequence[AddedToken]) -> Iterator[tuple[int, int, int]]:
+    """Where added tokens stand, and which; the first in `present` of those that begin at one place."""
+    if any(token.single_word or token.lstrip or token.rstrip for token in present):
+        pattern = "|".join(f"({_pattern(token)})" for token in present)
+        matches = re.finditer(pattern, text)
+        found = ((match.span(), present[(match.lastindex or 1) - 1].token_id) for match in matches)
+    else:  # Without groups, what they begin with in common is searched for first.
+        ids = {token.content: token.token_id for token in reversed(present)}
+        pattern = "|".join(re.escape(token.content) for token in present)
+        found = ((match.span(), ids[match.group()]) for match in re.finditer(pattern, text))
+    for (start, end), token_id in found:
+        if start < end:
+            yield start, end, token_id
 
 
 def _pattern(token: AddedToken) -> str:
@@ -190,7 +203,8 @@ def _token_starts(
     has_text: Bool[np.ndarray, " U1"],
 ) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
     """Where tokens that begin at these stream offsets begin in the text: behind all that was dropped."""
-    unit = np.searchsorted(layout.stream_offsets, offsets, side="right") - 1
+    # Behind the last byte there is the end of the text.
+    unit = np.append(layout.stretch_at, len(layout.changed))[offsets]
     inner = offsets - layout.stream_offsets[unit]
     is_changed, has_text = is_changed[unit], has_text[unit]
     places = layout.text_offsets[unit] + np.where(is_changed, 0, inner)
@@ -204,7 +218,7 @@ def _token_ends(
     has_text: Bool[np.ndarray, " U1"],
 ) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
     """Where tokens that end at these stream offsets end in the text: before all that was dropped."""
-    after = np.searchsorted(layout.stream_offsets, offsets, side="left")
+    after = np.append(np.int64(0), layout.stretch_at + 1)[offsets]
     missing = layout.stream_offsets[after] - offsets  # positive inside the unit before
     inner = np.where(missing > 0, offsets - layout.stream_offsets[after - 1], 0)
     is_changed, has_text = is_changed[after - 1], has_text[after - 1]
@@ -231,21 +245,23 @@ def _match_literals(
         ValueError: the tokens go on behind a literal text that none of them stands for.
     """
     token_ids = np.array([literal.token_id for literal in literals], dtype=np.int64)
-    candidates = np.flatnonzero(np.isin(tokens.ids, token_ids))
-    offsets = tokens.starts[candidates].tolist()
+    found = np.flatnonzero(np.isin(tokens.ids, token_ids))
+    candidates, ids, offsets = found.tolist(), tokens.ids[found].tolist(), tokens.starts[found].tolist()
     of_text = np.searchsorted(texts.chars, [literal.start for literal in literals], side="right") - 1
     first_tokens = tokens.borders[of_text].tolist()
     matched, at = [], 0
-    for literal, unit, first in zip(literals, layout.literals.tolist(), first_tokens, strict=True):
-        offset = int(layout.stream_offsets[unit])
+    places = layout.stream_offsets[layout.literals].tolist()
+    for literal, unit, offset, first in zip(
+        literals, layout.literals.tolist(), places, first_tokens, strict=True
+    ):
         while at < len(candidates) and (
             offsets[at] < offset
             or candidates[at] < first
-            or (offsets[at] == offset and tokens.ids[candidates[at]] != literal.token_id)
+            or (offsets[at] == offset and ids[at] != literal.token_id)
         ):
             at += 1
         if at < len(candidates) and offsets[at] == offset:
-            matched.append((int(candidates[at]), unit))
+            matched.append((candidates[at], unit))
             at += 1
         elif offset < len(tokens.stream):
             raise ValueError(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,11 +29,11 @@ NUM_CODE_POINTS = 0x110000
 BYTES_PER_COPY = 16
 # Longer units are not cut between two characters that are the same.
 MAX_CUT_RUN = 16
+MAX_UNITS = 1 << 18
 UNSEEN, ALONE, JOINS, BLANK = range(4)  # kinds of characters
 
 
-@dataclass(frozen=True)
-class Literal:
+class Literal(NamedTuple):
     """An added token's place in a text, in characters, and the bytes that the token stands for."""
 
     start: int
@@ -64,6 +65,11 @@ class Layout:
     stream: bytes
     literals: Int64[np.ndarray, " O"]
 
+    @cached_property
+    def stretch_at(self) -> Int64[np.ndarray, " S"]:
+        """[S] int64: the stretch that each byte of the stream is in."""
+        return np.repeat(np.arange(len(self.changed)), np.diff(self.stream_offsets))
+
 
 if TYPE_CHECKING:
     # Numbers of characters; bytes where all are ASCII.
@@ -75,7 +81,7 @@ if TYPE_CHECKING:
 
 
 class UnitTable:
-    """The units that one tokenizer's texts were made of so far. It grows with the texts that it sees."""
+    """The units that one tokenizer's texts were made of so far, up to MAX_UNITS; then it begins anew."""
 
     def __init__(self, speller: Speller) -> None:
         self.speller = speller
@@ -86,6 +92,8 @@ class UnitTable:
         self._spelled: list[bytes] = []
         self._changed: list[bool] = []
         self._long: dict[tuple[str, bool, bool, bool, bool], list[tuple[int, int]]] = {}
+        self._beginning: dict[tuple[str, bool, bool], tuple[int | None, int]] = {}
+        self._end: dict[str, int | None] = {}
         self._arrays: _Arrays | None = None
         self._kinds: Int8[np.ndarray, " C"] | None = None
         self._singles: Int32[np.ndarray, " C"] | None = None
@@ -106,6 +114,8 @@ class UnitTable:
             literals: added tokens that stand in the texts, in order, apart.
             joined: characters at which no unit may begin; no text begins at one.
         """
+        if len(self._spelled) + len(self._long) > MAX_UNITS:
+            self._reset()
         text, data = texts.text, texts.data
         text_starts = set(texts.chars[:-1].tolist())
         points, byte_at = _characters(text, data)
@@ -125,17 +135,21 @@ class UnitTable:
 
         prefix_units, prefix_ids = [], []
         edges = np.append(firsts, len(points))
-        for start, end in segments:
-            first, last = np.searchsorted(firsts, [start, end - 1], side="right").tolist()
-            first, last = first - 1, last - 1
-            unit, is_at_start = text[start : edges[first + 1]], start in text_starts
-            prefix, spelled = self.speller.at_beginning(unit, at_start=is_at_start, is_last=first == last)
-            units[first] = self._intern(unit, spelled)
-            if prefix:
+        inner = np.array(segments, dtype=np.int64).reshape(-1, 2) - (0, 1)
+        outer = np.searchsorted(firsts, inner, side="right") - 1
+        seconds, lasts = edges[outer[:, 0] + 1].tolist(), edges[outer[:, 1]].tolist()
+        for (start, end), (first, last), second, last_start in zip(
+            segments, outer.tolist(), seconds, lasts, strict=True
+        ):
+            prefix, units[first] = self._at_beginning(
+                text[start:second], at_start=start in text_starts, is_last=first == last
+            )
+            if prefix is not None:
                 prefix_units.append(first)
-                prefix_ids.append(self._intern("", prefix))
+                prefix_ids.append(prefix)
             if last > first:
-                units[last] = self._at_end(text[edges[last] : end], int(units[last]))
+                at_end = self._at_end(text[last_start:end])
+                units[last] = units[last] if at_end is None else at_end
         chars = edges
         if prefix_units:
             inserted = np.array(prefix_units, dtype=np.int64)
@@ -273,9 +287,21 @@ class UnitTable:
         spelled = self.speller.inside(unit)
         return self.speller.whole(unit, at_start=False) if spelled is None else spelled
 
-    def _at_end(self, unit: str, otherwise: int) -> int:
-        spelled = self.speller.at_end(unit)
-        return otherwise if spelled is None else self._intern(unit, spelled)
+    def _at_beginning(self, unit: str, *, at_start: bool, is_last: bool) -> tuple[int | None, int]:
+        """The prefix that a unit gets where a text begins, if any, and what is read for it there."""
+        key = unit, at_start, is_last
+        if key not in self._beginning:
+            prefix, spelled = self.speller.at_beginning(unit, at_start=at_start, is_last=is_last)
+            prefix_id = self._intern("", prefix) if prefix else None
+            self._beginning[key] = prefix_id, self._intern(unit, spelled)
+        return self._beginning[key]
+
+    def _at_end(self, unit: str) -> int | None:
+        """What is read for a unit at the end of a text; None if that is as elsewhere."""
+        if unit not in self._end:
+            spelled = self.speller.at_end(unit)
+            self._end[unit] = None if spelled is None else self._intern(unit, spelled)
+        return self._end[unit]
 
     def _intern(self, unit: str, spelled: bytes) -> int:
         unit_id = self._ids.setdefault((unit, spelled), len(self._spelled))
