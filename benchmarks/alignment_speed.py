@@ -2,9 +2,10 @@
 
     python -m benchmarks.alignment_speed [--tokens 400000] [--repeats 7]
 
-Text is the source of the standard library, whole and in rows; the tokenizers are trained on some of it. Time
-to align is that of both sides' spans and their chunks, once ids exist. Tokens per second count the tokens of
-both sides. All figures are medians of one run, in one thread.
+Text is the source of the standard library: in one piece, in rows of 4,000 characters, and as chats of three
+questions and answers of 400 characters each. The tokenizers are trained on some of it. Time to align is that of
+both sides' spans and their chunks, once ids exist, as `tide prepare` does it: many rows in one pass. Tokens per
+second count the tokens of both sides. All figures are medians of one run, in one thread.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from tide.alignment import ByteTable, ChunkAlignment, align_spans
+from tide.data import Conversation, Message
+from tide.preparation import Dropped, align_answers, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROW = 4000  # characters of a short text, some 1,000 tokens
+TURN = 400  # characters of a message
 SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -121,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [whole[start : start + ROW] for start in range(0, len(whole), ROW)]
         for kind, texts in (("long", [whole]), ("rows", rows)):
             print(f"| {name} | {kind} | " + measured(pair, texts, options.repeats))
+        print(f"| {name} | chats | " + measured_chats(pair, whole, options.repeats))
     return 0
 
 
@@ -157,40 +163,78 @@ def tokenizer_pairs(sample: str) -> dict[str, tuple[Tokenizer, Tokenizer]]:
 
 
 def measured(pair: tuple[Tokenizer, Tokenizer], texts: list[str], repeats: int) -> str:
-    """Cells of a row of the table."""
+    """Cells of a row of the table: texts aligned in one pass."""
     tables = [ByteTable.from_tokenizer(tokenizer) for tokenizer in pair]
-    ids = [[np.array(tokenizer.encode(text).ids) for tokenizer in pair] for text in texts]
+    ids = [[np.array(tokenizer.encode(text).ids) for text in texts] for tokenizer in pair]
     lists = [[row.tolist() for row in rows] for rows in ids]
+    borders = np.cumsum([0, *(len(text.encode()) for text in texts)])
 
     def tokenize() -> None:
-        for text in texts:
-            for tokenizer in pair:
+        for tokenizer in pair:
+            for text in texts:
                 tokenizer.encode(text)
 
-    def align() -> list[ChunkAlignment]:
-        return [
-            align_spans(tables[0].spans(text, student), tables[1].spans(text, teacher))
-            for text, (student, teacher) in zip(texts, ids, strict=True)
-        ]
+    def align() -> ChunkAlignment:
+        spans = [table.spans_of(texts, rows) for table, rows in zip(tables, ids, strict=True)]
+        return align_spans(*spans, borders=borders)
 
     def loop() -> list[tuple[list[int], list[int], int]]:
-        return [two_pointers(one, other, tables[0].tokens, tables[1].tokens) for one, other in lists]
+        both = zip(*lists, strict=True)
+        return [two_pointers(one, other, tables[0].tokens, tables[1].tokens) for one, other in both]
 
     timed: dict[str, Callable[[], object]] = {"tokenize": tokenize, "align": align}
     if all(table.spells_text for table in tables):
         timed["loop"] = loop
-        for got, expected in zip(align(), loop(), strict=True):
-            assert (got.student_chunks.tolist(), got.teacher_chunks.tolist()) == expected[:2]
-    seconds = medians(repeats, **timed)
-    count, tokenized, aligned = (
-        sum(len(row) for rows in ids for row in rows),
-        seconds["tokenize"],
-        seconds["align"],
+        assert align().num_chunks == sum(num_chunks for *_, num_chunks in loop())
+    return cells(medians(repeats, **timed), sum(len(row) for rows in ids for row in rows))
+
+
+def measured_chats(pair: tuple[Tokenizer, Tokenizer], text: str, repeats: int) -> str:
+    """The same for conversations, whose answers are aligned."""
+    student, teacher = map(chat_tokenizer, pair)
+    tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
+    parts = [text[start : start + TURN] for start in range(0, len(text), TURN)]
+    rows = [
+        Conversation(tuple(map(Message, ("user", "assistant") * 3, parts[start : start + 6])))
+        for start in range(0, len(parts) - 5, 6)
+        if all(part.strip() for part in parts[start : start + 6])
+    ]
+    pairs = [pair for pair in read_pairs(rows, student, teacher, {}) if not isinstance(pair, Dropped)]
+    rendered = [[side.rendered.text for side in sides] for sides in zip(*pairs, strict=True)]
+
+    def tokenize() -> None:
+        for tokenizer, of_side in zip((student, teacher), rendered, strict=True):
+            for row in of_side:
+                tokenizer.backend_tokenizer.encode(row, add_special_tokens=False)
+
+    def align() -> object:
+        return align_answers(pairs, tables)
+
+    assert len(pairs) == len(rows) and not any(
+        isinstance(row, Dropped) for row in align_answers(pairs, tables)
     )
+    num_tokens = sum(len(side.tokens.token_ids) for sides in pairs for side in sides)
+    return cells(medians(repeats, tokenize=tokenize, align=align), num_tokens)
+
+
+def chat_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """With a chat template, and the special tokens of it."""
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.add_special_tokens({"eos_token": "<|end|>", "additional_special_tokens": ["<|turn|>"]})
+    fast.chat_template = (
+        "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+    )
+    return fast
+
+
+def cells(seconds: dict[str, float], num_tokens: int) -> str:
+    """Of a row of the table, from median seconds."""
+    tokenized, aligned = seconds["tokenize"], seconds["align"]
     looped = f"{seconds['loop']:.3f} | {seconds['loop'] / aligned:.1f}" if "loop" in seconds else "- | -"
     return (
-        f"{count:,} | {tokenized:.3f} | {aligned:.4f} | {aligned / tokenized:.1%} "
-        f"| {count / aligned / 1e6:.1f} M | {looped} |"
+        f"{num_tokens:,} | {tokenized:.3f} | {aligned:.4f} | {aligned / tokenized:.1%} "
+        f"| {num_tokens / aligned / 1e6:.1f} M | {looped} |"
     )
 
 
