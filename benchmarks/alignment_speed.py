@@ -3,9 +3,9 @@
     python -m benchmarks.alignment_speed [--tokens 400000] [--repeats 7]
 
 Text is the source of the standard library: in one piece, in rows of 4,000 characters, and as chats of three
-questions and answers of 400 characters each. The tokenizers are trained on some of it. Time to align is that of
-both sides' spans and their chunks, once ids exist, as `tide prepare` does it: many rows in one pass. Tokens per
-second count the tokens of both sides. All figures are medians of one run, in one thread.
+questions and answers of 400 characters each. The tokenizers are trained on some of it. Time to align is that
+of both sides' spans and their chunks, once ids exist, as `tide prepare` does it: many rows in one pass.
+Tokens per second count the tokens of both sides. All figures are medians of one run, in one thread.
 """
 
 from __future__ import annotations
