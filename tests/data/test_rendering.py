@@ -289,6 +289,14 @@ def test_a_template_is_read_when_it_is_used():
     assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b<|im_end|>"]
 
 
+def test_special_tokens_are_those_of_the_moment():
+    tokenizer = tokenizer_with("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
+    tokenizer.eos_token = "</s>"
+    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b</s>"]
+    tokenizer.eos_token = "<|eot_id|>"
+    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b<|eot_id|>"]
+
+
 def test_arguments_of_the_template():
     tokenizer = tokenizer_with("{{ date }}|{% for m in messages %}{{ m.content }}</s>{% endfor %}")
     assert render(chat("a", "b"), tokenizer, {"date": "1 May"}).text == "1 May|a</s>b</s>"

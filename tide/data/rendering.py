@@ -284,13 +284,15 @@ def _chat_template(tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, A
             f"render: {_name(tokenizer)} has no chat template, and a row is a conversation. Set "
             "tokenizer.chat_template, or give rows of prompt and completion."
         ) from None
-    return _cached_template(source, tokenizer, len(tokenizer), json.dumps(arguments or {}, sort_keys=True))
+    state = json.dumps([len(tokenizer), tokenizer.special_tokens_map], default=str)
+    return _cached_template(source, tokenizer, state, json.dumps(arguments or {}, sort_keys=True))
 
 
 @lru_cache(maxsize=8)
 def _cached_template(
-    source: str, tokenizer: PreTrainedTokenizerFast, num_tokens: int, arguments: str
+    source: str, tokenizer: PreTrainedTokenizerFast, state: str, arguments: str
 ) -> _ChatTemplate:
+    """For one state of the tokenizer: its special tokens may change."""
     return _ChatTemplate(source, tokenizer, json.loads(arguments))
 
 
