@@ -13,7 +13,7 @@ from tide.config import Recipe
 from tide.data import Conversation, Message, TextRow, open_source
 from tide.inspection import Aligner, MixedRows, sampled, typed_row
 from tide.preparation import Dropped
-from tide.preparation.prepare import Preparation
+from tide.preparation.recipe_data import Preparation
 
 
 def test_a_text_is_plain():

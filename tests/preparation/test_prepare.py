@@ -14,10 +14,13 @@ from tests.tiny import ROWS
 from tide.config import Recipe
 from tide.data import Manifest, ShardedExamples, SourceCounts, write_json
 from tide.preparation import load_tokenizers, training_data
-from tide.preparation.prepare import Preparation, _made
+from tide.preparation.prepare import _made
+from tide.preparation.recipe_data import Preparation
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PREPARE = import_module("tide.preparation.prepare")  # the package has a function of this name
 
 
 def equal(one, other) -> bool:
@@ -101,15 +104,15 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
     for file in (tmp_path / "prepared").iterdir():
         file.unlink()
 
-    whole, made = Preparation.write_part, []
+    whole, made = PREPARE.write_part, []
 
-    def until_the_second(self, number, directory):
+    def until_the_second(preparation, number, directory):
         if len(made) == 1:
             raise KeyboardInterrupt
         made.append(number)
-        return whole(self, number, directory)
+        return whole(preparation, number, directory)
 
-    monkeypatch.setattr(Preparation, "write_part", until_the_second)
+    monkeypatch.setattr(PREPARE, "write_part", until_the_second)
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe, workers=1)
     with pytest.raises(ValueError, match=r"manifest\.json' is not finished"):
@@ -118,7 +121,7 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
 
     again = []
     monkeypatch.setattr(
-        Preparation, "write_part", lambda self, n, where: (again.append(n), whole(self, n, where))[1]
+        PREPARE, "write_part", lambda given, n, where: (again.append(n), whole(given, n, where))[1]
     )
     said = []
     prepare(recipe, workers=1, say=said.append)
@@ -163,10 +166,10 @@ def test_no_manifest_stands_beside_shards_that_are_being_made(tiny_checkpoints, 
     prepare(recipe, workers=1)
     (tmp_path / "prepared" / "part-00001.arrow").write_bytes(b"torn")
 
-    def interrupted(self, number, directory):
+    def interrupted(preparation, number, directory):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Preparation, "write_part", interrupted)
+    monkeypatch.setattr(PREPARE, "write_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe, workers=1)
     assert not (tmp_path / "prepared" / "manifest.json").exists()
@@ -340,7 +343,7 @@ def test_shards_with_another_limit_on_chunks_are_refused(tiny_checkpoints, tmp_p
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, monkeypatch, side):
     opened = []
-    module = import_module("tide.preparation.prepare")  # the package has a function of this name
+    module = import_module("tide.preparation.recipe_data")
     monkeypatch.setattr(module, "open_source", lambda *args, **kwargs: opened.append(args))
     values = recipe_of(tiny_checkpoints, tmp_path).to_dict()
     values[side]["tokenizer"] = str(tmp_path / "nowhere")
@@ -352,7 +355,7 @@ def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, mon
 def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     recipe, loaded = recipe_of(tiny_checkpoints, tmp_path), []
     whole = load_tokenizers
-    module = import_module("tide.preparation.prepare")
+    module = import_module("tide.preparation.recipe_data")
     monkeypatch.setattr(module, "load_tokenizers", lambda given: (loaded.append(1), whole(given))[1])
     prepare(recipe, workers=1)
     assert len(loaded) == 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from tide.data import BadRow, Mixture, TextRow, parse_row, read_row
 from tide.preparation import Dropped
-from tide.preparation.prepare import Preparation
+from tide.preparation.recipe_data import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -121,3 +121,16 @@ def _counted(
         highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
         dropped=dict(sorted(Counter(reject.reason for reject in rejects.values()).items())),
     )
+
+
+def nothing_kept(counts: Counts) -> str:
+    """The error of data of which no row is left.
+
+    Args:
+        counts: of what was read.
+    """
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
+    return (
+        f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). Correct the data, or raise "
+        "data.max_length."
+    )

@@ -5,14 +5,12 @@ sources -> mixture -> parts, each made by one process -> manifest
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,179 +22,24 @@ from tide.data import (
     MANIFEST_FILE,
     PLAN_FILE,
     BadRow,
-    Conversation,
     Counts,
     Manifest,
-    Mixture,
     PartReport,
-    Plan,
     Shard,
-    Source,
     SourceCounts,
-    check_chat_template,
-    check_template_arguments,
     file_hash,
-    mix,
-    open_source,
-    read_row,
-    rows_with_answer,
-    tokenizer_fingerprint,
-    versions_here,
     write_json,
     write_shard,
     write_whole,
 )
 from tide.preparation.directory import clear_for, finished, keeps_parts, made_parts, part_name
-from tide.preparation.parts import build_part, builder_of, pairing_of, template_arguments
-from tide.preparation.tokenizers import load_tokenizers
+from tide.preparation.parts import build_part, nothing_kept
+from tide.preparation.recipe_data import SHARD_ROWS, Preparation
 
 if TYPE_CHECKING:
     from jaxtyping import Int32
 
-    from tide.config import Recipe, SourceConfig
-    from tide.preparation.examples import ExampleBuilder
-    from tide.preparation.tokenizers import Tokenizers
-
-SHARD_ROWS = 4096
-
-
-@dataclass
-class Preparation:
-    """A recipe's data and what reads it: everything that a part is made from.
-
-    Attributes:
-        recipe: what to prepare, and where to.
-        sources: in the recipe's order.
-        mixture: the order of their rows.
-        shard_rows: rows of the mixture a part.
-    """
-
-    recipe: Recipe
-    sources: list[Source]
-    mixture: Mixture
-    shard_rows: int = SHARD_ROWS
-
-    @classmethod
-    def of(
-        cls, recipe: Recipe, *, tokenizers: Tokenizers | None = None, shard_rows: int = SHARD_ROWS
-    ) -> Preparation:
-        """Opens the recipe's sources, which may take minutes, and before them its tokenizers.
-
-        Args:
-            recipe: what to prepare.
-            tokenizers: of its method, where they are loaded.
-            shard_rows: rows of the mixture a part.
-        Raises:
-            ValueError: a tokenizer is unfit; the recipe names no source; one is not there, holds no rows, or
-                has no row in the mixture.
-        """
-        tokenizers = load_tokenizers(recipe) if tokenizers is None else tokenizers
-        given = recipe.data.mixture
-        if not given:
-            raise ValueError(
-                "prepare: the recipe names neither data.train nor data.sources, so there are no rows to "
-                "prepare. Name one of them; without, training reads what data.prepared holds."
-            )
-        sources = [_opened(source) for source in given]
-        sizes, weights = [len(source) for source in sources], [s.weight for s in given]
-        in_file_order = weights == [1.0]
-        order = mix(
-            sizes, weights, seed=recipe.data.mix_seed, total=recipe.data.num_rows, shuffle=not in_file_order
-        )
-        taken = np.bincount(order.source, minlength=len(sources))
-        if not taken.all():
-            at = int(taken.argmin())
-            raise ValueError(
-                f"prepare: source {at} ({given[at].path!r}, {sizes[at]:,} rows at weight {weights[at]:g}) "
-                f"comes to none of the mixture's {len(order):,} rows. Raise data.num_rows or its weight, or "
-                "leave it out."
-            )
-        preparation = cls(recipe, sources, order, shard_rows)
-        preparation.tokenizers = tokenizers
-        return preparation
-
-    @cached_property
-    def tokenizers(self) -> Tokenizers:
-        """Loaded in the process that asks."""
-        return load_tokenizers(self.recipe)
-
-    @cached_property
-    def builder(self) -> ExampleBuilder:
-        """Made in the process that asks."""
-        return builder_of(self.recipe, self.tokenizers)
-
-    def check_templates(self) -> None:
-        """Of the tokenizers that read conversations, where a source begins with one; and all arguments.
-
-        Raises:
-            ValueError: one has no chat template, it does not work, or never reads an argument.
-        """
-        firsts = [read_row(source.rows([0])[0]) for source in self.sources]
-        has_conversations = any(isinstance(row, Conversation) for row in firsts)
-        tokenizers = self.tokenizers.by_role()
-        for role, arguments in template_arguments(self.recipe).items():
-            tokenizer = tokenizers[role]
-            if has_conversations:
-                check_chat_template(tokenizer, arguments)
-            if has_conversations or (arguments and tokenizer.chat_template):
-                check_template_arguments(
-                    tokenizer.get_chat_template(),
-                    arguments,
-                    tokenizer.special_tokens_map,
-                    key=f"{role}.template_arguments",
-                )
-
-    def rows_of(self, number: int) -> int:
-        """How many rows of the mixture a part is made from."""
-        return min(self.shard_rows, len(self.mixture) - number * self.shard_rows)
-
-    def plan(self) -> Plan:
-        """Everything that the shards follow from. Reads the sources once."""
-        data = self.recipe.data
-        return Plan(
-            sides="both" if pairing_of(self.recipe) == "cross" else "student",
-            sources=[
-                {**asdict(given), "rows": len(source), "sha256": _content_hash(source)}
-                for given, source in zip(data.mixture, self.sources, strict=True)
-            ],
-            tokenizers=fingerprints(self.recipe, self.tokenizers),
-            options=layout_options(self.recipe) | mixing_options(self.recipe),
-            shard_rows=self.shard_rows,
-            versions=versions_here(),
-        )
-
-    def write_part(self, number: int, directory: Path) -> Counts:
-        """One shard, what was set aside beside it, and its report, which is written last."""
-        start = number * self.shard_rows
-        raw = self.mixture.read(self.sources, start, start + self.shard_rows)
-        part = build_part(raw, self.builder)
-        name = part_name(number)
-        write_shard(directory / f"{name}.arrow", part.examples)
-        lines = []
-        for at, reject in part.rejects.items():
-            source, row = self.mixture.source[start + at], int(self.mixture.row[start + at])
-            where = self.sources[source].where(row)
-            value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
-            lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
-        rejects = directory / f"{name}.rejects.jsonl"
-        if lines:
-            write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
-        else:
-            rejects.unlink(missing_ok=True)
-        shard = Shard(f"{name}.arrow", len(part.examples), file_hash(directory / f"{name}.arrow"))
-        places = self.mixture.source[start : start + self.shard_rows]
-        report = PartReport(part.counts, shard, self._by_source(places, list(part.rejects)))
-        write_json(directory / f"{name}.json", asdict(report))
-        return part.counts
-
-    def _by_source(self, places: Int32[np.ndarray, " n"], dropped: list[int]) -> list[SourceCounts]:
-        """Counts of every source: of the sources of some places, and of those of them that were dropped."""
-        read = np.bincount(places, minlength=len(self.sources))
-        lost = np.bincount(places[np.array(dropped, dtype=np.int64)], minlength=len(self.sources))
-        return [
-            SourceCounts(rows, rows - without, without)
-            for rows, without in zip(read.tolist(), lost.tolist(), strict=True)
-        ]
+    from tide.config import Recipe
 
 
 def prepare(
@@ -266,60 +109,48 @@ def prepare(
     return manifest
 
 
-def fingerprints(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, str]:
-    """Hashes of the tokenizers that the examples are made by, by role.
-
-    Args:
-        recipe: its method says whether the teacher has tokens of its own.
-        tokenizers: of the recipe.
-    """
-    made_by = tokenizers.by_role()
-    if pairing_of(recipe) != "cross":
-        made_by = {"student": tokenizers.student}
-    return {role: tokenizer_fingerprint(tokenizer) for role, tokenizer in made_by.items()}
-
-
-def layout_options(recipe: Recipe) -> dict[str, object]:
-    """What decides how an example is cut and filled, by the recipe's names."""
-    options: dict[str, object] = {
-        "block_size": recipe.masking.block_size,
-        "max_length": recipe.data.max_length,
-        "end_fill": recipe.data.end_fill,
-    }
-    options |= {f"{role}_template_arguments": given for role, given in template_arguments(recipe).items()}
-    if pairing_of(recipe) == "cross":
-        options |= {
-            "teacher_max_length": recipe.data.teacher_length,
-            "chunk_merging": recipe.data.chunk_merging,
-            "chunk_max_bytes": recipe.data.chunk_max_bytes,
-            "chunk_max_tokens": recipe.data.chunk_max_tokens,
-        }
-    return options
+def write_part(preparation: Preparation, number: int, directory: Path) -> Counts:
+    """One shard, what was set aside beside it, and its report, which is written last."""
+    sources, mixture = preparation.sources, preparation.mixture
+    start = number * preparation.shard_rows
+    places = slice(start, start + preparation.rows_of(number))
+    raw = mixture.read(sources, places.start, places.stop)
+    part = build_part(raw, preparation.builder)
+    name = part_name(number)
+    write_shard(directory / f"{name}.arrow", part.examples)
+    lines = []
+    for at, reject in part.rejects.items():
+        source, row = mixture.source[start + at], int(mixture.row[start + at])
+        where = sources[source].where(row)
+        value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
+        lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
+    rejects = directory / f"{name}.rejects.jsonl"
+    if lines:
+        write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
+    else:
+        rejects.unlink(missing_ok=True)
+    shard = Shard(f"{name}.arrow", len(part.examples), file_hash(directory / f"{name}.arrow"))
+    by_source = _by_source(mixture.source[places], list(part.rejects), len(sources))
+    report = PartReport(part.counts, shard, by_source)
+    write_json(directory / f"{name}.json", asdict(report))
+    return part.counts
 
 
-def mixing_options(recipe: Recipe) -> dict[str, object]:
-    """What decides which rows are taken of the sources, and their order, by the recipe's names."""
-    return {"mix_seed": recipe.data.mix_seed, "num_rows": recipe.data.num_rows}
-
-
-def nothing_kept(counts: Counts) -> str:
-    """The error of data of which no row is left.
-
-    Args:
-        counts: of what was read.
-    """
-    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
-    return (
-        f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). Correct the data, or raise "
-        "data.max_length."
-    )
+def _by_source(of_rows: Int32[np.ndarray, " n"], dropped: list[int], num_sources: int) -> list[SourceCounts]:
+    """Counts of every source, from the sources of rows and the numbers of those rows that were dropped."""
+    read = np.bincount(of_rows, minlength=num_sources)
+    lost = np.bincount(of_rows[np.array(dropped, dtype=np.int64)], minlength=num_sources)
+    return [
+        SourceCounts(rows, rows - without, without)
+        for rows, without in zip(read.tolist(), lost.tolist(), strict=True)
+    ]
 
 
 def _made(preparation: Preparation, numbers: list[int], directory: Path, workers: int) -> Iterator[Counts]:
     """Counts of the parts, as they are done."""
     if workers <= 1:
         for number in numbers:
-            yield preparation.write_part(number, directory)
+            yield write_part(preparation, number, directory)
         return
     # A forked process would inherit the tokenizer library's threads and their locks.
     context = multiprocessing.get_context("spawn")
@@ -347,20 +178,7 @@ def _begin(preparation: Preparation, directory: Path) -> None:
 def _write_part(number: int) -> Counts:
     assert _job is not None
     preparation, directory = _job
-    return preparation.write_part(number, directory)
-
-
-def _opened(given: SourceConfig) -> Source:
-    source = open_source(given.path, subset=given.subset, split=given.split)
-    return source if given.answer_contains is None else rows_with_answer(source, given.answer_contains)
-
-
-def _content_hash(source: Source) -> str:
-    """Of the files where there are files: decoding every row would take far longer."""
-    if not source.files:
-        return source.fingerprint()
-    hashes = [file_hash(file) for file in source.files]
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    return write_part(preparation, number, directory)
 
 
 def _num_processors() -> int:

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tide.config import SourceConfig
 from tide.data import MANIFEST_FILE, Counts, Manifest, ShardedExamples, different_keys, open_source
 from tide.preparation.held_out import check_held_out
-from tide.preparation.parts import build_part, builder_of, pairing_of, student_builder
-from tide.preparation.prepare import (
-    Preparation,
-    fingerprints,
-    layout_options,
-    mixing_options,
-    nothing_kept,
-)
+from tide.preparation.parts import build_part, builder_of, nothing_kept, pairing_of, student_builder
+from tide.preparation.recipe_data import Preparation, fingerprints, layout_options, mixing_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
