@@ -216,7 +216,7 @@ def test_a_respelled_stretch_across_the_edge_takes_its_tokens_along():
     assert (kept, inner.starts.tolist(), oracle.edits_of(inner)) == (
         slice(1, 2),
         [2],
-        [(0, 1, b""), (1, 2, b"")],
+        [(0, 2, b"")],
     )
 
 

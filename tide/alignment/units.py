@@ -46,8 +46,8 @@ class Literal(NamedTuple):
 class Layout:
     """A text in stretches, beside the stream of bytes that its tokenizer reads.
 
-    A stretch is a unit that is read in another spelling, an added token, an added prefix, or all that lies
-    between two of these in one text and is read as it is.
+    A stretch is a unit that is read in another spelling, or some that are dropped; an added token; an added
+    prefix; or all that lies between two of these in one text and is read as it is.
 
     Attributes:
         chars: [U + 1] int64, where each stretch begins in the text, in characters. A prefix has none.
@@ -175,10 +175,13 @@ class UnitTable:
             changed = np.array(self._changed, dtype=np.bool_)
             self._arrays = flat, np.cumsum(lengths) - lengths, lengths, changed
         flat, starts, lengths, is_changed = self._arrays
-        begins = is_changed[units]
-        begins[literals] = True
-        begins[1:] |= begins[:-1].copy()
-        begins[texts] = True
+        changed = is_changed[units]
+        begins = changed.copy()
+        begins[1:] |= changed[:-1]
+        # What is dropped side by side is one stretch.
+        dropped = changed & (lengths[units] == 0)
+        begins[1:] &= ~(dropped[1:] & dropped[:-1])
+        begins[np.concatenate([literals, literals[literals + 1 < len(units)] + 1, texts])] = True
         first = np.flatnonzero(begins)
         units, chars = units[first], chars[np.append(first, len(begins))]
         changed, text_offsets = is_changed[units], byte_at[chars]
