@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks._kernel_variants import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.kernel_builds import Build
+    from benchmarks import _sass
+    from tide_kernels._shared.launch import Blocks
 
 METHOD = """# What the kernels compile to
 
@@ -43,6 +44,27 @@ A row shows the worst case over a kernel's variants.
 `-` stands where a kernel has no loop over the vocabulary.
 """
 HEADING = "## Triton "
+
+
+class Build(NamedTuple):
+    """What one compilation gave."""
+
+    kernel: str
+    variant: str
+    target: str
+    blocks: Blocks | None
+    resources: _sass.Resources
+    shared: int  # bytes a program
+    warps: int  # a multiprocessor can hold
+    loads: tuple[int, ...]  # bits per thread, in the main loop
+    stores: tuple[int, ...]
+    per_entry: tuple[float, float] | None  # instructions a vocabulary entry: fewest, most
+    wide: bool  # 16-byte loads and stores are promised
+    short_offsets: bool  # a row times its stride is an int32 somewhere
+
+    def __str__(self) -> str:
+        blocks = f", {self.blocks.block_v} columns / {self.blocks.num_warps} warps" if self.blocks else ""
+        return f"{self.kernel} ({self.variant}) for {self.target}{blocks}"
 
 
 def section(builds: Sequence[Build], triton: str, torch: str, counted: str) -> str:

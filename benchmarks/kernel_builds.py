@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
     sys.exit(
@@ -29,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks import _sass
-from benchmarks._builds_page import replace_section, section
+from benchmarks._builds_page import Build, replace_section, section
 from benchmarks._kernel_variants import KERNELS, REPRESENTATIVE, WIDE, Kernel, Variant, applicable, signature
 from tide_kernels._shared.launch import Blocks, block_table
 
@@ -44,27 +43,6 @@ OPS = list(dict.fromkeys(kernel.op for kernel in KERNELS))
 COUNTED = "sm_90"
 SIXTEEN_BYTES = 128
 SHARED_BYTES = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024, "gfx942": 64 * 1024}
-
-
-class Build(NamedTuple):
-    """What one compilation gave."""
-
-    kernel: str
-    variant: str
-    target: str
-    blocks: Blocks | None
-    resources: _sass.Resources
-    shared: int  # bytes a program
-    warps: int  # a multiprocessor can hold
-    loads: tuple[int, ...]  # bits per thread, in the main loop
-    stores: tuple[int, ...]
-    per_entry: tuple[float, float] | None  # instructions a vocabulary entry: fewest, most
-    wide: bool  # 16-byte loads and stores are promised
-    short_offsets: bool  # a row times its stride is an int32 somewhere
-
-    def __str__(self) -> str:
-        blocks = f", {self.blocks.block_v} columns / {self.blocks.num_warps} warps" if self.blocks else ""
-        return f"{self.kernel} ({self.variant}) for {self.target}{blocks}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
