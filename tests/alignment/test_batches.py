@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from tests.alignment import oracle
 from tests.alignment.samples import texts
@@ -140,3 +141,27 @@ def test_a_text_that_goes_on_behind_its_tokens_may_only_be_the_last():
         table.spans_of(["ab", "ab"], [[0], [0, 1]])
     with pytest.raises(ValueError, match=r"the tokens must spell the text"):
         table.spans_of(["ab", "ab"], [[0], [1, 0, 1]])
+
+
+def test_a_special_token_that_takes_white_space_along_lies_where_it_stands():
+    tokenizer = tokenizer_of("byte-level")
+    tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+    tokenizer.add_special_tokens([AddedToken("<m>", lstrip=True, rstrip=True)])
+    table = ByteTable.from_tokenizer(tokenizer)
+    batch = ["a <m>", "a <m> b", "<m>", " <m> "]
+    ids = [tokenizer.encode(text).ids for text in batch]
+    together = table.spans_of(batch, ids)
+    special = together.special
+    places = list(zip(together.starts[special].tolist(), together.ends[special].tolist(), strict=True))
+    assert places == [(1, 5), (6, 11), (12, 15), (15, 20)]
+    for text, row in zip(batch, ids, strict=True):
+        alone = table.spans(text, row)
+        assert (alone.ends - alone.starts)[alone.special].tolist() == [len(text.strip("ab"))]
+
+
+def test_no_word_begins_inside_a_character():
+    """Chunks that meet inside one reach to its end, and what stands behind it may be a blank."""
+    kind = "byte-level, NFKC, prefix space"
+    for text, expected in (("in…", 1), ("in… in", 2), ("in ﷺ", 2), ("in ﷺ in", 3)):
+        spans = spans_of(kind, text)[0]
+        assert align_spans(spans, spans, merge="words").num_chunks == expected, text

@@ -247,21 +247,32 @@ def test_the_unchanged_end_of_a_message_is_no_part_of_it(changed, answer):
         render(chat("why", answer), tokenizer_with(template))
 
 
-@pytest.mark.parametrize(
-    ("answer", "detail"),
-    [
-        (
-            "abcd",
-            "message 1 (from 0) is not shown as it is",
-        ),  # its own b is left out, and another stands there
-        ("bcd", "two messages share a part of the text"),  # the b is the question's
-    ],
-)
-def test_letters_of_the_templates_own_are_not_taken_for_a_contents(answer, detail):
+def test_letters_of_the_templates_own_are_not_taken_for_a_contents():
     template = "{{ messages[0].content }}{{ messages[1].content.split('b')[-1] }}"
-    with pytest.raises(BadRow) as caught:
-        render(chat("b", answer), tokenizer_with(template))
-    assert str(caught.value) == f"template: changes a message: {detail}"
+    row = render(chat("b", "abcd"), tokenizer_with(template))
+    assert row.contents == ((0, 1), (1, 3)) and row.offsets == (0, 2)  # the b is the question's
+    with pytest.raises(BadRow) as caught:  # here it looks like the answer's, too
+        render(chat("b", "bcd"), tokenizer_with(template))
+    assert str(caught.value) == "template: changes a message: two messages share a part of the text"
+
+
+@pytest.mark.parametrize("header", ["<|Assistant|>", "<|Assistant|>:", "assistant\n", "assistant\n\n", "A: "])
+@pytest.mark.parametrize("strip", ["", ".lstrip('\\n')", ".strip()"])
+@pytest.mark.parametrize("space", ["", " ", "\n", "\n\n", "\n\n\n"])
+def test_a_thought_is_left_out_whatever_stands_at_its_end(header, strip, space):
+    template = (
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}U:{{ m.content }}{% else %}{{ HEADER + "
+            "m.content.split('</think>')[-1]STRIP + '</s>' }}{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}{{ HEADER }}{% endif %}"
+        )
+        .replace("HEADER", repr(header))
+        .replace("STRIP", strip)
+    )
+    row = render(chat("q", f"<think>\nwhy?\n</think>{space}so it is"), tokenizer_with(template))
+    shown = {"": space, ".strip()": ""}.get(strip, space.lstrip("\n")) + "so it is"
+    assert row.text == f"U:q{header}{shown}</s>"
+    assert content_text(row)[1] == shown and learnt_text(row) == [shown + "</s>"]
 
 
 def test_a_text_that_holds_the_marker_is_set_aside():
@@ -352,7 +363,7 @@ class TestSpaceBeforeAnAnswer:
             ("A:\n", "A:\n", ""),
             ("A:\n ", "A:\n", " "),
             ("A:\n\n", "A:\n", "\n"),
-            ("A: <t></t>\n", "A: ", ""),  # words that the prompt leaves out are context
+            ("A: <t></t>\n", "A: ", "<t></t>\n"),  # words that the prompt leaves out are the model's, too
             ("A: ", "B:", ""),  # another prompt tells nothing
             ("A: ", "", " "),  # no prompt: spaces alone
             ("A:\n", "", ""),

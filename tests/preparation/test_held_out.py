@@ -9,7 +9,7 @@ import pytest
 
 from tests.flow.recipes import tiny_values
 from tide.config import Recipe
-from tide.preparation import held_out_examples, load_tokenizers
+from tide.preparation import held_out_examples, load_tokenizers, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,3 +73,14 @@ def test_a_file_that_is_trained_on_by_another_path_is_found(splits, held_out):
 def test_sources_that_are_gone_are_passed_over(splits, held_out, tmp_path):
     data = {"train": str(tmp_path / "gone.jsonl"), "held_out": str(splits)}
     assert held_out(**data) == ["of test"]
+
+
+def test_sources_of_prepared_data_are_trained_on(splits, held_out, tiny_checkpoints, tmp_path):
+    values = tiny_values(tiny_checkpoints, tmp_path / "run")
+    prepared = str(tmp_path / "prepared")
+    values["data"] |= {"train": str(splits), "prepared": prepared}
+    prepare(Recipe.from_dict(values), workers=1)
+    assert held_out(prepared=prepared, held_out=str(splits)) == ["of test"]
+    for path in (splits / "train.jsonl", splits):
+        with pytest.raises(ValueError, match=r"train\.jsonl' is held out and trained on"):
+            held_out(prepared=prepared, held_out=str(path), held_out_split="train")

@@ -13,14 +13,20 @@ import numpy as np
 from tide.alignment.token_spans import TokenSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
 
     from tide.alignment.speller import Speller
     from tide.alignment.token_stream import Texts, Tokens
 
 
 def spans_as_written(
-    texts: Texts, tokens: Tokens, speller: Speller, special_text: Mapping[int, bytes], *, may_go_on: bool
+    texts: Texts,
+    tokens: Tokens,
+    speller: Speller,
+    special_text: Mapping[int, bytes],
+    strips: Set[int],
+    *,
+    may_go_on: bool,
 ) -> TokenSpans | None:
     """Spans where the bytes of the tokens are those of the texts; None where they are not.
 
@@ -31,6 +37,7 @@ def spans_as_written(
         tokens: of each text.
         speller: tells what is put before a text.
         special_text: literal texts of special tokens, by id; one that does not stand in the text was added.
+        strips: special tokens that take white space beside them along; texts with one are not read here.
         may_go_on: the last text may go on behind its last token.
     """
     data, stream, begins = texts.data, tokens.stream, tokens.starts
@@ -38,6 +45,8 @@ def spans_as_written(
     of_text = np.searchsorted(specials, tokens.borders).tolist()
     stream_begins = np.append(begins, len(stream))
     special_list, special_ids = specials.tolist(), tokens.ids[specials].tolist()
+    if strips and not strips.isdisjoint(special_ids):
+        return None
     special_begins = stream_begins[specials].tolist()
     # Runs of tokens between special ones: the first, how far its bytes are moved, where its text begins.
     runs: list[tuple[int, int, int]] = []

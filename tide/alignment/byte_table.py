@@ -94,6 +94,7 @@ class ByteTable:
         self._offsets = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         self._units = UnitTable(Speller(spec))
         self._added: dict[int, AddedToken] = {} if spec is None else {a.token_id: a for a in spec.added}
+        self._strips = {id_ for id_, token in self._added.items() if token.lstrip or token.rstrip}
         # With all 256 bytes in the vocabulary, every text can be spelled, and an unknown token means
         # something else.
         spells_all = len({token for token in self.tokens if len(token) == 1}) == 256
@@ -194,7 +195,12 @@ class ByteTable:
         unknown = np.flatnonzero(rows == (-1 if self._unknown_id is None else self._unknown_id))
         try:
             spans = spans_as_written(
-                joined, tokens, self._units.speller, self.special_text, may_go_on=self.spells_text
+                joined,
+                tokens,
+                self._units.speller,
+                self.special_text,
+                self._strips,
+                may_go_on=self.spells_text,
             )
             if spans is None:
                 spans = reconcile(joined, tokens, self._units, self._added, self.tokens)

@@ -63,7 +63,9 @@ def merge_chunks(
     """
     is_break = ~may_join
     if merge == "words":
-        is_break = is_break | _word_begins(text, alignment.ends[:-1])
+        # Chunks that meet inside a character both reach to its end: no word begins between them.
+        is_apart = alignment.ends[:-1] <= alignment.starts[1:]
+        is_break = is_break | (_word_begins(text, alignment.ends[:-1]) & is_apart)
     breaks = np.concatenate([np.zeros(1, dtype=np.bool_), is_break])
     if max_bytes is None and max_tokens is None:
         return np.cumsum(breaks, dtype=np.int32)

@@ -53,8 +53,8 @@ def render(
     Otherwise the content, and on from there to the end of the special token behind it, which the model has to
     write itself. A template that ends turns without a special token ends them as it ends the text: what
     follows the answer when it is the last one is learnt, as far as it also follows here. White space around
-    an answer is learnt if the template keeps it; so is white space of the template's own in front of it, as
-    far as `add_generation_prompt` leaves it to the model.
+    an answer is learnt if the template keeps it. In either kind of template, so is what stands in front of it
+    and is left to the model by `add_generation_prompt`: a space, an empty block for a thought.
 
     Args:
         row: to be rendered.
@@ -166,10 +166,10 @@ class _ChatTemplate:
     def _lead(
         self, roles: Sequence[str], contents: Sequence[str], text: str, before: Place, start: int
     ) -> int:
-        """White space before an answer, in characters, that the template leaves to the model.
+        """How many characters before an answer the template leaves to the model: a space, an empty thought.
 
-        A generation prompt ends with as much of it as is not the model's. Where a template has no such
-        prompt, that is all but spaces: a line break there belongs to the header.
+        A generation prompt ends where the model begins. A template that has none leaves it the spaces: words
+        and a line break there belong to the header.
 
         Args:
             roles, contents: of the messages before it.
@@ -177,16 +177,17 @@ class _ChatTemplate:
             before: where the content stands that the answer follows.
             start: where the answer begins.
         """
-        if not text[before.end : start][-1:].isspace():
+        if before.end == start:
             return 0
         try:
             prompt, _ = self._apply(roles, contents, add_generation_prompt=True)
+            ends = range(start, before.end - 1, -1)
+            end = next((end for end in ends if prompt.endswith(text[before.start : end])), start)
+            if text[end:start].strip() and self._apply(roles, contents)[0] == prompt:
+                return start - end - len(text[end:start].rstrip(" "))
         except BadRow:
             return 0
-        ends = range(start, before.end - 1, -1)
-        end = next((end for end in ends if prompt.endswith(text[before.start : end])), start)
-        left = text[end:start]
-        return len(left) - len(left.rstrip(" ")) if left.strip() else len(left)
+        return start - end
 
     def _end_of_turn(
         self,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tide.data.conversation import BadRow
 
 Apply = Callable[[Sequence[str]], str]  # renders the conversation with these contents; raises BadRow
+MAX_CHANCE = 64  # characters beside a part that is left out, which stand in the template, too
 # Letters that text hardly has in this order; no mark read backwards is one.
 _MARK = re.compile(r"Zq7x(\d{6})k5wV")
 
@@ -163,7 +164,7 @@ def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str
             continue
         left = common_length(content[:cut][::-1], text[:at][::-1])
         right = common_length(content[cut:], text[at:])
-        place = _without_cut_edges(Place(at - left, at + right, cut - left), content, text)
+        place = Place(at - left, at + right, cut - left)
         length = place.end - place.start
         if length == len(content):
             if not (before or after) or _lands(apply, contents, message, place, text):
@@ -176,24 +177,35 @@ def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str
             best = is_end, length, place
     if not seen:
         return None
-    # What is left out has to end where the part begins, and be left out: not shown otherwise.
-    if (
-        best is None
-        or not _lands(apply, contents, message, best[2], text)
-        or not _is_all(apply, contents, message, best[2], text)
-    ):
+    part = None if best is None else _without_chance(apply, contents, message, best[2], text)
+    # The rest has to be left out: not shown otherwise.
+    if part is None or not _is_all(apply, contents, message, part, text):
         raise BadRow("template: changes a message", f"message {message} (from 0) is not shown as it is")
-    return best[2]
+    return part
 
 
-def _without_cut_edges(place: Place, content: str, text: str) -> Place:
-    """Without white space next to what is left out: whose it is cannot be told."""
+def _without_chance(
+    apply: Apply, contents: Sequence[str], message: int, place: Place, text: str
+) -> Place | None:
+    """The part without characters at its ends that are the template's own and alike by chance: `>`.
+
+    Those of the content are where a marker beside them comes in beside them; None if nothing is left.
+    """
+
+    def lands(cut: int, at: int) -> bool:
+        return _insert(apply, contents, message, cut, text)[0] == at
+
     start, end, offset = place
-    if offset > 0:
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-    if offset + (place.end - place.start) < len(content):
-        end = start + len(text[start:end].rstrip())
-    return Place(start, end, offset + start - place.start)
+    last = offset + end - start
+    shorter = range(min(end - start, MAX_CHANCE))
+    left = 0 if not offset else next((n for n in shorter if lands(offset + n, start + n)), None)
+    if left is None:
+        return None
+    is_cut = last < len(contents[message])
+    right = 0 if not is_cut else next((n for n in shorter if lands(last - n, end - n)), None)
+    if right is None or left + right >= end - start:
+        return None
+    return Place(start + left, end - right, offset + left)
 
 
 def _lands(apply: Apply, contents: Sequence[str], message: int, place: Place, text: str) -> bool:
