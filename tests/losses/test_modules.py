@@ -46,6 +46,7 @@ OPTIONS = {
 }
 # Passed on by keyword and without a default of their own.
 HIDDEN_OPTIONS = tuple(tide.losses.HiddenOptions.__annotations__)
+HIDDEN_NAMES = f"{', '.join(HIDDEN_OPTIONS)}."
 SILENT = {"backend", "inplace_gradient", "workspace_bytes", "logits_dtype", "vocab_group"}
 
 
@@ -186,10 +187,39 @@ def test_hidden_options_reach_the_operation(name):
     module = getattr(tide.losses, name)
     with pytest.raises(ValueError, match=r"logits_dtype must be .* the half type"):
         module(logits_dtype=torch.bfloat16)(**given)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'student_logitscale'"):
-        module(student_logitscale=2.0)(**given)
     with pytest.raises(AttributeError):
         module(vocab_group="not a group")(**given)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_unknown_option_is_refused_when_the_module_is_made(name):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
+        getattr(tide.losses, name)(temprature=3.0)
+
+
+@pytest.mark.parametrize("name", ["LinearTIDALLoss", "LinearForwardKLLoss", "LinearReverseKLLoss"])
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("temprature", "Did you mean temperature?"),
+        ("student_cap", "Did you mean student_softcap?"),
+        ("student_logitscale", "Did you mean student_logit_scale?"),
+        ("quux", "Choose from temperature, vocab_size, workspace_bytes, reduction, backend, " + HIDDEN_NAMES),
+        ("student_bias", "Pass student_bias to each call of the module."),
+    ],
+)
+def test_hidden_options_that_do_not_exist_are_named_with_the_nearest(name, option, remedy):
+    module, function, _, _ = parts(name)
+    with pytest.raises(TypeError) as refused:
+        module(**{option: 3.0})
+    assert str(refused.value) == f"{name}: unexpected keyword argument {option!r}. {remedy}"
+    if option == "student_bias":
+        return
+    with pytest.raises(TypeError) as refused:
+        function(**arguments(name), **{option: 3.0})
+    message = str(refused.value)
+    assert message.startswith(f"{function.__name__}: unexpected keyword argument {option!r}. ")
+    assert message.endswith(f" {HIDDEN_NAMES}" if option == "quux" else remedy)
 
 
 @pytest.mark.parametrize("name", ["TIDALLoss", "ForwardKLLoss", "ReverseKLLoss"])

@@ -5,6 +5,8 @@ The vocabulary axis belongs to ``tide_kernels``; here a row is already a number.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -52,6 +54,34 @@ class HiddenOptions(TypedDict, total=False):
     teacher_softcap: float | None
     logits_dtype: torch.dtype | None
     vocab_group: ProcessGroup | None
+
+
+HIDDEN_OPTIONS = tuple(HiddenOptions.__annotations__)
+
+
+def check_hidden_options(called: Callable[..., object], options: HiddenOptions) -> None:
+    """Refuse an option that `HiddenOptions` lacks, in the name of what the user called.
+
+    Args:
+        called: the public function, or the module's class; it has parameters of its own beside ``options``.
+        options: what it was given beyond those.
+
+    Raises:
+        TypeError: an unknown option, as of any Python function; it names the nearest one.
+    """
+    for option in options:
+        if option in HIDDEN_OPTIONS:
+            continue
+        own = [name for name in inspect.signature(called).parameters if name != "options"]
+        names = [*own, *HIDDEN_OPTIONS]
+        forward = getattr(called, "forward", None)
+        if forward is not None and option in inspect.signature(forward).parameters:
+            remedy = f"Pass {option} to each call of the module."
+        elif near := difflib.get_close_matches(option, names, n=1):
+            remedy = f"Did you mean {near[0]}?"
+        else:
+            remedy = f"Choose from {', '.join(names)}."
+        raise TypeError(f"{called.__name__}: unexpected keyword argument {option!r}. {remedy}")
 
 
 def divergence_from_logits(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide.losses.divergence import DivergenceLoss, divergence_from_hidden, divergence_from_logits
+from tide.losses.divergence import (
+    DivergenceLoss,
+    check_hidden_options,
+    divergence_from_hidden,
+    divergence_from_logits,
+)
 from tide_kernels import interpolated_kl, linear_interpolated_kl, linear_reverse_kl, reverse_kl
 
 if TYPE_CHECKING:
@@ -179,9 +184,11 @@ def linear_forward_kl_loss(
 
     Raises:
         ValueError: as ``forward_kl_loss``, and for reduction ``none``.
+        TypeError: an option that does not exist.
 
     Source: TIDE (arXiv 2604.26951), baselines.
     """
+    check_hidden_options(linear_forward_kl_loss, options)
     return divergence_from_hidden(
         "linear_forward_kl_loss",
         linear_interpolated_kl,
@@ -250,9 +257,11 @@ def linear_reverse_kl_loss(
 
     Raises:
         ValueError: as ``reverse_kl_loss``, and for reduction ``none``.
+        TypeError: an option that does not exist.
 
     Source: TIDE (arXiv 2604.26951), baselines.
     """
+    check_hidden_options(linear_reverse_kl_loss, options)
     return divergence_from_hidden(
         "linear_reverse_kl_loss",
         linear_reverse_kl,

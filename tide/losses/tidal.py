@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide.losses.divergence import DivergenceLoss, divergence_from_hidden, divergence_from_logits
+from tide.losses.divergence import (
+    DivergenceLoss,
+    check_hidden_options,
+    divergence_from_hidden,
+    divergence_from_logits,
+)
 from tide_kernels import interpolated_kl, linear_interpolated_kl
 
 if TYPE_CHECKING:
@@ -128,9 +133,11 @@ def linear_tidal_loss(
 
     Raises:
         ValueError: as ``tidal_loss``, and for reduction ``none``.
+        TypeError: an option that does not exist.
 
     Source: TIDE (arXiv 2604.26951), TIDAL.
     """
+    check_hidden_options(linear_tidal_loss, options)
     return divergence_from_hidden(
         "linear_tidal_loss",
         linear_interpolated_kl,
