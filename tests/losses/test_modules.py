@@ -6,6 +6,7 @@ import copy
 import inspect
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -220,6 +221,28 @@ def test_hidden_options_that_do_not_exist_are_named_with_the_nearest(name, optio
     message = str(refused.value)
     assert message.startswith(f"{function.__name__}: unexpected keyword argument {option!r}. ")
     assert message.endswith(f" {HIDDEN_NAMES}" if option == "quux" else remedy)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("wrong", [np.zeros(3), torch.nn.Linear(5, 13)], ids=["ndarray", "Linear"])
+def test_what_is_no_tensor_is_refused_by_its_name(name, wrong):
+    given, function = arguments(name), parts(name)[1]
+    # A factor may be anything that torch makes a tensor of.
+    for key in given.keys() - {"weight", "ce_weight", "chunk_weights", "count"}:
+        kind = "a torch tensor or a number" if key == "lambda_t" else "a torch tensor"
+        with pytest.raises(ValueError, match=f": {key} must be {kind}; got {type(wrong).__name__}"):
+            function(**given | {key: wrong})
+
+
+def test_a_layer_in_place_of_its_weight_is_refused_by_the_function_that_was_called():
+    given = arguments("LinearTIDALLoss") | {"student_weight": torch.nn.Linear(5, 13)}
+    message = "^linear_tidal_loss: student_weight must be a torch tensor; got Linear. Pass lm_head.weight"
+    with pytest.raises(ValueError, match=message):
+        tide.losses.linear_tidal_loss(**given)
+    with pytest.raises(
+        ValueError, match=r"^linear_token_log_probs: weight must be a torch tensor; got Linear"
+    ):
+        tide.losses.linear_token_log_probs(torch.zeros(2, 5), torch.nn.Linear(5, 13), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("name", ["TIDALLoss", "ForwardKLLoss", "ReverseKLLoss"])

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from tide.losses.reductions import broadcast_rows, check_reduction, row_factors
 from tide_kernels import chunk_likelihood
+from tide_kernels._shared.checks import check_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
 
 DIVERGENCES = ("bce", "kl")
 
@@ -183,7 +185,8 @@ def tidal_chunk_loss(
 
     Source: TIDE (arXiv 2604.26951), TIDAL across tokenizers.
     """
-    if not isinstance(lambda_t, (int, float)):
+    check_tensor("tidal_chunk_loss", "chunk_mask", chunk_mask)
+    if isinstance(lambda_t, Tensor):
         lambda_t = broadcast_rows(
             "tidal_chunk_loss", "lambda_t", lambda_t.detach(), chunk_mask.shape[:1], chunk_mask.device
         )

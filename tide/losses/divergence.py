@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tide.losses.reductions import broadcast_rows, check_reduction, partial_mask, row_factors
+from tide_kernels._shared.checks import check_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,8 @@ def divergence_from_logits(
         ValueError: shapes that do not fit, a mask that is not boolean, an unknown reduction, or the op's own.
     """
     check_reduction(function, reduction)
+    for name, value in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        check_tensor(function, name, value)
     leading = _leading_shape(function, "logits", student_logits, teacher_logits)
     _check_rows(function, leading, mask, labels)
     _check_ce(function, labels, ce_weight)
@@ -180,6 +183,9 @@ def divergence_from_hidden(
         ValueError: as ``divergence_from_logits``, reduction ``none``, or a weight that requires grad.
     """
     check_reduction(function, reduction, rows_available=False)
+    heads = (("student_weight", student_weight), ("teacher_weight", teacher_weight))
+    for name, given in (("student_hidden", student_hidden), ("teacher_hidden", teacher_hidden), *heads):
+        check_tensor(function, name, given)
     leading = _leading_shape(function, "hidden states", student_hidden, teacher_hidden)
     _check_rows(function, leading, mask, labels)
     _check_ce(function, labels, ce_weight)
@@ -242,6 +248,10 @@ def _leading_shape(function: str, what: str, student: Tensor, teacher: Tensor) -
 
 
 def _check_rows(function: str, leading: torch.Size, mask: Tensor | None, labels: Tensor | None) -> None:
+    if mask is not None:
+        check_tensor(function, "mask", mask)
+    if labels is not None:
+        check_tensor(function, "labels", labels)
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"{function}: mask must be boolean; got {mask.dtype}. Weights go into weight=.")
     for name, value in (("mask", mask), ("labels", labels)):
