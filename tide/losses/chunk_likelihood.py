@@ -59,8 +59,8 @@ def calm_loss(
         fp32 loss in nats, not scaled by T². No active chunk: 0 with a connected graph.
 
     Raises:
-        ValueError: shapes that do not fit, a value outside its range, an unknown name, or a teacher that
-            requires grad.
+        ValueError: types or shapes that do not fit, a value outside its range, an unknown name, or a teacher
+            that requires grad.
 
     Source: TIDE (arXiv 2604.26951), CALM; after cross-tokenizer likelihood matching (arXiv 2503.20083).
     """

@@ -40,7 +40,8 @@ def token_log_probs(
         [...] fp32, nats, at most 0.
 
     Raises:
-        ValueError: shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not read back).
+        ValueError: types or shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not
+            read back).
     """
     leading = _leading("token_log_probs", mask, logits=logits, token_ids=token_ids)
     mask = partial_mask(mask)
@@ -94,7 +95,8 @@ def linear_token_log_probs(
         [...] fp32, nats, at most 0.
 
     Raises:
-        ValueError: shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not read back).
+        ValueError: types or shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not
+            read back).
     """
     check_tensor("linear_token_log_probs", "weight", weight)
     leading = _leading("linear_token_log_probs", mask, hidden=hidden, token_ids=token_ids)
@@ -158,8 +160,8 @@ def cross_entropy_loss(
         Scalar fp32, nats. No row that counts: 0 with a connected graph.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown normalizer, or a weight without maskable where the
-            normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
+        ValueError: types or shapes that do not fit, an unknown normalizer, or a weight without maskable where
+            the normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
             twice.
 
     Source: masked diffusion objective of LLaDA (arXiv 2502.09992) and BD3LM (arXiv 2503.09573).

@@ -112,7 +112,8 @@ def divergence_from_logits(
         mask: [...] or None; the other arguments as the public losses document them.
 
     Raises:
-        ValueError: shapes that do not fit, a mask that is not boolean, an unknown reduction, or the op's own.
+        ValueError: types or shapes that do not fit, a mask that is not boolean, an unknown reduction, or the
+            op's own.
     """
     check_reduction(function, reduction)
     for name, value in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):

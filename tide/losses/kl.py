@@ -57,8 +57,8 @@ def forward_kl_loss(
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
 
     Raises:
-        ValueError: shapes or vocabularies that do not fit, a value outside its range, or a teacher that
-            requires grad.
+        ValueError: types, shapes or vocabularies that do not fit, a value outside its range, or a teacher
+            that requires grad.
 
     Source: Hinton et al. (arXiv 1503.02531) for temperature and T²; TIDE (arXiv 2604.26951), baselines.
     """
@@ -117,8 +117,8 @@ def reverse_kl_loss(
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
 
     Raises:
-        ValueError: shapes or vocabularies that do not fit, a value outside its range, or a teacher that
-            requires grad.
+        ValueError: types, shapes or vocabularies that do not fit, a value outside its range, or a teacher
+            that requires grad.
 
     Source: Hinton et al. (arXiv 1503.02531) for temperature and T²; TIDE (arXiv 2604.26951), baselines.
     """

@@ -60,8 +60,8 @@ def tidal_loss(
         with a connected graph.
 
     Raises:
-        ValueError: shapes or vocabularies that do not fit, a value outside its range, or a teacher that
-            requires grad.
+        ValueError: types, shapes or vocabularies that do not fit, a value outside its range, or a teacher
+            that requires grad.
 
     Source: TIDE (arXiv 2604.26951), TIDAL; with lambda independent of t, TAID (arXiv 2501.16937).
     """

@@ -74,8 +74,8 @@ def chunk_likelihood(
         [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t where it
-            means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C) and active
+        ValueError: types, shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t where
+            it means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C) and active
             chunks without a token on one side (P would be 1: wrong supervision without a trace).
 
     Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM.

@@ -73,8 +73,8 @@ def linear_token_logprob(
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit, or ids outside the vocabulary (read on CPU
-            only). With vocab_group every process raises what one of them has to, or that their arguments
+        ValueError: types, shapes, devices or dtypes that do not fit, or ids outside the vocabulary (read on
+            CPU only). With vocab_group every process raises what one of them has to, or that their arguments
             differ.
     """
     arguments, settings = _checked(
