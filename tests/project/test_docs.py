@@ -68,6 +68,10 @@ def test_a_broken_link_is_found() -> None:
 
 def test_python_in_the_documents_runs(documents: dict[str, str], root: Path, tmp_path: Path) -> None:
     assert "tide.losses" in python_in(documents["README.md"])
+    # README sends those who look for these options to this page.
+    assert {"student_bias", "student_softcap", "student_logit_scale"} <= set(
+        re.findall(r"\w+(?==)", python_in(documents["docs/kernels/hidden.md"]))
+    )
     environment = {**os.environ, "PYTHONPATH": str(root)}
     for name, text in documents.items():
         if program := python_in(text):
