@@ -7,6 +7,7 @@ cross-entropy at T instead of 1, statistics of one chunk used for another in bac
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -312,6 +313,17 @@ def test_frozen_students_need_no_graph_and_autocast_changes_nothing(divergence):
         ({"mask": torch.ones(5)}, r"mask.*bool.*float32.*\.bool\(\)"),
         ({"mask": torch.ones(6, dtype=torch.bool)}, "mask.*5 rows"),
         ({"mask": torch.ones(5, 1, dtype=torch.bool)}, r"mask.*\(5, 1\)"),
+        (
+            {"student_logits": np.zeros((5, 11))},
+            r"student_logits must be a torch tensor; got ndarray.*as_tensor",
+        ),
+        (
+            {"teacher_logits": torch.nn.Linear(3, 11)},
+            "teacher_logits must be a torch tensor; got Linear.*returns",
+        ),
+        ({"labels": [0] * 5}, "labels must be a torch tensor; got list"),
+        ({"mask": np.ones(5, dtype=bool)}, "mask must be a torch tensor; got ndarray"),
+        ({"vocab_size": 7.0}, r"vocab_size must be an integer; got 7\.0"),
         ({"backend": "cudnn"}, "unknown backend 'cudnn'.*auto, reference, torch, triton"),
         ({"teacher_logits": torch.zeros(5, 11, device="meta")}, "teacher_logits.*meta.*cpu"),
     ],
@@ -332,6 +344,7 @@ def test_errors_name_the_function_the_values_and_the_remedy(divergence, changes,
         (torch.tensor([0.0, 0.5, 1.0, 1.25, 0.0]), r"\[0, 1\].*1\.25"),
         (torch.tensor([0.0, 0.5, 1.0, float("nan"), 0.0]), "nan"),
         (torch.zeros(4), "lambda_t.*5 rows"),
+        ([0.5] * 5, "lambda_t must be a torch tensor or a number; got list"),
         (torch.zeros(5, 1), r"number or \[N\].*\(5, 1\)"),
         (torch.zeros(5, requires_grad=True), r"lambda_t\.detach\(\)"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -217,6 +218,23 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
         ({"student_bias": torch.zeros(999)}, "student_bias must have one entry for each of the 1000"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"workspace_bytes": 0}, "workspace_bytes must be positive"),
+        (
+            {"student_weight": torch.nn.Linear(24, 1000)},
+            r"student_weight must be a torch tensor; got Linear\. Pass",
+        ),
+        (
+            {"teacher_weight": torch.nn.Linear(40, 1000)},
+            r"teacher_weight .* got Linear\. Pass lm_head\.weight",
+        ),
+        ({"teacher_bias": torch.nn.Linear(40, 1000)}, r"teacher_bias .* got Linear\. Pass lm_head\.bias"),
+        (
+            {"teacher_hidden": np.zeros((13, 40))},
+            r"teacher_hidden must be a torch tensor; got ndarray\. torch",
+        ),
+        ({"labels": [0] * 13}, "labels must be a torch tensor; got list"),
+        ({"weight": np.ones(13)}, "weight must be a torch tensor; got ndarray"),
+        ({"vocab_size": "40"}, "vocab_size must be an integer; got '40'"),
+        ({"workspace_bytes": "1G"}, "workspace_bytes must be an integer; got '1G'.*1 GiB is 1 << 30"),
         ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
         ({"student_logit_scale": 0.0}, "student_logit_scale must be finite and not 0; got 0.0"),
         ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale must be finite"),
@@ -234,7 +252,9 @@ def test_errors_name_function_rule_values_and_remedy(divergence, change, message
         call(divergence, inputs | tensors, **{k: v for k, v in change.items() if k not in inputs})
 
 
-@pytest.mark.parametrize("lambda_t", [1.5, -0.1, torch.full((13,), 2.0), torch.full((12,), 0.5)])
+@pytest.mark.parametrize(
+    "lambda_t", [1.5, -0.1, torch.full((13,), 2.0), torch.full((12,), 0.5), np.full(13, 0.5)]
+)
 def test_lambda_outside_its_range_or_shape(lambda_t):
     with pytest.raises(ValueError, match="linear_interpolated_kl: lambda_t must"):
         call("interpolated_kl", {**make(), "lambda_t": lambda_t})

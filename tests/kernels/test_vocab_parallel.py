@@ -91,6 +91,7 @@ def apart(name, case):
     yield "ids", {"tensors": {ids: outside}}
     yield "shape", {"tensors": {hidden: tensors[hidden][:, :-1].clone() if last else tensors[hidden]}}
     yield "type", {"tensors": {hidden: None if last else tensors[hidden]}}
+    yield "error", {"logit_scale" if token else "student_logit_scale": "2" if last else 1.0}
 
 cases, shortened = torch.load(folder + "/cases.pt"), torch.load(folder + "/shortened.pt")
 seen = {name: run(case) for name, case in cases.items()}
@@ -317,7 +318,8 @@ APART = (
     ("temperature", "the same temperature; got 2.0; {others}1.5 by rank"),
     ("ids", "rank {last} of vocab_group refuses its arguments: "),
     ("shape", "rank {last} of vocab_group refuses its arguments: "),
-    ("type", "rank {last} of vocab_group refuses its arguments: AttributeError("),
+    ("type", "hidden must be a torch tensor; got NoneType. "),
+    ("error", "rank {last} of vocab_group refuses its arguments: TypeError("),
 )
 # What an op is not asked.
 ELSEWHERE = {op: "temperature" if op == "linear_token_logprob" else "trained" for op in OPS}

@@ -6,6 +6,7 @@ import copy
 import inspect
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,7 @@ OPTIONS = {
 }
 # Passed on by keyword and without a default of their own.
 HIDDEN_OPTIONS = tuple(tide.losses.HiddenOptions.__annotations__)
+HIDDEN_NAMES = f"{', '.join(HIDDEN_OPTIONS)}."
 SILENT = {"backend", "inplace_gradient", "workspace_bytes", "logits_dtype", "vocab_group"}
 
 
@@ -186,10 +188,61 @@ def test_hidden_options_reach_the_operation(name):
     module = getattr(tide.losses, name)
     with pytest.raises(ValueError, match=r"logits_dtype must be .* the half type"):
         module(logits_dtype=torch.bfloat16)(**given)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'student_logitscale'"):
-        module(student_logitscale=2.0)(**given)
     with pytest.raises(AttributeError):
         module(vocab_group="not a group")(**given)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_unknown_option_is_refused_when_the_module_is_made(name):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
+        getattr(tide.losses, name)(temprature=3.0)
+
+
+@pytest.mark.parametrize("name", ["LinearTIDALLoss", "LinearForwardKLLoss", "LinearReverseKLLoss"])
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("temprature", "Did you mean temperature?"),
+        ("student_cap", "Did you mean student_softcap?"),
+        ("student_logitscale", "Did you mean student_logit_scale?"),
+        ("quux", "Choose from temperature, vocab_size, workspace_bytes, reduction, backend, " + HIDDEN_NAMES),
+        ("student_bias", "Pass student_bias to each call of the module."),
+    ],
+)
+def test_hidden_options_that_do_not_exist_are_named_with_the_nearest(name, option, remedy):
+    module, function, _, _ = parts(name)
+    with pytest.raises(TypeError) as refused:
+        module(**{option: 3.0})
+    assert str(refused.value) == f"{name}: unexpected keyword argument {option!r}. {remedy}"
+    if option == "student_bias":
+        return
+    with pytest.raises(TypeError) as refused:
+        function(**arguments(name), **{option: 3.0})
+    message = str(refused.value)
+    assert message.startswith(f"{function.__name__}: unexpected keyword argument {option!r}. ")
+    assert message.endswith(f" {HIDDEN_NAMES}" if option == "quux" else remedy)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("wrong", [np.zeros(3), torch.nn.Linear(5, 13)], ids=["ndarray", "Linear"])
+def test_what_is_no_tensor_is_refused_by_its_name(name, wrong):
+    given, function = arguments(name), parts(name)[1]
+    # A factor may be anything that torch makes a tensor of.
+    for key in given.keys() - {"weight", "ce_weight", "chunk_weights", "count"}:
+        kind = "a torch tensor or a number" if key == "lambda_t" else "a torch tensor"
+        with pytest.raises(ValueError, match=f": {key} must be {kind}; got {type(wrong).__name__}"):
+            function(**given | {key: wrong})
+
+
+def test_a_layer_in_place_of_its_weight_is_refused_by_the_function_that_was_called():
+    given = arguments("LinearTIDALLoss") | {"student_weight": torch.nn.Linear(5, 13)}
+    message = "^linear_tidal_loss: student_weight must be a torch tensor; got Linear. Pass lm_head.weight"
+    with pytest.raises(ValueError, match=message):
+        tide.losses.linear_tidal_loss(**given)
+    with pytest.raises(
+        ValueError, match=r"^linear_token_log_probs: weight must be a torch tensor; got Linear"
+    ):
+        tide.losses.linear_token_log_probs(torch.zeros(2, 5), torch.nn.Linear(5, 13), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("name", ["TIDALLoss", "ForwardKLLoss", "ReverseKLLoss"])

@@ -11,6 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+import tide_kernels
+from tide_kernels._shared.workspace import CPU_WORKSPACE_BYTES, GPU_WORKSPACE_BYTES
+
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = {"", ".cff", ".cfg", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 
@@ -65,6 +68,10 @@ def test_a_broken_link_is_found() -> None:
 
 def test_python_in_the_documents_runs(documents: dict[str, str], root: Path, tmp_path: Path) -> None:
     assert "tide.losses" in python_in(documents["README.md"])
+    # README sends those who look for these options to this page.
+    assert {"student_bias", "student_softcap", "student_logit_scale"} <= set(
+        re.findall(r"\w+(?==)", python_in(documents["docs/kernels/hidden.md"]))
+    )
     environment = {**os.environ, "PYTHONPATH": str(root)}
     for name, text in documents.items():
         if program := python_in(text):
@@ -92,6 +99,15 @@ def test_names_of_ours_in_the_documents_exist(documents: dict[str, str]) -> None
             except (ImportError, AttributeError):
                 unknown.append(f"{document}: {name}")
     assert not unknown
+
+
+@pytest.mark.parametrize("name", [name for name in tide_kernels.__all__ if name.startswith("linear_")])
+def test_docstrings_give_the_workspace_of_the_code(name: str) -> None:
+    text = " ".join((getattr(tide_kernels, name).__doc__ or "").split())
+    sizes = re.findall(r"(\d+) MiB on CPU and (\d+) MiB on a GPU", text)
+    assert [tuple(int(size) << 20 for size in pair) for pair in sizes] == [
+        (CPU_WORKSPACE_BYTES, GPU_WORKSPACE_BYTES)
+    ]
 
 
 def test_nothing_names_a_path_of_one_machine(root: Path, files: list[PurePosixPath]) -> None:

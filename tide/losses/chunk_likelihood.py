@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from tide.losses.reductions import broadcast_rows, check_reduction, row_factors
 from tide_kernels import chunk_likelihood
+from tide_kernels._shared.checks import check_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
 
 DIVERGENCES = ("bce", "kl")
 
@@ -57,8 +59,8 @@ def calm_loss(
         fp32 loss in nats, not scaled by T². No active chunk: 0 with a connected graph.
 
     Raises:
-        ValueError: shapes that do not fit, a value outside its range, an unknown name, or a teacher that
-            requires grad.
+        ValueError: types or shapes that do not fit, a value outside its range, an unknown name, or a teacher
+            that requires grad.
 
     Source: TIDE (arXiv 2604.26951), CALM; after cross-tokenizer likelihood matching (arXiv 2503.20083).
     """
@@ -183,7 +185,8 @@ def tidal_chunk_loss(
 
     Source: TIDE (arXiv 2604.26951), TIDAL across tokenizers.
     """
-    if not isinstance(lambda_t, (int, float)):
+    check_tensor("tidal_chunk_loss", "chunk_mask", chunk_mask)
+    if isinstance(lambda_t, Tensor):
         lambda_t = broadcast_rows(
             "tidal_chunk_loss", "lambda_t", lambda_t.detach(), chunk_mask.shape[:1], chunk_mask.device
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tide.losses.reductions import NORMALIZERS, partial_mask, row_weights
 from tide_kernels import linear_token_logprob, token_logprob
+from tide_kernels._shared.checks import check_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -39,9 +40,10 @@ def token_log_probs(
         [...] fp32, nats, at most 0.
 
     Raises:
-        ValueError: shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not read back).
+        ValueError: types or shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not
+            read back).
     """
-    leading = _leading("token_log_probs", logits, token_ids, mask)
+    leading = _leading("token_log_probs", mask, logits=logits, token_ids=token_ids)
     mask = partial_mask(mask)
     num_rows = math.prod(leading)
     log_p = token_logprob(
@@ -93,9 +95,11 @@ def linear_token_log_probs(
         [...] fp32, nats, at most 0.
 
     Raises:
-        ValueError: shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not read back).
+        ValueError: types or shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not
+            read back).
     """
-    leading = _leading("linear_token_log_probs", hidden, token_ids, mask)
+    check_tensor("linear_token_log_probs", "weight", weight)
+    leading = _leading("linear_token_log_probs", mask, hidden=hidden, token_ids=token_ids)
     mask = partial_mask(mask)
     num_rows = math.prod(leading)
     rows, ids = hidden.reshape(num_rows, hidden.shape[-1]), token_ids.reshape(num_rows)
@@ -156,13 +160,13 @@ def cross_entropy_loss(
         Scalar fp32, nats. No row that counts: 0 with a connected graph.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown normalizer, or a weight without maskable where the
-            normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
+        ValueError: types or shapes that do not fit, an unknown normalizer, or a weight without maskable where
+            the normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
             twice.
 
     Source: masked diffusion objective of LLaDA (arXiv 2502.09992) and BD3LM (arXiv 2503.09573).
     """
-    leading = _leading("cross_entropy_loss", logits, labels, mask)
+    leading = _leading("cross_entropy_loss", mask, logits=logits, labels=labels)
     if normalizer not in NORMALIZERS:
         raise ValueError(
             f"cross_entropy_loss: normalizer must be one of {', '.join(NORMALIZERS)}; got {normalizer!r}."
@@ -175,6 +179,8 @@ def cross_entropy_loss(
             "mean over masked rows."
         )
     active = labels != ignore_index if mask is None else mask & (labels != ignore_index)
+    if maskable is not None:
+        check_tensor("cross_entropy_loss", "maskable", maskable)
     if maskable is not None and maskable.shape != leading:
         raise ValueError(
             f"cross_entropy_loss: maskable must have the rows' shape {tuple(leading)}; "
@@ -191,7 +197,11 @@ def cross_entropy_loss(
     return -(weights * log_p).sum()
 
 
-def _leading(function: str, rows: Tensor, token_ids: Tensor, mask: Tensor | None) -> torch.Size:
+def _leading(function: str, mask: Tensor | None, **named: Tensor) -> torch.Size:
+    """The shape that rows [..., V] or [..., d], then their token ids, share with the mask."""
+    for name, x in (named if mask is None else named | {"mask": mask}).items():
+        check_tensor(function, name, x)
+    rows, token_ids = named.values()
     leading = rows.shape[:-1]
     if rows.ndim < 1 or token_ids.shape != leading:
         raise ValueError(

@@ -5,6 +5,8 @@ The vocabulary axis belongs to ``tide_kernels``; here a row is already a number.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tide.losses.reductions import broadcast_rows, check_reduction, partial_mask, row_factors
+from tide_kernels._shared.checks import check_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +57,34 @@ class HiddenOptions(TypedDict, total=False):
     vocab_group: ProcessGroup | None
 
 
+HIDDEN_OPTIONS = tuple(HiddenOptions.__annotations__)
+
+
+def check_hidden_options(called: Callable[..., object], options: HiddenOptions) -> None:
+    """Refuse an option that `HiddenOptions` lacks, in the name of what the user called.
+
+    Args:
+        called: the public function, or the module's class; it has parameters of its own beside ``options``.
+        options: what it was given beyond those.
+
+    Raises:
+        TypeError: an unknown option, as of any Python function; it names the nearest one.
+    """
+    for option in options:
+        if option in HIDDEN_OPTIONS:
+            continue
+        own = [name for name in inspect.signature(called).parameters if name != "options"]
+        names = [*own, *HIDDEN_OPTIONS]
+        forward = getattr(called, "forward", None)
+        if forward is not None and option in inspect.signature(forward).parameters:
+            remedy = f"Pass {option} to each call of the module."
+        elif near := difflib.get_close_matches(option, names, n=1):
+            remedy = f"Did you mean {near[0]}?"
+        else:
+            remedy = f"Choose from {', '.join(names)}."
+        raise TypeError(f"{called.__name__}: unexpected keyword argument {option!r}. {remedy}")
+
+
 def divergence_from_logits(
     function: str,
     op: Callable[..., Tensor | tuple[Tensor, Tensor]],
@@ -81,9 +112,12 @@ def divergence_from_logits(
         mask: [...] or None; the other arguments as the public losses document them.
 
     Raises:
-        ValueError: shapes that do not fit, a mask that is not boolean, an unknown reduction, or the op's own.
+        ValueError: types or shapes that do not fit, a mask that is not boolean, an unknown reduction, or the
+            op's own.
     """
     check_reduction(function, reduction)
+    for name, value in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        check_tensor(function, name, value)
     leading = _leading_shape(function, "logits", student_logits, teacher_logits)
     _check_rows(function, leading, mask, labels)
     _check_ce(function, labels, ce_weight)
@@ -150,6 +184,9 @@ def divergence_from_hidden(
         ValueError: as ``divergence_from_logits``, reduction ``none``, or a weight that requires grad.
     """
     check_reduction(function, reduction, rows_available=False)
+    heads = (("student_weight", student_weight), ("teacher_weight", teacher_weight))
+    for name, given in (("student_hidden", student_hidden), ("teacher_hidden", teacher_hidden), *heads):
+        check_tensor(function, name, given)
     leading = _leading_shape(function, "hidden states", student_hidden, teacher_hidden)
     _check_rows(function, leading, mask, labels)
     _check_ce(function, labels, ce_weight)
@@ -212,6 +249,10 @@ def _leading_shape(function: str, what: str, student: Tensor, teacher: Tensor) -
 
 
 def _check_rows(function: str, leading: torch.Size, mask: Tensor | None, labels: Tensor | None) -> None:
+    if mask is not None:
+        check_tensor(function, "mask", mask)
+    if labels is not None:
+        check_tensor(function, "labels", labels)
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"{function}: mask must be boolean; got {mask.dtype}. Weights go into weight=.")
     for name, value in (("mask", mask), ("labels", labels)):

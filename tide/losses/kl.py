@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide.losses.divergence import DivergenceLoss, divergence_from_hidden, divergence_from_logits
+from tide.losses.divergence import (
+    DivergenceLoss,
+    check_hidden_options,
+    divergence_from_hidden,
+    divergence_from_logits,
+)
 from tide_kernels import interpolated_kl, linear_interpolated_kl, linear_reverse_kl, reverse_kl
 
 if TYPE_CHECKING:
@@ -52,8 +57,8 @@ def forward_kl_loss(
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
 
     Raises:
-        ValueError: shapes or vocabularies that do not fit, a value outside its range, or a teacher that
-            requires grad.
+        ValueError: types, shapes or vocabularies that do not fit, a value outside its range, or a teacher
+            that requires grad.
 
     Source: Hinton et al. (arXiv 1503.02531) for temperature and T²; TIDE (arXiv 2604.26951), baselines.
     """
@@ -112,8 +117,8 @@ def reverse_kl_loss(
         fp32 loss in nats; with labels, ``DivergenceLoss(loss, divergence, cross_entropy)``.
 
     Raises:
-        ValueError: shapes or vocabularies that do not fit, a value outside its range, or a teacher that
-            requires grad.
+        ValueError: types, shapes or vocabularies that do not fit, a value outside its range, or a teacher
+            that requires grad.
 
     Source: Hinton et al. (arXiv 1503.02531) for temperature and T²; TIDE (arXiv 2604.26951), baselines.
     """
@@ -179,9 +184,11 @@ def linear_forward_kl_loss(
 
     Raises:
         ValueError: as ``forward_kl_loss``, and for reduction ``none``.
+        TypeError: an option that does not exist.
 
     Source: TIDE (arXiv 2604.26951), baselines.
     """
+    check_hidden_options(linear_forward_kl_loss, options)
     return divergence_from_hidden(
         "linear_forward_kl_loss",
         linear_interpolated_kl,
@@ -250,9 +257,11 @@ def linear_reverse_kl_loss(
 
     Raises:
         ValueError: as ``reverse_kl_loss``, and for reduction ``none``.
+        TypeError: an option that does not exist.
 
     Source: TIDE (arXiv 2604.26951), baselines.
     """
+    check_hidden_options(linear_reverse_kl_loss, options)
     return divergence_from_hidden(
         "linear_reverse_kl_loss",
         linear_reverse_kl,

@@ -14,6 +14,7 @@ from torch import nn
 
 from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss, tidal_chunk_loss
 from tide.losses.cross_entropy import cross_entropy_loss
+from tide.losses.divergence import check_hidden_options
 from tide.losses.kl import forward_kl_loss, linear_forward_kl_loss, linear_reverse_kl_loss, reverse_kl_loss
 from tide.losses.tidal import linear_tidal_loss, tidal_loss
 
@@ -71,6 +72,7 @@ class _HiddenDivergence(FixedOptions):
         backend: str = "auto",
         **options: Unpack[HiddenOptions],
     ) -> None:
+        check_hidden_options(type(self), options)
         super().__init__(
             temperature=temperature,
             vocab_size=vocab_size,

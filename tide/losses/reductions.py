@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tide_kernels._shared.checks import check_tensor
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -155,6 +157,8 @@ def row_weights(
         raise ValueError(
             f"row_weights: normalizer must be one of {', '.join(NORMALIZERS)}; got {normalizer!r}."
         )
+    check_tensor("row_weights", "masked", masked)
+    check_tensor("row_weights", "maskable", maskable)
     if masked.dtype != torch.bool or maskable.dtype != torch.bool:
         raise ValueError(
             f"row_weights: masked and maskable must be boolean; got {masked.dtype} and {maskable.dtype}. "

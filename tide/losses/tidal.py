@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide.losses.divergence import DivergenceLoss, divergence_from_hidden, divergence_from_logits
+from tide.losses.divergence import (
+    DivergenceLoss,
+    check_hidden_options,
+    divergence_from_hidden,
+    divergence_from_logits,
+)
 from tide_kernels import interpolated_kl, linear_interpolated_kl
 
 if TYPE_CHECKING:
@@ -55,8 +60,8 @@ def tidal_loss(
         with a connected graph.
 
     Raises:
-        ValueError: shapes or vocabularies that do not fit, a value outside its range, or a teacher that
-            requires grad.
+        ValueError: types, shapes or vocabularies that do not fit, a value outside its range, or a teacher
+            that requires grad.
 
     Source: TIDE (arXiv 2604.26951), TIDAL; with lambda independent of t, TAID (arXiv 2501.16937).
     """
@@ -128,9 +133,11 @@ def linear_tidal_loss(
 
     Raises:
         ValueError: as ``tidal_loss``, and for reduction ``none``.
+        TypeError: an option that does not exist.
 
     Source: TIDE (arXiv 2604.26951), TIDAL.
     """
+    check_hidden_options(linear_tidal_loss, options)
     return divergence_from_hidden(
         "linear_tidal_loss",
         linear_interpolated_kl,

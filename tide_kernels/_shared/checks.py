@@ -5,6 +5,7 @@ Checks that must read tensor values run on CPU tensors only: on a GPU each would
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAMBDA_REMEDY = "lambda is the teacher's share of the target: 0 the student alone, 1 forward KL"
+VOCAB_REMEDY = "It is the number of entries to read, e.g. len(tokenizer)."
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
@@ -23,8 +25,29 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
+def check_tensor(function: str, name: str, x: object, otherwise: str = "") -> None:
+    """x is a torch tensor: a layer in place of its weight, or an array, would fail later without its name."""
+    if isinstance(x, torch.Tensor):
+        return
+    if isinstance(x, torch.nn.Module):
+        part = "bias" if name.endswith("bias") else "weight"
+        remedy = f"Pass lm_head.{part} for a head lm_head, or what the module returns for hidden states."
+    else:
+        remedy = "torch.as_tensor makes one of an array or a list."
+    raise ValueError(
+        f"{function}: {name} must be a torch tensor{otherwise}; got {type(x).__name__}. {remedy}"
+    )
+
+
+def check_integer(function: str, name: str, value: object, remedy: str) -> None:
+    """value counts something: an int, or what stands for one (numpy's integers, torch.SymInt)."""
+    if not isinstance(value, int) and not hasattr(value, "__index__"):
+        raise ValueError(f"{function}: {name} must be an integer; got {value!r}. {remedy}")
+
+
 def check_matrix(function: str, name: str, x: Float[Tensor, "N V"]) -> None:
     """x is a floating [N, V] with V > 0."""
+    check_tensor(function, name, x)
     if x.dtype not in FLOAT_DTYPES:
         raise ValueError(
             f"{function}: {name} must be fp32, bf16, fp16 or fp64; got {x.dtype}. Cast it first."
@@ -49,6 +72,7 @@ def check_vocab(function: str, vocab_size: int | None, *widths: int) -> int:
                 "If one is a prefix of the other, pass vocab_size; otherwise use chunk likelihoods."
             )
         return widths[0]
+    check_integer(function, "vocab_size", vocab_size, VOCAB_REMEDY)
     if not 0 < vocab_size <= min(widths):
         raise ValueError(
             f"{function}: vocab_size must lie in [1, {min(widths)}], the width of the narrower vocabulary; "
@@ -106,6 +130,7 @@ def check_mask(function: str, mask: Bool[Tensor, " N"] | None, num_rows: int, de
     """mask is a boolean per row."""
     if mask is None:
         return
+    check_tensor(function, "mask", mask)
     if mask.dtype != torch.bool or mask.dim() != 1:
         raise ValueError(
             f"{function}: mask must be bool [N]; got {mask.dtype} {tuple(mask.shape)}. "
@@ -118,6 +143,7 @@ def check_ids(
     function: str, name: str, ids: Int[Tensor, " N"], num_rows: int, device: torch.device
 ) -> Int[Tensor, " N"]:
     """Token ids, one per row, as int64. `check_id_values` looks at the values."""
+    check_tensor(function, name, ids)
     if ids.dtype not in INTEGER_DTYPES or ids.dim() != 1:
         raise ValueError(f"{function}: {name} must be integers [N]; got {ids.dtype} {tuple(ids.shape)}.")
     check_same_length(function, name, ids, num_rows, device)
@@ -148,6 +174,8 @@ def row_lambda(
 ) -> Float[Tensor, " N"]:
     """lambda_t as one value per row. Numbers are checked here, tensors by `check_lambda_values`."""
     if not isinstance(lambda_t, torch.Tensor):
+        if not isinstance(lambda_t, (float, int)) and not isinstance(lambda_t, numbers.Real):
+            check_tensor(function, "lambda_t", lambda_t, " or a number")
         if not 0.0 <= lambda_t <= 1.0:
             raise ValueError(f"{function}: lambda_t must lie in [0, 1]; got {lambda_t} ({LAMBDA_REMEDY}).")
         return torch.full((num_rows,), float(lambda_t), dtype=dtype, device=device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.checks import check_frozen, check_matrix, check_same_length
+from tide_kernels._shared.checks import check_frozen, check_matrix, check_same_length, check_tensor
 from tide_kernels._shared.head import HALF_DTYPES, HeadOptions
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def check_head(
             "them."
         )
     if bias is not None:
+        check_tensor(function, f"{side}bias", bias)
         if bias.dim() != 1 or not bias.is_floating_point():
             raise ValueError(
                 f"{function}: {side}bias must be floating [V]; got {bias.dtype} {tuple(bias.shape)}."

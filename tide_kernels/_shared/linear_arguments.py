@@ -14,6 +14,7 @@ from tide_kernels._shared.checks import (
     check_ids,
     check_same_length,
     check_temperature,
+    check_tensor,
     check_vocab,
     row_lambda,
 )
@@ -199,6 +200,7 @@ def _row_weight(
 ) -> Float[Tensor, " N"]:
     if value is None:
         return torch.ones(num_rows, dtype=dtype, device=device)
+    check_tensor(function, name, value)
     check_frozen(function, name, value)
     if value.dim() != 1:
         raise ValueError(f"{function}: {name} must be [N], one factor per row; got {tuple(value.shape)}.")

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from tide_kernels._shared.agreement import process_group
+from tide_kernels._shared.checks import VOCAB_REMEDY, check_integer
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Shaped
@@ -165,6 +166,8 @@ def shard_extent(function: str, weight_rows: int, vocab_size: int | None, group:
         ValueError: a vocab_size that leaves a process without an entry.
     """
     world = dist.get_world_size(group)
+    if vocab_size is not None:
+        check_integer(function, "vocab_size", vocab_size, VOCAB_REMEDY)
     vocab = weight_rows * world if vocab_size is None else vocab_size
     if not weight_rows * (world - 1) < vocab <= weight_rows * world:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from tide_kernels._shared.checks import check_integer
 from tide_kernels._shared.pages import on_huge_pages
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ def workspace(function: str, workspace_bytes: int | None, device: torch.device) 
     """The budget in bytes: the argument, the environment variable TIDE_WORKSPACE_BYTES, or the default.
 
     Raises:
-        ValueError: a budget that is not a positive number.
+        ValueError: a budget that is not a positive integer.
     """
     if workspace_bytes is not None:
+        check_integer(
+            function, "workspace_bytes", workspace_bytes, "It is a number of bytes: 1 GiB is 1 << 30."
+        )
         if workspace_bytes <= 0:
             raise ValueError(
                 f"{function}: workspace_bytes must be positive; got {workspace_bytes}. Leave it out for the "

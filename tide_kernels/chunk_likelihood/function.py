@@ -16,6 +16,7 @@ from tide_kernels._shared.checks import (
     check_lambda_values,
     check_same_length,
     check_temperature,
+    check_tensor,
     row_lambda,
 )
 from tide_kernels._shared.first_order import forbid_double_backward
@@ -73,8 +74,8 @@ def chunk_likelihood(
         [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t where it
-            means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C) and active
+        ValueError: types, shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t where
+            it means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C) and active
             chunks without a token on one side (P would be 1: wrong supervision without a trace).
 
     Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM.
@@ -137,6 +138,8 @@ def _check_tensors(
     chunk_mask: Bool[Tensor, "B C"],
 ) -> tuple[Int[Tensor, "B Ls"], Int[Tensor, "B Lt"]]:
     """Both sides fit each other. Returns the chunk ids as int64."""
+    check_tensor(NAME, "chunk_mask", chunk_mask)
+    check_tensor(NAME, "teacher_token_log_probs", teacher_token_log_probs)
     if chunk_mask.dtype != torch.bool or chunk_mask.dim() != 2:
         raise ValueError(
             f"{NAME}: chunk_mask must be bool [B, C]; got {chunk_mask.dtype} {tuple(chunk_mask.shape)}."
@@ -153,6 +156,8 @@ def _check_side(
     chunk_mask: Bool[Tensor, "B C"],
 ) -> Int[Tensor, "B L"]:
     batch = chunk_mask.shape[0]
+    check_tensor(NAME, f"{side}_token_log_probs", token_log_probs)
+    check_tensor(NAME, f"{side}_chunks", chunks)
     if token_log_probs.dtype not in FLOAT_DTYPES or token_log_probs.dim() != 2:
         raise ValueError(
             f"{NAME}: {side}_token_log_probs must be floating [B, L]; "

@@ -95,8 +95,9 @@ def interpolated_kl(
         kl [N] fp32, nats, not scaled by T²; with labels, (kl [N], ce [N]). Differentiable once.
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit; a teacher or lambda_t that requires grad;
-            lambda_t outside [0, 1]; labels outside the columns in use (the last two read values on CPU only).
+        ValueError: types, shapes, devices or dtypes that do not fit; a teacher or lambda_t that requires
+            grad; lambda_t outside [0, 1]; labels outside the columns in use (the last two read values on CPU
+            only).
 
     Source: TIDE (arXiv 2604.26951) §2.1.
     """

@@ -79,7 +79,7 @@ def linear_reverse_kl(
         logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where all four inputs are, halves
             them and costs 2 to 16 % of the gradient. Product, bias, scale and cap are fp32, rounded once.
         workspace_bytes: for what is held of [n, V] at once, at least one row's; None for the environment
-            variable TIDE_WORKSPACE_BYTES, or 240 MiB on CPU and 768 MiB on a GPU.
+            variable TIDE_WORKSPACE_BYTES, or 160 MiB on CPU and 768 MiB on a GPU.
         vocab_group: processes that hold the heads in equal runs of rows, in the order of their ranks; labels
             and vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
             results; the weight's gradient is the shard's. Backend "torch".
@@ -91,9 +91,9 @@ def linear_reverse_kl(
         fp32, nats, detached.
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit; a teacher, lambda or weight that requires grad;
-            a value outside its range (values of tensors are read on CPU only). With vocab_group every process
-            raises what one of them has to, or that their arguments differ.
+        ValueError: types, shapes, devices or dtypes that do not fit; a teacher, lambda or weight that
+            requires grad; a value outside its range (values of tensors are read on CPU only). With
+            vocab_group every process raises what one of them has to, or that their arguments differ.
 
     Source: TIDE (arXiv 2604.26951), reverse objective on a shared tokenizer.
     """

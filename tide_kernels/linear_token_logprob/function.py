@@ -62,7 +62,7 @@ def linear_token_logprob(
         logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where both inputs are, halves them
             and costs 2 to 16 % of the gradient. Product, bias, scale and cap are fp32, rounded once.
         workspace_bytes: for what is held of [N, v] at once, at least one column's; None for the environment
-            variable TIDE_WORKSPACE_BYTES, or 240 MiB on CPU and 768 MiB on a GPU.
+            variable TIDE_WORKSPACE_BYTES, or 160 MiB on CPU and 768 MiB on a GPU.
         vocab_group: processes that hold the head in equal runs of rows, in the order of their ranks; ids and
             vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
             results; the weight's gradient is the shard's. Backend "torch".
@@ -73,8 +73,8 @@ def linear_token_logprob(
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit, or ids outside the vocabulary (read on CPU
-            only). With vocab_group every process raises what one of them has to, or that their arguments
+        ValueError: types, shapes, devices or dtypes that do not fit, or ids outside the vocabulary (read on
+            CPU only). With vocab_group every process raises what one of them has to, or that their arguments
             differ.
     """
     arguments, settings = _checked(

@@ -88,8 +88,8 @@ def reverse_kl(
         kl [N] fp32, nats, not scaled by T²; with labels, (kl [N], ce [N]). Differentiable once.
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit; a teacher that requires grad; labels outside
-            the columns in use (values are read on CPU only).
+        ValueError: types, shapes, devices or dtypes that do not fit; a teacher that requires grad; labels
+            outside the columns in use (values are read on CPU only).
 
     Source: TIDE (arXiv 2604.26951), the reverse KL baseline.
     """

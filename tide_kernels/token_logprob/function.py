@@ -55,8 +55,8 @@ def token_logprob(
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit; ids outside the columns in use (values are read
-            on CPU only).
+        ValueError: types, shapes, devices or dtypes that do not fit; ids outside the columns in use (values
+            are read on CPU only).
 
     Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over chunks.
     """
