@@ -48,7 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
         say=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
     )
     num_shards = len(manifest.shards)
-    print(f"{recipe.data.prepared}: {manifest.counts}, {num_shards} shard{'s' if num_shards > 1 else ''}")
+    counts = manifest.counts
+    print(
+        f"{recipe.data.prepared}: {counts.in_a_line}, {num_shards} shard{'s' if num_shards > 1 else ''}",
+        *counts.dropped_in_lines,
+        sep="\n",
+    )
     if len(manifest.sources) > 1:
         print("\n".join(_lines_of_sources(manifest)))
     return 0
