@@ -215,7 +215,10 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (no_teacher, "method kl needs a teacher; add teacher: with its path, or set method: none"),
         (no_data, r"no file or directory at '.*rows\.jsonl'\. Correct the path\."),
-        (prompt_without_completion, r"none of 1 rows makes an example \(no known keys 1\)\. Correct the data"),
+        (
+            prompt_without_completion,
+            r"none of 1 rows makes an example \(no known keys 1\)\. Correct the data",
+        ),
         (
             prompts_that_fill_everything,
             r"none of 1 rows .*\(nothing to learn within max_length 1\)\. .*raise data\.max_length",

@@ -106,8 +106,8 @@ def parse_row(value: Mapping[str, object]) -> Row:
     """The row that a mapping stands for.
 
     A conversation needs an answer, and no answer to be learnt may be blank: a model that saw one would learn
-    to say nothing, and leaving the turn out would change what follows it. The completion of a text row may not
-    be blank either.
+    to say nothing, and leaving the turn out would change what follows it. Nor may the completion of a text
+    row be blank.
 
     Args:
         value: in one of the module's forms. A message's content is text, or parts {"type": "text", "text":
@@ -116,8 +116,8 @@ def parse_row(value: Mapping[str, object]) -> Row:
         A Conversation, or a TextRow whose prompt is "" for plain text.
     Raises:
         BadRow: with reason "no known keys" (none of the forms), "wrong type", "no messages", "no answer",
-            "empty answer" (blank, or nothing at all), "parts other than text", "tool calls" and "reasoning" (a
-            turn that is more than its text), "weight of a message" (other than 0 and 1), "half a surrogate
+            "empty answer" (blank, or nothing at all), "parts other than text", "tool calls" and "reasoning"
+            (a turn that is more than its text), "weight of a message" (other than 0 and 1), "half a surrogate
             pair".
     """
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
@@ -232,7 +232,9 @@ def _content(value: object, where: str) -> str:
         if not isinstance(part, Mapping):
             raise BadRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
         if part.get("type") != "text":
-            raise BadRow("parts other than text", f"the content of {where} has a part of type {part.get('type')!r}")
+            raise BadRow(
+                "parts other than text", f"the content of {where} has a part of type {part.get('type')!r}"
+            )
         parts.append(_text(part.get("text"), where))
     return "".join(parts)
 

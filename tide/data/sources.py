@@ -117,8 +117,8 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
     Returns:
         A source of one row or more.
     Raises:
-        ValueError: nothing is there, or no rows are, a file is damaged, the split is not there, a directory of
-            splits holds a file of none, or the hub is asked for without the `datasets` package or does not
+        ValueError: nothing is there, or no rows are, a file is damaged, the split is not there, a directory
+            of splits holds a file of none, or the hub is asked for without the `datasets` package or does not
             have it.
     """
     name = str(path)

@@ -32,7 +32,16 @@ from tide.data import (
     write_shard,
     write_whole,
 )
-from tide.preparation.directory import clear_for, finished, keeps_parts, made_parts, part_name
+from tide.preparation.directory import (
+    clear_for,
+    finished,
+    first_reject,
+    keeps_parts,
+    made_parts,
+    part_name,
+    rejects_file,
+    rejects_in,
+)
 from tide.preparation.parts import build_part, nothing_kept
 from tide.preparation.recipe_data import SHARD_ROWS, Preparation
 
@@ -104,7 +113,8 @@ def prepare(
         SourceCounts.total(part.sources for part in parts),
     )
     if not manifest.counts.kept:
-        raise ValueError(nothing_kept(manifest.counts))
+        first = first_reject(directory)
+        raise ValueError(nothing_kept(manifest.counts, first, rejects=rejects_in(directory)))
     manifest.write(directory)
     return manifest
 
@@ -120,11 +130,10 @@ def write_part(preparation: Preparation, number: int, directory: Path) -> Counts
     write_shard(directory / f"{name}.arrow", part.examples)
     lines = []
     for at, reject in part.rejects.items():
-        source, row = mixture.source[start + at], int(mixture.row[start + at])
-        where = sources[source].where(row)
+        where = mixture.where(sources, start + at)
         value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
         lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
-    rejects = directory / f"{name}.rejects.jsonl"
+    rejects = rejects_file(directory, name)
     if lines:
         write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
     else:
