@@ -115,7 +115,8 @@ def clear_for(directory: Path, plan: Plan, *, overwrite: bool) -> None:
         if not overwrite:
             raise ValueError(
                 f"prepare: {str(directory)!r} holds prepared data whose {PLAN_FILE} is missing, so what it "
-                "was made from cannot be compared. Pass --overwrite to replace it, or name another data.prepared."
+                "was made from cannot be compared. Pass --overwrite to replace it, or name another "
+                "data.prepared."
             )
         _clear(directory)
         return
