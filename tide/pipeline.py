@@ -144,6 +144,8 @@ def distill(
 def check(recipe: Recipe, *, resume: bool = False) -> str:
     """Checks all that `distill` checks before it loads weights; returns what it found, in one line.
 
+    One more, indented, for every reason for which rows were dropped.
+
     Raises:
         ValueError: as `distill`.
     """

@@ -215,7 +215,10 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (no_teacher, "method kl needs a teacher; add teacher: with its path, or set method: none"),
         (no_data, r"no file or directory at '.*rows\.jsonl'\. Correct the path\."),
-        (prompt_without_completion, r"none of 1 rows makes an example \(no text 1\)\. Correct the data"),
+        (
+            prompt_without_completion,
+            r"\(no known keys 1\)\. .*l:1: no known keys: .*, or text\. Correct the data\.$",
+        ),
         (
             prompts_that_fill_everything,
             r"none of 1 rows .*\(nothing to learn within max_length 1\)\. .*raise data\.max_length",
@@ -267,8 +270,8 @@ def test_one_line_with_the_remedy(bench: Bench, damage: Callable[[Bench], None],
 @pytest.mark.parametrize(
     ("damage", "dropped"),
     [
-        (broken_line, "8 rows, 7 examples .*; dropped: not JSON 1"),
-        (mask_in_the_text, "rows, 2 examples,.*; dropped: mask token"),
+        (broken_line, "8 rows, 7 examples .*\n  1 dropped: not JSON\n"),
+        (mask_in_the_text, "rows, 2 examples,.*\n  1 dropped: mask token"),
     ],
 )
 def test_a_bad_row_is_counted_and_stops_nothing(
@@ -306,7 +309,7 @@ def test_the_check_of_prepared_data_says_what_was_dropped(bench: Bench) -> None:
     bench.capture.readouterr()
     assert main(["distill", str(path), "--check"]) == 0
     out, _ = bench.capture.readouterr()
-    assert "; 8 rows, 7 examples (" in out and out.endswith("; dropped: not JSON 1\n")
+    assert "; 8 rows, 7 examples (" in out and out.endswith(" learnt\n  1 dropped: not JSON\n")
 
 
 def test_a_line_for_every_problem_of_a_recipe(bench: Bench) -> None:

@@ -114,8 +114,11 @@ def test_prepare_counts_every_source_of_several(
     ]
     arguments = [f"data.prepared={tmp_path / 'prepared'}", "data.train=null", f"data.sources={sources}"]
     assert main(["prepare", str(recipe), "--workers=1", *arguments]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
+    first, *dropped = capsys.readouterr().out.splitlines()
+    dropped, lines = dropped[:2], dropped[2:]
     assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
+    (rejects,) = (tmp_path / "prepared").glob("*.rejects.jsonl")
+    assert dropped == ["  1 dropped: empty answer", f"  dropped rows, with what is wrong: {rejects}"]
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [

@@ -62,8 +62,10 @@ def test_counts_add_up():
     assert list(total.dropped) == ["empty answer", "no answer"]
     assert str(total) == (
         "7 rows, 3 examples (1 cut at max_length, 12 without chunks), 30 student tokens, 0 of them learnt, "
-        "4 chunks; dropped: empty answer 1, no answer 3"
+        "4 chunks\n  3 dropped: no answer\n  1 dropped: empty answer"
     )
+    many = Counts(dropped={"a": 7, "b": 1200, "c": 7})
+    assert many.dropped_in_lines == ["  1,200 dropped: b", "      7 dropped: a", "      7 dropped: c"]
     assert str(two).startswith("2 rows, 0 examples (12 without chunks), 0 student tokens")
     assert str(Counts(rows=1, kept=1)) == "1 rows, 1 examples, 0 student tokens, 0 of them learnt"
 

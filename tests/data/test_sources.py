@@ -264,6 +264,28 @@ def test_a_directory_of_splits(tmp_path, names):
         open_source(tmp_path, split="train_sft")
 
 
+def test_a_file_of_no_split_beside_splits_is_an_error(tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", ROWS[:2])
+    for name in ("README.md", "dataset_infos.json", "data/dataset_info.json", "_old/more.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "no row"}\n')
+    assert [row for _, row in open_source(tmp_path)] == ROWS[:2]
+    write_jsonl(tmp_path / "data" / "extra.jsonl", ROWS[2:])
+    for split in ("train", "test"):
+        with pytest.raises(ValueError) as caught:
+            open_source(tmp_path, split=split)
+        assert str(caught.value) == (
+            f"open_source: {str(tmp_path)!r} holds files of the splits ['train'], and others whose names say "
+            "no split: ['data/extra.jsonl']. Move these elsewhere or name them after a split, or give one "
+            "file or a glob in place of the directory."
+        )
+    for number in range(6):
+        write_jsonl(tmp_path / f"{number}.jsonl")
+    with pytest.raises(ValueError, match=r"'3\.jsonl', '4\.jsonl'\] and 2 more\. Move"):
+        open_source(tmp_path)
+    assert len(open_source(f"{tmp_path}/**/[et]*.jsonl")) == len(ROWS)
+
+
 def test_splits_of_other_names(tmp_path):
     for name, rows in (("train_sft", ROWS[:2]), ("train_gen", ROWS[2:])):
         write_jsonl(tmp_path / f"{name}-00000-of-00001.jsonl", rows)

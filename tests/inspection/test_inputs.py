@@ -67,7 +67,7 @@ def test_bad_rows_shift_no_row_of_a_sample(tmp_path, num_rows):
     assert len(found) == min(num_rows, 200)
     for number, row in found:
         if number in unreadable | masked:
-            reason = "no text" if number in unreadable else "mask token in the text"
+            reason = "no known keys" if number in unreadable else "mask token in the text"
             assert isinstance(row, Dropped) and row.reason == reason
         else:
             assert "".join(token.text for token in row.student) == f"x{number}"

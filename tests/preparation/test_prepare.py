@@ -14,8 +14,6 @@ from tests.tiny import ROWS
 from tide.config import Recipe
 from tide.data import Manifest, ShardedExamples, SourceCounts, write_json
 from tide.preparation import load_tokenizers, training_data
-from tide.preparation.prepare import _made
-from tide.preparation.recipe_data import Preparation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -364,26 +362,8 @@ def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     assert len(loaded) == 1
 
 
-def test_without_a_place_or_a_row_there_is_nothing(tiny_checkpoints, tmp_path):
+def test_without_a_place_or_a_source_there_is_nothing(tiny_checkpoints, tmp_path):
     with pytest.raises(ValueError, match=r"neither data\.train nor data\.sources, so there are no rows"):
         prepare(recipe_of(tiny_checkpoints, tmp_path, train=None))
     with pytest.raises(ValueError, match=r"data\.prepared says where the shards go, and is null"):
         prepare(recipe_of(tiny_checkpoints, tmp_path, prepared=None))
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text('{"text": ""}\n')
-    with pytest.raises(ValueError, match=r"none of 1 rows makes an example \(empty answer 1\)"):
-        prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(empty)), workers=1)
-
-
-def test_an_interruption_does_not_wait_for_the_parts_that_no_worker_has(tiny_checkpoints, tmp_path):
-    sources = [{"path": str(tiny_checkpoints.rows), "weight": 100}]
-    recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
-    preparation = Preparation.of(recipe, shard_rows=1)
-    directory = tmp_path / "prepared"
-    directory.mkdir()
-    numbers = list(range(len(preparation.mixture)))
-    made = _made(preparation, numbers, directory, 2)
-    next(made)
-    with pytest.raises(KeyboardInterrupt):
-        made.throw(KeyboardInterrupt)
-    assert len(numbers) == 800 and 1 <= len(list(directory.glob("part-*.json"))) < 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"prepare: --workers must be at least 1, got {arguments.workers}")
-    from tide.preparation import prepare
+    from tide.preparation import prepare, rejects_in
 
     manifest = prepare(
         recipe,
@@ -48,7 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
         say=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
     )
     num_shards = len(manifest.shards)
-    print(f"{recipe.data.prepared}: {manifest.counts}, {num_shards} shard{'s' if num_shards > 1 else ''}")
+    counts = manifest.counts
+    print(
+        f"{recipe.data.prepared}: {counts.in_a_line}, {num_shards} shard{'s' if num_shards > 1 else ''}",
+        *counts.dropped_in_lines,
+        sep="\n",
+    )
+    if counts.dropped:
+        assert recipe.data.prepared is not None
+        print(f"  dropped rows, with what is wrong: {rejects_in(Path(recipe.data.prepared).expanduser())}")
     if len(manifest.sources) > 1:
         print("\n".join(_lines_of_sources(manifest)))
     return 0

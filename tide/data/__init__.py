@@ -23,6 +23,7 @@ from tide.data.manifest import (
 from tide.data.mixing import Mixture, mix
 from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
+from tide.data.scratch import ScratchFile
 from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Source, files_at, open_source
@@ -45,6 +46,7 @@ __all__ = [
     "Raw",
     "Rendered",
     "Row",
+    "ScratchFile",
     "Shard",
     "ShardedExamples",
     "Source",

@@ -106,8 +106,8 @@ def parse_row(value: Mapping[str, object]) -> Row:
     """The row that a mapping stands for.
 
     A conversation needs an answer, and no answer to be learnt may be blank: a model that saw one would learn
-    to say nothing, and leaving the turn out would change what follows it. A text row needs a completion that
-    is not empty; white space alone is a completion.
+    to say nothing, and leaving the turn out would change what follows it. Nor may the completion of a text
+    row be blank.
 
     Args:
         value: in one of the module's forms. A message's content is text, or parts {"type": "text", "text":
@@ -115,46 +115,53 @@ def parse_row(value: Mapping[str, object]) -> Row:
     Returns:
         A Conversation, or a TextRow whose prompt is "" for plain text.
     Raises:
-        BadRow: with reason "no text" (none of the forms), "wrong type", "no messages", "no answer",
-            "empty answer", "not text" (parts other than text), "tool calls" and "reasoning" (a turn that is
-            more than its text), "weight of a message" (other than 0 and 1), "half a surrogate pair".
+        BadRow: with reason "no known keys" (none of the forms), "wrong type", "no messages", "no answer",
+            "empty answer" (blank, or nothing at all), "parts other than text", "tool calls" and "reasoning"
+            (a turn that is more than its text), "weight of a message" (other than 0 and 1), "half a surrogate
+            pair".
     """
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
     for key in ("messages", "conversations"):
         if key in given:
-            return _conversation(*_messages(given[key], key))
+            messages, unlearnt = _messages(given[key], key)
+            return _conversation(messages, unlearnt, where=key)
     if "prompt" in given and "completion" in given:
         prompt, completion = given["prompt"], given["completion"]
         if isinstance(prompt, str) and isinstance(completion, str):
-            return _text_row(prompt, completion)
+            return _text_row(_text(prompt, "prompt"), completion, "completion")
         first, _ = _messages(prompt, "prompt")
         last, unlearnt = _messages(completion, "completion")
         shifted = frozenset(len(first) + at for at in unlearnt)
-        return _conversation(first + last, shifted, len(first))
+        return _conversation(first + last, shifted, len(first), where="prompt and completion")
     if "instruction" in given and "output" in given:
         asked = [_text(given[key], key) for key in ("instruction", "input") if key in given]
         question = Message("user", "\n\n".join(filter(None, asked)))
         return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))))
     if "text" in given:
-        return _text_row("", _text(given["text"], "text"))
+        return _text_row("", given["text"], "text")
     raise BadRow(
-        "no text",
+        "no known keys",
         f"keys {sorted(map(str, value))}, expected messages, conversations, prompt and completion, "
         "instruction and output, or text",
     )
 
 
-def _text_row(prompt: str, completion: str) -> TextRow:
-    if not _text(completion, "completion"):
-        raise BadRow("empty answer", "the completion is empty")
-    return TextRow(_text(prompt, "prompt"), completion)
+def _text_row(prompt: str, completion: object, where: str) -> TextRow:
+    text = _text(completion, where)
+    if not text.strip():
+        raise BadRow("empty answer", f"{where} is blank")
+    return TextRow(prompt, text)
 
 
 def _conversation(
-    messages: tuple[Message, ...], unlearnt: frozenset[int] = frozenset(), num_prompt: int = 0
+    messages: tuple[Message, ...],
+    unlearnt: frozenset[int] = frozenset(),
+    num_prompt: int = 0,
+    *,
+    where: str = "",
 ) -> Conversation:
     if not messages:
-        raise BadRow("no messages")
+        raise BadRow("no messages", f"nothing is in {where}")
     conversation = Conversation(messages, num_prompt, unlearnt)
     answers = [message for at, message in enumerate(messages) if conversation.is_answer(at)]
     if not answers:
@@ -225,7 +232,9 @@ def _content(value: object, where: str) -> str:
         if not isinstance(part, Mapping):
             raise BadRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
         if part.get("type") != "text":
-            raise BadRow("not text", f"the content of {where} has a part of type {part.get('type')!r}")
+            raise BadRow(
+                "parts other than text", f"the content of {where} has a part of type {part.get('type')!r}"
+            )
         parts.append(_text(part.get("text"), where))
     return "".join(parts)
 

@@ -38,6 +38,11 @@ class Counts:
     dropped: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        return "\n".join([self.in_a_line, *self.dropped_in_lines])
+
+    @property
+    def in_a_line(self) -> str:
+        """All but the reasons."""
         line = f"{self.rows:,} rows, {self.kept:,} examples"
         notes = [f"{self.cut:,} cut at max_length"] if self.cut else []
         if self.without_chunks:
@@ -47,13 +52,18 @@ class Counts:
         line += f", {self.student_tokens:,} student tokens, {self.learnt_tokens:,} of them learnt"
         if self.chunks:
             line += f", {self.chunks:,} chunks"
-        return line + self.dropped_by_reason
+        return line
 
     @property
-    def dropped_by_reason(self) -> str:
-        """The end of a line: rows dropped by reason; empty without any."""
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.dropped.items())
-        return f"; dropped: {reasons}" if reasons else ""
+    def dropped_in_lines(self) -> list[str]:
+        """An indented line for every reason, that of the most rows first; none without dropped rows."""
+        width = max((len(f"{number:,}") for number in self.dropped.values()), default=0)
+        return [f"  {number:>{width},} dropped: {reason}" for reason, number in self.reasons]
+
+    @property
+    def reasons(self) -> list[tuple[str, int]]:
+        """Rows dropped by reason, most first."""
+        return sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
 
     @classmethod
     def total(cls, parts: Iterable[Counts]) -> Counts:

@@ -52,6 +52,15 @@ class Mixture:
                 rows[place] = row
         return rows
 
+    def where(self, sources: Sequence[Source], place: int) -> str:
+        """File and line of the row at a place, as its source says it.
+
+        Args:
+            sources: in the order that the mixture was made for.
+            place: from 0.
+        """
+        return sources[int(self.source[place])].where(int(self.row[place]))
+
 
 def mix(
     num_rows: Sequence[int],

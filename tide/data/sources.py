@@ -28,7 +28,10 @@ SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the files of a split
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval"})
+# What `datasets` and the hub write about rows, beside them.
+_ABOUT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _READ_AT_ONCE = 256
+_NAMED = 5  # files in a message
 
 
 class _Rows(Protocol):
@@ -110,12 +113,13 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
         subset: the configuration of a data set on the hub.
         split: of a data set on the hub or a saved dictionary of data sets. In a directory: if any file or
             folder is named after a split (`test.jsonl`, `train-00000-of-00002.parquet`), only those of this
-            one are read. Files and globs are read whole.
+            one are read, and a file of no split is an error. Files and globs are read whole.
     Returns:
         A source of one row or more.
     Raises:
-        ValueError: nothing is there, or no rows are, a file is damaged, the split is not there, or the hub is
-            asked for without the `datasets` package or does not have it.
+        ValueError: nothing is there, or no rows are, a file is damaged, the split is not there, a directory
+            of splits holds a file of none, or the hub is asked for without the `datasets` package or does not
+            have it.
     """
     name = str(path)
     files = files_at(path, split=split)
@@ -132,7 +136,7 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
     Returns:
         Paths; none for the name of a data set on the hub, which is not asked for it.
     Raises:
-        ValueError: nothing is there, or the split is not.
+        ValueError: nothing is there, or the split is not, or a directory of splits holds a file of none.
     """
     name = str(path)
     expanded = Path(name).expanduser()
@@ -200,23 +204,32 @@ def _saved_files(directory: Path, split: str) -> list[Path]:
 
 def _directory_files(directory: Path, split: str) -> list[Path]:
     found = sorted(file for file in directory.rglob("*") if file.is_file() and _suffix(file))
-    files = [file for file in found if not _is_hidden(file.relative_to(directory))]
+    files = [file for file in found if not _is_passed_over(file.relative_to(directory))]
     if not files:
         raise ValueError(
             f"open_source: {str(directory)!r} holds no file of a known kind. {_known_suffixes()}"
         )
     splits = {file: _splits(file.relative_to(directory), split) for file in files}
-    if not any(splits.values()):
+    there = sorted(set().union(*splits.values()))
+    if not there:
         return files
+    of_none = [str(file.relative_to(directory)) for file in files if not splits[file]]
+    if of_none:
+        more = f" and {len(of_none) - _NAMED:,} more" if len(of_none) > _NAMED else ""
+        raise ValueError(
+            f"open_source: {str(directory)!r} holds files of the splits {there}, and others whose names say "
+            f"no split: {of_none[:_NAMED]}{more}. Move these elsewhere or name them after a split, or give "
+            "one file or a glob in place of the directory."
+        )
     files = [file for file in files if split in splits[file]]
     if not files:
-        there = sorted(set().union(*splits.values()))
         raise ValueError(f"open_source: {str(directory)!r} has no split {split!r}, only {there}.")
     return files
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
+def _is_passed_over(path: Path) -> bool:
+    """Whether a file of a directory is hidden, or is about rows and holds none."""
+    return path.name in _ABOUT_ROWS or any(part.startswith((".", "_")) for part in path.parts)
 
 
 def _splits(path: Path, split: str) -> set[str]:

@@ -1,6 +1,7 @@
 """Preparation: sources to examples that both models can read, in memory or as shards on disk."""
 
 from tide.preparation.answers import NO_CHUNK, AlignedAnswers, align_answers
+from tide.preparation.directory import rejects_in
 from tide.preparation.examples import cross_tokenizer_examples, same_tokenizer_examples
 from tide.preparation.prepare import prepare
 from tide.preparation.sides import Dropped, Side, read_pairs
@@ -22,6 +23,7 @@ __all__ = [
     "load_tokenizers",
     "prepare",
     "read_pairs",
+    "rejects_in",
     "same_tokenizer_examples",
     "training_data",
 ]

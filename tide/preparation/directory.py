@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 from tide.data import (
@@ -14,10 +16,14 @@ from tide.data import (
     file_hash,
     read_plan,
 )
+from tide.preparation.sides import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+# What a preparation writes, ".new" while it does.
+_OURS = re.compile(r"(part-\d{5,}\.(arrow|json|rejects\.jsonl)|plan\.json|manifest\.json)(\.new)?")
 
 
 def part_name(number: int) -> str:
@@ -25,8 +31,35 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}"
 
 
+def rejects_file(directory: Path, name: str) -> Path:
+    """Where a part's rows that were set aside are.
+
+    Args:
+        directory: of the part.
+        name: of the part.
+    """
+    return directory / f"{name}.rejects.jsonl"
+
+
+def rejects_in(directory: Path) -> str | None:
+    """The file of rows that were set aside, or a glob of several; None if no row was."""
+    files = _rejects_files(directory)
+    if len(files) > 1:
+        return str(rejects_file(directory, "part-*"))
+    return str(files[0]) if files else None
+
+
+def first_reject(directory: Path) -> tuple[str, Dropped]:
+    """Place of the first row that was set aside, and why. There has to be one."""
+    with _rejects_files(directory)[0].open(encoding="utf-8") as lines:
+        reject = json.loads(next(lines))
+    return reject["where"], Dropped(reject["reason"], reject["detail"])
+
+
 def made_parts(directory: Path, numbers: Iterable[int]) -> dict[int, PartReport]:
-    """Reports of the parts that are made and whole, by number. One that is torn is not made.
+    """Reports of the parts that are made and whole, by number.
+
+    One that is torn is not made, nor is one whose rows that were set aside are gone.
 
     Args:
         directory: of the parts.
@@ -58,9 +91,10 @@ def clear_for(directory: Path, plan: Plan, *, overwrite: bool) -> None:
     Args:
         directory: need not be there.
         plan: to be carried out.
-        overwrite: clear another plan's parts out.
+        overwrite: clear out parts of another plan, or of one that is missing; other files stay.
     Raises:
-        ValueError: it is a file, holds what is no prepared data, or another plan's without `overwrite`.
+        ValueError: it is a file, holds what is no prepared data, or, without `overwrite`, another plan's or
+            one whose plan is missing.
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"prepare: data.prepared {str(directory)!r} is a file. Name a directory.")
@@ -72,10 +106,19 @@ def clear_for(directory: Path, plan: Plan, *, overwrite: bool) -> None:
         _clear(directory)
         return
     if there is None:
-        if directory.is_dir() and any(directory.iterdir()):
+        if not directory.is_dir() or not any(directory.iterdir()):
+            return
+        if not _is_prepared(directory):
             raise ValueError(
                 f"prepare: {str(directory)!r} holds files that are no prepared data. Name another directory."
             )
+        if not overwrite:
+            raise ValueError(
+                f"prepare: {str(directory)!r} holds prepared data whose {PLAN_FILE} is missing, so what it "
+                "was made from cannot be compared. Pass --overwrite to replace it, or name another "
+                "data.prepared."
+            )
+        _clear(directory)
         return
     changed = plan.differences(there)
     if changed and not overwrite:
@@ -116,11 +159,31 @@ def keeps_parts(directory: Path, plan: Plan, *, overwrite: bool) -> bool:
     return False
 
 
+def _rejects_files(directory: Path) -> list[Path]:
+    """In the order of the parts: names of more digits come later."""
+    files = (file for file in directory.iterdir() if _OURS.fullmatch(file.name))
+    return sorted(
+        (file for file in files if file.name.endswith(".rejects.jsonl")),
+        key=lambda file: (len(file.name), file),
+    )
+
+
 def _clear(directory: Path) -> None:
+    """Removes what a preparation writes and nothing else, the manifest first."""
     (directory / MANIFEST_FILE).unlink(missing_ok=True)
-    for pattern in ("part-*.arrow", "part-*.json", "part-*.rejects.jsonl", "*.new", PLAN_FILE):
-        for file in directory.glob(pattern):
+    for file in list(directory.iterdir()):
+        if _OURS.fullmatch(file.name):
             file.unlink()
+
+
+def _is_prepared(directory: Path) -> bool:
+    """Whether a manifest of this format is there, and a part of it."""
+    try:
+        manifest = Manifest.read(directory)
+    except ValueError:
+        return False
+    shards = {shard.file for shard in manifest.shards}
+    return any(file.name in shards for file in directory.iterdir() if _OURS.fullmatch(file.name))
 
 
 def _report(directory: Path, name: str) -> PartReport | None:
@@ -130,6 +193,8 @@ def _report(directory: Path, name: str) -> PartReport | None:
     try:
         report = PartReport.read(path)
     except ValueError:
+        return None
+    if sum(report.counts.dropped.values()) and not rejects_file(directory, name).is_file():
         return None
     is_its = report.shard.file == shard.name and report.shard.sha256 == file_hash(shard)
     return report if is_its else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tide.data import BadRow, Counts, Row, read_row
 from tide.losses.objective import METHODS
-from tide.preparation.examples import ExampleBuilder, Layout
+from tide.preparation.examples import NOTHING_TO_LEARN, ExampleBuilder, Layout
 from tide.preparation.sides import Dropped
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tide.config import Recipe
     from tide.data import Raw
     from tide.preparation.tokenizers import Tokenizers
+
+MAX_DETAIL = 300  # characters of one row's fault in a message
 
 
 class Part(NamedTuple):
@@ -123,14 +125,22 @@ def _counted(
     )
 
 
-def nothing_kept(counts: Counts) -> str:
-    """The error of data of which no row is left.
+def nothing_kept(counts: Counts, first: tuple[str, Dropped], *, rejects: str | None = None) -> str:
+    """The error of data of which no row is left, in a line.
 
     Args:
         counts: of what was read.
+        first: place of the first row, and why it was dropped.
+        rejects: files that say this of every row, where some were written.
     """
-    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.dropped.items())
+    where, (reason, detail) = first
+    detail = " ".join(detail.removeprefix(f"{where}: ").split())  # a template's error has many lines
+    if len(detail) > MAX_DETAIL:
+        detail = detail[:MAX_DETAIL] + "..."
+    reasons = ", ".join(f"{of_rows} {number:,}" for of_rows, number in counts.reasons)
+    others = f" What is wrong with each is in {rejects!r}." if rejects else ""
+    remedy = ", or raise data.max_length" if NOTHING_TO_LEARN in counts.dropped else ""
     return (
-        f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). Correct the data, or raise "
-        "data.max_length."
+        f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). The first, {where}: "
+        f"{reason}{detail and ': '}{detail}.{others} Correct the data{remedy}."
     )

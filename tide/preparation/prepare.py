@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +29,7 @@ from tide.data import (
     Counts,
     Manifest,
     PartReport,
+    ScratchFile,
     Shard,
     SourceCounts,
     file_hash,
@@ -32,11 +37,23 @@ from tide.data import (
     write_shard,
     write_whole,
 )
-from tide.preparation.directory import clear_for, finished, keeps_parts, made_parts, part_name
+from tide.preparation.directory import (
+    clear_for,
+    finished,
+    first_reject,
+    keeps_parts,
+    made_parts,
+    part_name,
+    rejects_file,
+    rejects_in,
+)
 from tide.preparation.parts import build_part, nothing_kept
 from tide.preparation.recipe_data import SHARD_ROWS, Preparation
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from multiprocessing.synchronize import Event
+
     from jaxtyping import Int32
 
     from tide.config import Recipe
@@ -61,7 +78,8 @@ def prepare(
         overwrite: replace what another recipe prepared there.
         progress: show a bar on stderr.
         shard_rows: rows of the mixture a shard; a process has one shard at a time in memory.
-        say: told, in a line, whether all or some of it was there before.
+        say: told, in a line each, whether all or some of it was there before, and of an interruption, that
+            shards in work are finished first.
     Returns:
         The manifest, as it is on disk.
     Raises:
@@ -94,8 +112,9 @@ def prepare(
     with _bar(shown=progress) as bar:
         task = bar.add_task("rows", total=len(preparation.mixture))
         bar.advance(task, len(preparation.mixture) - sum(map(preparation.rows_of, missing)))
-        for counts in _made(preparation, missing, directory, workers):
-            bar.advance(task, counts.rows)
+        with closing(_made(preparation, missing, directory, workers, say)) as made:
+            for counts in made:
+                bar.advance(task, counts.rows)
     parts = [PartReport.read(directory / f"{part_name(number)}.json") for number in numbers]
     manifest = Manifest(
         plan,
@@ -104,7 +123,8 @@ def prepare(
         SourceCounts.total(part.sources for part in parts),
     )
     if not manifest.counts.kept:
-        raise ValueError(nothing_kept(manifest.counts))
+        first = first_reject(directory)
+        raise ValueError(nothing_kept(manifest.counts, first, rejects=rejects_in(directory)))
     manifest.write(directory)
     return manifest
 
@@ -120,11 +140,10 @@ def write_part(preparation: Preparation, number: int, directory: Path) -> Counts
     write_shard(directory / f"{name}.arrow", part.examples)
     lines = []
     for at, reject in part.rejects.items():
-        source, row = mixture.source[start + at], int(mixture.row[start + at])
-        where = sources[source].where(row)
+        where = mixture.where(sources, start + at)
         value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
         lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
-    rejects = directory / f"{name}.rejects.jsonl"
+    rejects = rejects_file(directory, name)
     if lines:
         write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
     else:
@@ -146,7 +165,13 @@ def _by_source(of_rows: Int32[np.ndarray, " n"], dropped: list[int], num_sources
     ]
 
 
-def _made(preparation: Preparation, numbers: list[int], directory: Path, workers: int) -> Iterator[Counts]:
+def _made(
+    preparation: Preparation,
+    numbers: list[int],
+    directory: Path,
+    workers: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> Generator[Counts, None, None]:
     """Counts of the parts, as they are done."""
     if workers <= 1:
         for number in numbers:
@@ -155,30 +180,61 @@ def _made(preparation: Preparation, numbers: list[int], directory: Path, workers
     # A forked process would inherit the tokenizer library's threads and their locks.
     context = multiprocessing.get_context("spawn")
     fresh = Preparation(preparation.recipe, preparation.sources, preparation.mixture, preparation.shard_rows)
-    with ProcessPoolExecutor(workers, context, _begin, (fresh, directory)) as pool:
+    # Sent through a worker's pipe, which is small, it would hold up the next one until this one has imported.
+    job = ScratchFile(".pickle")
+    job.path.write_bytes(pickle.dumps((fresh, directory)))
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, _begin, (job, stop)) as pool:
         try:
-            for done in as_completed([pool.submit(_write_part, number) for number in numbers]):
-                yield done.result()
+            with _children_ignore_interrupts():  # Processes start as parts are submitted.
+                parts = [pool.submit(_write_part, number) for number in numbers]
+            for done in as_completed(parts):
+                counts = done.result()
+                assert counts is not None  # Nothing has told the workers to stop.
+                yield counts
         except BaseException:
+            say("stopping; shards in work are being finished")
+            stop.set()
             # The end of `with` would take back what is cancelled, and wait for every part.
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-_job: tuple[Preparation, Path] | None = None
+@contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """Processes that start meanwhile ignore SIGINT, from before their first import on.
+
+    What is ignored stays so in a new process; a handler, which is code, does not. Only the main thread may
+    set it: of any other, workers ignore SIGINT once they have begun.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
-def _begin(preparation: Preparation, directory: Path) -> None:
+_job: tuple[Preparation, Path, Event] | None = None
+
+
+def _begin(job: ScratchFile, stop: Event) -> None:
     """What a worker process keeps between parts."""
     global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are what is parallel
-    _job = preparation, directory
+    preparation, directory = pickle.loads(job.path.read_bytes())
+    _job = preparation, directory, stop
 
 
-def _write_part(number: int) -> Counts:
+def _write_part(number: int) -> Counts | None:
+    """None where the parent has stopped: a part that a process has been handed cannot be cancelled."""
     assert _job is not None
-    preparation, directory = _job
-    return write_part(preparation, number, directory)
+    preparation, directory, stop = _job
+    return None if stop.is_set() else write_part(preparation, number, directory)
 
 
 def _num_processors() -> int:

@@ -63,7 +63,8 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
     mixture = preparation.mixture
     part = build_part(mixture.read(preparation.sources, 0, len(mixture)), builder_of(recipe, tokenizers))
     if not part.examples:
-        raise ValueError(nothing_kept(part.counts))
+        at, reject = next(iter(part.rejects.items()))
+        raise ValueError(nothing_kept(part.counts, (mixture.where(preparation.sources, at), reject)))
     return TrainingData(part.examples, part.counts, _fingerprint(part.examples))
 
 
@@ -82,7 +83,8 @@ def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
     source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
     part = build_part(source.rows(range(len(source))), student_builder(recipe, tokenizers))
     if not part.examples:
-        raise ValueError(nothing_kept(part.counts))
+        at, reject = next(iter(part.rejects.items()))
+        raise ValueError(nothing_kept(part.counts, (source.where(at), reject)))
     return part.examples
 
 
