@@ -115,7 +115,7 @@ def test_a_recipe_without_a_teacher_takes_one_by_option(align, values, tmp_path:
     status, out, err = align()
     assert (status, out) == (2, "")
     assert err == (
-        "tide align: align: expected two tokenizers, and the teacher's is not in "
+        "tide align: expected two tokenizers, and the teacher's is not in "
         f"{tmp_path / 'recipe.yaml'}. Add --teacher, or --recipe RECIPE.yaml with both models.\n"
     )
     assert align("x", "--teacher", teacher)[0] == 0

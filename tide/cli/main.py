@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     except (ValueError, OSError) as error:
         for line in str(error).splitlines():
-            print(f"tide {parsed.command}: {line}", file=sys.stderr)
+            # Functions name themselves in their errors, and some have the command's name.
+            said = line.removeprefix(f"{parsed.command}: ")
+            print(f"tide {parsed.command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # A command that can go on says so in this default of its parser.
@@ -58,7 +60,7 @@ def _take_overrides(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     if unknown:
         parsed.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if overrides is not None:
-        overrides += rest
+        parsed.overrides = [*overrides, *rest]
 
 
 if __name__ == "__main__":
