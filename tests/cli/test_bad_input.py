@@ -220,8 +220,8 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
             prompts_that_fill_everything,
             r"none of 1 rows .*\(nothing to learn within max_length 1\)\. .*raise data\.max_length",
         ),
-        (student_without_mask, "tokenizer at '.*student' has no mask token.* Add one: .*add_special_tokens"),
-        (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* Add one: .*add_special_tokens"),
+        (student_without_mask, "tokenizer at '.*student' has no mask token.* add one .*resize_token_emb"),
+        (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* add one .*resize_token_emb"),
         (student_without_end, r"student's tokenizer has no end-of-text token, .* Set its eos_token\."),
         (no_held_out, r"no file or directory at '.*held_out\.jsonl'\. Correct the path\."),
         (
@@ -251,7 +251,8 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (
             more_tokens_than_embeddings,
-            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer",
+            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer .*, or "
+            r"call model\.resize_token_embeddings\(len\(tokenizer\)\) and save the model\.$",
         ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

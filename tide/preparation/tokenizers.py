@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tide.losses.objective import METHODS
-from tide.models import load_config, load_tokenizer
+from tide.models import load_config, load_tokenizer, mask_remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,8 +60,15 @@ def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
         if highest >= width:
             raise ValueError(
                 f"distill: the {role}'s tokenizer has ids up to {highest}, its model only "
-                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with."
+                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with, or "
+                f"{_embedding_remedy(tokenizer, width)}."
             )
+
+
+def _embedding_remedy(tokenizer: PreTrainedTokenizerFast, width: int) -> str:
+    if tokenizer.mask_token_id is not None and tokenizer.mask_token_id >= width:
+        return f"a mask token that has an embedding: {mask_remedy(tokenizer, width)}"
+    return "call model.resize_token_embeddings(len(tokenizer)) and save the model"
 
 
 def check_shared_ids(tokenizers: Tokenizers, highest: int) -> None:
