@@ -144,11 +144,18 @@ def distill(
 def check(recipe: Recipe, *, resume: bool = False) -> str:
     """Checks all that `distill` checks before it loads weights; returns what it found, in one line.
 
+    The output directory comes last: a recipe is also checked while its run, or an earlier one, is there.
+
     Raises:
-        ValueError: as `distill`.
+        ValueError: as `distill`; that of the output directory says that all else is fit.
     """
-    RunDirectory(recipe).check(resume=resume)
     tokenizers, data, _ = _checked_inputs(recipe)
+    directory = RunDirectory(recipe)
+    try:
+        directory.check(resume=resume)
+        directory.check_examples(data.fingerprint)
+    except ValueError as error:
+        raise ValueError(f"{error} All else is fit to run.") from error
     sides = ", ".join(
         f"{role}'s vocabulary {len(tokenizer):,}" for role, tokenizer in tokenizers.by_role().items()
     )

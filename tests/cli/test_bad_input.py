@@ -392,3 +392,7 @@ def test_a_run_in_the_way_is_found_by_the_check_too(bench: Bench) -> None:
     bench.overrides = [f"training.output_dir={bench.folder / 'runs'}"]
     (line,) = bench.said("--check")
     assert "already holds checkpoint-7 of a run. Pass --resume to go on with it, or name another" in line
+    assert line.endswith("training.output_dir. All else is fit to run.")
+    no_data(bench)
+    (line,) = bench.said("--check")
+    assert "no file or directory at" in line and "already holds" not in line
