@@ -251,8 +251,8 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (
             more_tokens_than_embeddings,
-            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer .*, or "
-            r"call model\.resize_token_embeddings\(len\(tokenizer\)\) and save the model\.$",
+            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer .*"
+            r", or call model\.resize_token_embeddings\(len\(tokenizer\)\) and save the model\.$",
         ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

@@ -229,7 +229,8 @@ def test_a_broken_tokenizer(checkpoint):
         ({}, "name the one that looks like it (tokenizer.mask_token = '<|mask|>') and save the tokenizer"),
         (
             {"pad_token": "<|mask|>"},
-            "name a token of the vocabulary that is not used (tokenizer.mask_token = ...) and save the tokenizer",
+            "name a token of the vocabulary that is not used (tokenizer.mask_token = ...) and save the "
+            "tokenizer",
         ),
         (
             {"pad_token": "<|mask|>", "additional_special_tokens": ["[Mask]", "<MASK2>"]},
@@ -244,8 +245,8 @@ def test_a_tokenizer_without_a_mask_token(tmp_path, other, there):
     with pytest.raises(ValueError) as raised:
         load_tokenizer(str(tmp_path))
     assert str(raised.value) == (
-        f"load_tokenizer: the tokenizer at {str(tmp_path)!r} has no mask token, which diffusion needs. Give it "
-        f'one: {there}; or add one (tokenizer.add_special_tokens({{"mask_token": "<|mask|>"}})), call '
+        f"load_tokenizer: the tokenizer at {str(tmp_path)!r} has no mask token, which diffusion needs. Give "
+        f'it one: {there}; or add one (tokenizer.add_special_tokens({{"mask_token": "<|mask|>"}})), call '
         "model.resize_token_embeddings(len(tokenizer)) if the model has fewer embeddings, and save both."
     )
 

@@ -271,8 +271,8 @@ def _no_item_number(path: KeyPath, known: Mapping[str, Field | _Section | _Secti
             name = next((name for name in path[depth:] if name in names), next(iter(names)))
             of_list = ".".join(path[:depth])
             return (
-                f"unknown key; {of_list} is a list, and {shown(key)} no number of an item; items are numbered "
-                f"from 0: {of_list}.0.{name}"
+                f"unknown key; {of_list} is a list, and {shown(key)} no number of an item; items are "
+                f"numbered from 0: {of_list}.0.{name}"
             )
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tide.config import at_key
 from tide.data import files_at
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def check_held_out(recipe: Recipe) -> None:
     data = recipe.data
     if data.held_out is None:
         return
-    held_out = {os.path.realpath(file): file for file in files_at(data.held_out, split=data.held_out_split)}
+    with at_key("data.held_out"):
+        found = files_at(data.held_out, split=data.held_out_split)
+    held_out = {os.path.realpath(file): file for file in found}
     for source in data.mixture:
         try:
             files = files_at(source.path, split=source.split)
