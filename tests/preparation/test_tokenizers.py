@@ -37,8 +37,8 @@ def test_an_added_mask_token_is_led_to_an_embedding(
     assert str(raised.value) == (
         "distill: the student's tokenizer has ids up to 300, its model only 300 embeddings. Give "
         "student.tokenizer the tokenizer that the model was trained with, or a mask token that has an "
-        "embedding: name the one that looks like it (tokenizer.mask_token = '<|mask|>') and save the tokenizer"
-        '; or add one (tokenizer.add_special_tokens({"mask_token": "<|mask|>"})), call '
+        "embedding: name the one that looks like it (tokenizer.mask_token = '<|mask|>') and save the "
+        'tokenizer; or add one (tokenizer.add_special_tokens({"mask_token": "<|mask|>"})), call '
         "model.resize_token_embeddings(len(tokenizer)) if the model has fewer embeddings, and save both."
     )
     model.resize_token_embeddings(len(tokenizer))
