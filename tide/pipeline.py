@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tide.config import at_key
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.losses.objective import METHODS
 from tide.models import check_weights, load_config, load_model
@@ -87,10 +88,12 @@ def distill(
     directory.check_examples(data.fingerprint)
     if resume and (summary := directory.finished_summary()) is not None:
         return _result_of(summary, directory)
-    student = load_model(recipe.student.path, dtype="float32", trainable=True)
+    with at_key("student.path"):
+        student = load_model(recipe.student.path, dtype="float32", trainable=True)
     teacher = None
     if recipe.teacher is not None and tokenizers.teacher is not None:
-        teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+        with at_key("teacher.path"):
+            teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
     stop, meter = StopOnSignal(), RunMeter()
     trainer = build_trainer(
         recipe,
@@ -144,13 +147,19 @@ def distill(
 def check(recipe: Recipe, *, resume: bool = False) -> str:
     """Checks all that `distill` checks before it loads weights; returns what it found, in one line.
 
-    One more, indented, for every reason for which rows were dropped.
+    One more, indented, for every reason for which rows were dropped. The output directory comes last: a recipe
+    is also checked while its run, or an earlier one, is there.
 
     Raises:
-        ValueError: as `distill`.
+        ValueError: as `distill`; that of the output directory says that all else is fit.
     """
-    RunDirectory(recipe).check(resume=resume)
     tokenizers, data, _ = _checked_inputs(recipe)
+    directory = RunDirectory(recipe)
+    try:
+        directory.check(resume=resume)
+        directory.check_examples(data.fingerprint)
+    except ValueError as error:
+        raise ValueError(f"{error} All else is fit to run.") from error
     sides = ", ".join(
         f"{role}'s vocabulary {len(tokenizer):,}" for role, tokenizer in tokenizers.by_role().items()
     )
@@ -170,10 +179,12 @@ def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Exam
 
 def _check_models(recipe: Recipe) -> None:
     needs_teacher = METHODS[recipe.method].teacher is not None
-    for model in (recipe.student, recipe.teacher if needs_teacher else None):
+    models = {"student": recipe.student, "teacher": recipe.teacher if needs_teacher else None}
+    for role, model in models.items():
         if model is not None:
-            load_config(model.path)
-            check_weights(model.path)
+            with at_key(f"{role}.path"):
+                load_config(model.path)
+                check_weights(model.path)
 
 
 def _summary(result: DistillResult, recipe: Recipe) -> dict[str, object]:

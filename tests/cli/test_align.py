@@ -99,7 +99,18 @@ def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> Non
         (["x", "--show", "1"], "--show is of the rows of a data set, and only a text is given"),
         (["x", "--split", "dev"], "--split is of --data SOURCE, which is not given"),
         (["x", "--subset", "a"], "--subset is of --data SOURCE, which is not given"),
-        (["--data", "nowhere.jsonl"], "no file or directory at 'nowhere.jsonl'"),
+        (["--data", "nowhere.jsonl"], "--data: open_source: no file or directory at 'nowhere.jsonl'"),
+        (
+            ["x", "--chunk-merging", "length"],
+            "--chunk-merging length joins chunks up to a limit, and none is given. Add --chunk-max-tokens N "
+            "or --chunk-max-bytes N",
+        ),
+        (
+            ["x", "--chunk-max-tokens=3", "--chunk-max-bytes=9"],
+            "--chunk-max-tokens 3 and --chunk-max-bytes 9 would limit joined chunks, and --chunk-merging is "
+            "not given. Add --chunk-merging words or length",
+        ),
+        (["x", "--chunk-merging=none", "--chunk-max-bytes=9"], "and --chunk-merging is none. Add"),
         (["x", "--html", "no/such/folder/page.html"], "cannot write 'no/such/folder/page.html'"),
         (["x", "--plot", "."], "cannot write '.'"),
         (["x", "--plot", "x.jpg"], "--plot writes PNG, got 'x.jpg'. Name a file that ends in .png."),
@@ -113,10 +124,68 @@ def test_bad_input_is_said_in_a_line(align, arguments: list[str], message: str) 
     assert line.startswith("tide align: ") and message in line
 
 
-@pytest.mark.parametrize("option", ["--plot=x.jpg", "--html=x.png"])
-def test_a_file_of_another_kind_is_refused_before_anything_is_loaded(option, capsys) -> None:
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--plot=x.jpg", "Name a file that ends in"),
+        ("--html=x.png", "Name a file that ends in"),
+        ("--chunk-merging=length", "Add --chunk-max-tokens N"),
+    ],
+)
+def test_what_options_cannot_do_is_refused_before_anything_is_loaded(option, message, capsys) -> None:
     assert main(["align", "x", "--student", "no/such/folder", "--teacher", "no/such/folder", option]) == 2
-    assert "Name a file that ends in" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["split", "subset"])
+def test_what_a_source_has_not_is_refused(align, tiny_checkpoints, option) -> None:
+    rows = str(tiny_checkpoints.rows)
+    status, out, err = align("--data", rows, f"--{option}", "test")
+    assert (status, out) == (2, "")
+    assert err == (
+        f"tide align: --{option} test: {rows!r} has no {option}s and is read whole. Leave --{option} out.\n"
+    )
+
+
+def test_a_split_that_is_there_is_read_and_named(align, tiny_checkpoints, tmp_path: Path) -> None:
+    lines = tiny_checkpoints.rows.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text("\n".join(lines[:2]), encoding="utf-8")
+    status, out, _ = align("--data", str(tmp_path), "--split", "test")
+    assert status == 0 and f"2 of the 2 rows of {tmp_path}, split test." in out.replace("\n", "")
+    status, _, err = align("--data", str(tmp_path), "--split", "dev")
+    assert status == 2 and "has no split 'dev'" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"text": "a"', "it is not JSON (Expecting ',' delimiter: line 1 column 13 (char 12))"),
+        (' [{"text": "a"}]', "it is JSON, but no object"),
+    ],
+)
+def test_what_looks_like_a_row_and_is_none_is_said_to_be_a_text(align, text, fault) -> None:
+    status, out, err = align(text)
+    assert status == 0 and f"of {len(text)} bytes" in out
+    assert err == f"tide align: read as plain text, for {fault}\n"
+
+
+def test_a_template_that_is_not_there_is_said_in_a_sentence(tmp_path: Path, capsys) -> None:
+    from tests.chat import make_chat_tokenizer
+
+    sides = {"student": make_chat_tokenizer(), "teacher": make_chat_tokenizer()}
+    sides["teacher"].chat_template = None
+    for role, tokenizer in sides.items():
+        tokenizer.save_pretrained(tmp_path / role)
+    row = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
+    options = [f"--{role}={tmp_path / role}" for role in sides]
+    assert main(["align", row, *options]) == 2
+    teacher = str(tmp_path / "teacher")
+    assert capsys.readouterr().err == (
+        f"tide align: no working template: on the teacher's side, the tokenizer {teacher!r} "
+        "has no chat template, and a row is a conversation. Set tokenizer.chat_template, or give rows of "
+        "prompt and completion.\n"
+    )
 
 
 def test_suffixes_may_be_in_capitals(align, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_options_go_before_the_recipe(align, values, tiny_checkpoints) -> None:
     limited = align(text, "--chunk-merging", "length", "--chunk-max-tokens", "2")[1]
     assert chunks(merged) != chunks(limited) < chunks(align(text, "--chunk-merging", "none")[1])
     code, _, error = align(text, "--chunk-max-tokens", "2")
-    assert code == 2 and "Aligner: max_bytes and max_tokens limit merged chunks" in error
+    assert code == 2 and "--chunk-max-tokens 2 would limit joined chunks" in error
     same = align(text, "--teacher", values["student"]["tokenizer"])[1].splitlines()
     assert same[0].removeprefix("student") == same[1].removeprefix("teacher")
     status, out, _ = align("--data", str(tiny_checkpoints.rows), "--rows", "2")
@@ -115,10 +115,21 @@ def test_a_recipe_without_a_teacher_takes_one_by_option(align, values, tmp_path:
     status, out, err = align()
     assert (status, out) == (2, "")
     assert err == (
-        "tide align: align: expected two tokenizers, and the teacher's is not in "
+        "tide align: expected two tokenizers, and the teacher's is not in "
         f"{tmp_path / 'recipe.yaml'}. Add --teacher, or --recipe RECIPE.yaml with both models.\n"
     )
     assert align("x", "--teacher", teacher)[0] == 0
+
+
+def test_overrides_are_not_taken(align, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        align("data.num_rows=3", "some text")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "tide align: error: align takes no overrides, such as data.num_rows=3, and one text at most; change "
+        "the recipe, or use the options"
+    )
+    assert align("data.num_rows=3")[0] == 0, "alone it is a text"
 
 
 def test_show_needs_rows(align) -> None:

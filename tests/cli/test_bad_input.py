@@ -223,8 +223,8 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
             prompts_that_fill_everything,
             r"none of 1 rows .*\(nothing to learn within max_length 1\)\. .*raise data\.max_length",
         ),
-        (student_without_mask, "tokenizer at '.*student' has no mask token.* Add one: .*add_special_tokens"),
-        (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* Add one: .*add_special_tokens"),
+        (student_without_mask, "tokenizer at '.*student' has no mask token.* add one .*resize_token_emb"),
+        (teacher_without_mask, "tokenizer at '.*teacher' has no mask token.* add one .*resize_token_emb"),
         (student_without_end, r"student's tokenizer has no end-of-text token, .* Set its eos_token\."),
         (no_held_out, r"no file or directory at '.*held_out\.jsonl'\. Correct the path\."),
         (
@@ -254,7 +254,8 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (
             more_tokens_than_embeddings,
-            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer",
+            "student's tokenizer has ids up to 319, its model only 300 embeddings. Give student.tokenizer .*"
+            r", or call model\.resize_token_embeddings\(len\(tokenizer\)\) and save the model\.$",
         ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -394,3 +395,7 @@ def test_a_run_in_the_way_is_found_by_the_check_too(bench: Bench) -> None:
     bench.overrides = [f"training.output_dir={bench.folder / 'runs'}"]
     (line,) = bench.said("--check")
     assert "already holds checkpoint-7 of a run. Pass --resume to go on with it, or name another" in line
+    assert line.endswith("training.output_dir. All else is fit to run.")
+    no_data(bench)
+    (line,) = bench.said("--check")
+    assert "no file or directory at" in line and "already holds" not in line

@@ -136,6 +136,14 @@ def test_a_command_that_is_not_whole(arguments: list[str], capsys: pytest.Captur
     assert out == "" and err.startswith("usage: tide")
 
 
+@pytest.mark.parametrize("command", ["distill", "prepare"])
+def test_only_the_recipe_is_required(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"tide {command}: error: the following arguments are required: RECIPE.yaml"
+
+
 def test_a_typo_in_a_recipe_is_answered_without_torch(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("methd: none\n")
     program = (

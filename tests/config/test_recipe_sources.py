@@ -84,7 +84,7 @@ def test_sources_can_be_overridden_as_a_whole(load, minimal):
         (
             ONE,
             TWO.replace("subset:", "subst:"),
-            "r.yaml:10: data.sources.1.subst: unknown key; nearest known key: data.sources.*.subset",
+            "r.yaml:10: data.sources.1.subst: unknown key; nearest known key: data.sources.1.subset",
         ),
         (
             ONE,
@@ -119,7 +119,7 @@ def test_one_item_of_a_list_can_be_overridden(load, errors, minimal):
         "override 'data.sources.2.path=f': data.sources.2.path: no item 2 in data.sources, which has 2, "
         "numbered from 0; give the list as a whole: data.sources=[{...}, {...}]",
         "override 'data.sources.0.pth=g': data.sources.0.pth: unknown key; nearest known key: "
-        "data.sources.*.path",
+        "data.sources.0.path",
         "override 'data.sources.1.weight=0': data.sources.1.weight: must be above 0, got 0",
     ]
 
@@ -135,6 +135,28 @@ def test_a_list_in_place_of_a_section_leaves_the_file_s_error(errors, minimal):
     assert line.startswith("r.yaml:4: teacher: expected a section of keys")
 
 
-def test_a_key_with_a_star_is_no_key(errors, minimal):
-    (line,) = errors(minimal, ["data.sources.*.path=a"])
-    assert line.startswith("override 'data.sources.*.path=a': data.sources.*.path: unknown key")
+@pytest.mark.parametrize(
+    ("override", "number", "example"),
+    [
+        ("data.sources.*.path=a", "*", "path"),
+        ("data.sources.-1.weight=3", "-1", "weight"),
+        ("data.sources.last.wieght=3", "last", "path"),
+        ("data.sources.01={path: a}", "01", "path"),
+        ("data.sources.weight=3", "weight", "weight"),
+    ],
+)
+def test_what_is_no_number_of_an_item_is_told(errors, minimal, override, number, example):
+    assert errors(minimal.replace(ONE, TWO), [override]) == [
+        f"override {override!r}: {override.partition('=')[0]}: unknown key; data.sources is a list, and "
+        f"{number!r} no number of an item; items are numbered from 0: data.sources.0.{example}"
+    ]
+
+
+def test_the_nearest_key_has_the_number_that_was_given(errors, minimal):
+    mixture = minimal.replace(ONE, TWO)
+    lines = errors(mixture, ["data.sources.0.wieght=3", "data.sources.7.wieght=3", "data.wieght=3"])
+    assert [line.rpartition(" ")[2] for line in lines] == [
+        "data.sources.0.weight",
+        "data.sources.7.weight",
+        "data.sources.*.weight",
+    ]

@@ -307,6 +307,8 @@ def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     )  # As if the file of that name had changed.
     with pytest.raises(ValueError, match=r"examples differ from those of the run.*the data or a tokenizer"):
         distill(recipe, resume=True)
+    with pytest.raises(ValueError, match=r"examples differ from .* All else is fit to run\.$"):
+        pipeline.check(recipe, resume=True)
 
 
 def test_a_directory_with_a_run_is_not_written_over(finished: Recipe, tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ def test_rows_that_cannot_be_aligned_keep_their_places():
     align = Aligner(make_tokenizer(300, mask=None), make_tokenizer(340))
     found = align([TextRow("", "x"), TextRow("", "<|mask|>"), TextRow("", "y")])
     assert [isinstance(row, AlignedRow) for row in found] == [True, False, True]
-    assert found[1].reason == "mask token in the text" and found[1].detail.startswith("teacher's side: ")
+    assert found[1].reason == "mask token in the text" and found[1].detail.startswith(
+        "on the teacher's side, "
+    )
     assert texts_of(found[2].student) == ["y"]
 
 

@@ -117,14 +117,25 @@ def test_statistics_in_a_terminal(aligner):
     assert "student tokens" in short.file.getvalue() and "longest" not in short.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [48, 60, 80])
+@pytest.mark.parametrize("width", [48, 60, 80, 100])
 def test_no_figure_is_cut_in_a_narrow_terminal(aligner, width):
     statistics = ChunkStatistics.of([*aligner(ROWS)] * 50)
     console = Console(file=io.StringIO(), width=width)
     print_statistics(console, statistics)
     text = console.file.getvalue()
-    for name, *figures in sides_table(statistics).lines:
-        assert [*name.split(), *figures] in [line.split() for line in text.splitlines()]
+    printed_lines = [line.split() for line in text.splitlines()]
+    sides = sides_table(statistics)
+    if width == 100:
+        assert all([*name.split(), *figures] in printed_lines for name, *figures in sides.lines)
+    else:
+        expected = [[*name.split(), *figures] for name, *figures in sides.turned().lines]
+        start = printed_lines.index(expected[0])
+        assert printed_lines[start - 2 : start] == [
+            ["student", "teacher"],
+            ["per", "chunk:", "tokens", "tokens", "bytes"],
+        ]
+        assert printed_lines[start : start + len(expected)] == expected
+        assert max(map(cell_len, text.splitlines()[start - 2 : start + len(expected)])) <= width
     lines = [line.split()[:3] for line in text.splitlines()[-len(statistics.longest) :]]
     assert lines == [figures for _, *figures in longest_table(statistics).lines]
 
@@ -172,8 +183,15 @@ def test_a_page_without_chunks_or_figures():
         [], ChunkStatistics.of([Dropped("odd", "")]), student="a", teacher="b", data=DataSet("x", 1)
     )
     page = Page(text)
-    assert "img" not in page.tags and "Set aside, odd: 1." in page.texts["p"]
+    assert "img" not in page.tags and "Set aside:" in page.texts["p"]
     assert page.texts["dd"][:4] == ["0", "-", "-", "-"]
+
+
+def test_reasons_for_setting_aside_are_one_list_of_the_page(aligner):
+    rows = [Dropped("odd", ""), *aligner(ROWS[:1]), Dropped("<b>", ""), Dropped("odd", "")]
+    page = Page(alignment_page([], ChunkStatistics.of(rows), student="a", teacher="b"))
+    assert page.texts["li"] == ["odd: 2", "<b>: 1"] and page.tags.count("ul") == 1
+    assert not any("Set aside," in text for text in page.texts["p"])
 
 
 def test_the_figure_holds_every_chunk(aligner):

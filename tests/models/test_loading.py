@@ -223,12 +223,32 @@ def test_a_broken_tokenizer(checkpoint):
         load_tokenizer(str(checkpoint))
 
 
-def test_a_tokenizer_without_a_mask_token(tmp_path):
-    make_tokenizer(260, mask=None).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"load_tokenizer: .* no mask token.*add_special_tokens\(\{\"mask_token\""
-    ):
+@pytest.mark.parametrize(
+    ("other", "there"),
+    [
+        ({}, "name the one that looks like it (tokenizer.mask_token = '<|mask|>') and save the tokenizer"),
+        (
+            {"pad_token": "<|mask|>"},
+            "name a token of the vocabulary that is not used (tokenizer.mask_token = ...) and save the "
+            "tokenizer",
+        ),
+        (
+            {"pad_token": "<|mask|>", "additional_special_tokens": ["[Mask]", "<MASK2>"]},
+            "name the one that looks like it (tokenizer.mask_token = '[Mask]') and save the tokenizer",
+        ),
+    ],
+)
+def test_a_tokenizer_without_a_mask_token(tmp_path, other, there):
+    tokenizer = make_tokenizer(260, mask=None)
+    tokenizer.add_special_tokens(other)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError) as raised:
         load_tokenizer(str(tmp_path))
+    assert str(raised.value) == (
+        f"load_tokenizer: the tokenizer at {str(tmp_path)!r} has no mask token, which diffusion needs. Give "
+        f'it one: {there}; or add one (tokenizer.add_special_tokens({{"mask_token": "<|mask|>"}})), call '
+        "model.resize_token_embeddings(len(tokenizer)) if the model has fewer embeddings, and save both."
+    )
 
 
 @pytest.mark.parametrize("roles", [["eos"], ["pad"], ["bos"], ["bos", "pad"]])

@@ -41,6 +41,7 @@ class _Setup(NamedTuple):
 
     student: str
     teacher: str
+    given_by: Mapping[str, str]  # role -> the option or the recipe's key that names its tokenizer
     merging: Merging
     template_arguments: Mapping[str, Mapping[str, str | int | float | bool]]
 
@@ -97,7 +98,7 @@ def add_parser(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     _check(arguments)
-    from tide.config import load_recipe
+    from tide.config import at_key, load_recipe
 
     recipe = None if arguments.recipe is None else load_recipe(arguments.recipe)
     setup = _setup(arguments, recipe)
@@ -107,12 +108,16 @@ def run(arguments: argparse.Namespace) -> int:
     from tide.models import load_tokenizer
     from tide.preparation import Dropped
 
-    student, teacher = (load_tokenizer(path, needs_mask=False) for path in (setup.student, setup.teacher))
-    align = Aligner(student, teacher, **setup.merging._asdict(), template_arguments=setup.template_arguments)
+    tokenizers = []
+    for role, path in (("student", setup.student), ("teacher", setup.teacher)):
+        with at_key(setup.given_by[role]):
+            tokenizers.append(load_tokenizer(path, needs_mask=False))
+    align = Aligner(*tokenizers, **setup.merging._asdict(), template_arguments=setup.template_arguments)
     statistics, shown, data = ChunkStatistics(), [], None
     if arguments.text is not None:
         is_piped = arguments.text == "-"
-        typed = typed_row(sys.stdin.read() if is_piped else arguments.text, escapes=not is_piped)
+        text = sys.stdin.read() if is_piped else arguments.text
+        typed = typed_row(text, escapes=not is_piped, say=_say)
         (row,) = align([typed])
         if isinstance(row, Dropped):
             raise ValueError(f"align: {row.reason}: {row.detail}")
@@ -151,6 +156,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("subset", "split"):
         if getattr(arguments, name) is not None and arguments.data is None:
             raise ValueError(f"align: --{name} is of --data SOURCE, which is not given.")
+    _check_merging(arguments)
     for name, suffixes in SUFFIXES.items():
         path = getattr(arguments, name)
         if path is None:
@@ -169,16 +175,34 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"align: --plot: {error}") from error
 
 
+def _check_merging(arguments: argparse.Namespace) -> None:
+    """As `tide.alignment.merging.check_merging`, by the names of the options."""
+    limits = {"tokens": arguments.chunk_max_tokens, "bytes": arguments.chunk_max_bytes}
+    given = [f"--chunk-max-{unit} {limit}" for unit, limit in limits.items() if limit is not None]
+    if arguments.chunk_merging == "length" and not given:
+        raise ValueError(
+            "align: --chunk-merging length joins chunks up to a limit, and none is given. Add "
+            "--chunk-max-tokens N or --chunk-max-bytes N, or take --chunk-merging words."
+        )
+    if arguments.chunk_merging in (None, "none") and given:
+        merging = "not given" if arguments.chunk_merging is None else "none"
+        raise ValueError(
+            f"align: {' and '.join(given)} would limit joined chunks, and --chunk-merging is {merging}. Add "
+            "--chunk-merging words or length, or leave the limit out."
+        )
+
+
 def _setup(arguments: argparse.Namespace, recipe: Recipe | None) -> _Setup:
     """Options go before the recipe."""
     models = {} if recipe is None else {"student": recipe.student, "teacher": recipe.teacher}
     # Within one vocabulary, too, the teacher is shown by its own template; `tide prepare` does not apply it.
     of_recipe = {role: model for role, model in models.items() if model is not None}
-    paths = {}
+    paths, given_by = {}, {}
     for role in ("student", "teacher"):
-        paths[role] = getattr(arguments, role)
+        paths[role], given_by[role] = getattr(arguments, role), f"--{role}"
         if paths[role] is None and role in of_recipe:
-            paths[role] = of_recipe[role].tokenizer_path
+            model = of_recipe[role]
+            paths[role], given_by[role] = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
         elif paths[role] is None:
             where = "not given" if recipe is None else f"not in {arguments.recipe}"
             raise ValueError(
@@ -186,7 +210,7 @@ def _setup(arguments: argparse.Namespace, recipe: Recipe | None) -> _Setup:
                 "--recipe RECIPE.yaml with both models."
             )
     variables = {role: model.template_arguments for role, model in of_recipe.items()}
-    return _Setup(paths["student"], paths["teacher"], _merging(arguments, recipe), variables)
+    return _Setup(paths["student"], paths["teacher"], given_by, _merging(arguments, recipe), variables)
 
 
 def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> Merging:
@@ -200,19 +224,44 @@ def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> Merging:
 
 def _opened(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, DataSet]:
     """The rows that statistics are of: those of --data, or else of the recipe."""
+    from tide.config import at_key
     from tide.data import open_source
     from tide.inspection import DataSet, MixedRows
 
     rows: Rows
     if arguments.data is not None:
+        _check_parts_of_data(arguments)
         split = arguments.split or "train"
-        rows = open_source(arguments.data, subset=arguments.subset, split=split)
+        with at_key("--data"):
+            rows = open_source(arguments.data, subset=arguments.subset, split=split)
         options = [f"{name} {given}" for name in ("subset", "split") if (given := getattr(arguments, name))]
         return rows, DataSet(", ".join([arguments.data, *options]), len(rows))
     assert recipe is not None
     rows = MixedRows.of(recipe)
     names = ", ".join(dict.fromkeys(source.path for source in recipe.data.mixture))
     return rows, DataSet(f"{arguments.recipe} ({names})", len(rows))
+
+
+def _check_parts_of_data(arguments: argparse.Namespace) -> None:
+    """Refuses a split or subset that would be passed over, yet be named in what is shown."""
+    from tide.data import files_at
+
+    try:
+        files = files_at(arguments.data, split="")
+    except ValueError:  # There are splits, and none is named so; or nothing is there, which is said later.
+        return
+    # A name on the hub has no files here, and may have both.
+    for name in ("split", "subset"):
+        given = getattr(arguments, name)
+        if files and given is not None:
+            raise ValueError(
+                f"align: --{name} {given}: {arguments.data!r} has no {name}s and is read whole. Leave "
+                f"--{name} out."
+            )
+
+
+def _say(line: str) -> None:
+    print(f"tide align: {line}", file=sys.stderr)
 
 
 def _read_data(

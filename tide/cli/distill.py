@@ -22,7 +22,9 @@ def add_parser(commands: Subparsers) -> None:
         "key=value stand in any order.",
     )
     parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.max_steps=10")
+    parser.add_argument(
+        "overrides", nargs="*", default=(), metavar="key=value", help="such as training.max_steps=10"
+    )
     parser.add_argument(
         "--resume",
         action="store_true",

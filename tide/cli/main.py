@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tide.cli import align, distill, prepare, quickstart, sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 INTERRUPTED = 130  # What a shell reports for a program ended by SIGINT.
 
 
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     except (ValueError, OSError) as error:
         for line in str(error).splitlines():
-            print(f"tide {parsed.command}: {line}", file=sys.stderr)
+            # Functions name themselves in their errors, and some have the command's name.
+            said = line.removeprefix(f"{parsed.command}: ")
+            print(f"tide {parsed.command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # A command that can go on says so in this default of its parser.
@@ -55,10 +59,16 @@ def _take_overrides(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     """argparse leaves what stands after an option: key=value is an override, all else is an error."""
     overrides = getattr(parsed, "overrides", None)
     unknown = [text for text in rest if overrides is None or text.startswith("-") or "=" not in text]
+    text = getattr(parsed, "text", None) or ""
+    if unknown and not unknown[0].startswith("-") and _OVERRIDE.match(text):
+        parsed.parser.error(
+            f"{parsed.command} takes no overrides, such as {text}, and one text at most; change the recipe, "
+            "or use the options"
+        )
     if unknown:
         parsed.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if overrides is not None:
-        overrides += rest
+        parsed.overrides = [*overrides, *rest]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def add_parser(commands: Subparsers) -> None:
         "stopped. The files are the same bytes whatever the number of workers.",
     )
     parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.prepared=runs/data")
+    parser.add_argument(
+        "overrides", nargs="*", default=(), metavar="key=value", help="such as data.prepared=runs/data"
+    )
     parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
     parser.add_argument(
         "--overwrite", action="store_true", help="remove what another recipe prepared in data.prepared"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tide.config.keys import at_key
 from tide.config.problem import Place, Problem, RecipeError
 from tide.config.schema import (
     METHOD_NAMES,
@@ -27,5 +28,6 @@ __all__ = [
     "RecipeError",
     "SourceConfig",
     "TrainingConfig",
+    "at_key",
     "load_recipe",
 ]

@@ -47,6 +47,11 @@ class ModelConfig:
         """Where the tokenizer is: `tokenizer`, or else `path`."""
         return self.path if self.tokenizer is None else self.tokenizer
 
+    @property
+    def tokenizer_key(self) -> str:
+        """The key that says where the tokenizer is."""
+        return "path" if self.tokenizer is None else "tokenizer"
+
 
 @dataclass(frozen=True)
 class SourceConfig:

@@ -232,6 +232,17 @@ def _with_any_item(path: KeyPath) -> KeyPath:
     return tuple(ANY_ITEM if _ITEM_NUMBER.fullmatch(key) else key for key in path)
 
 
+def _with_numbers(key: str, given: KeyPath) -> str:
+    """A declared key with the numbers of the items that another one names, as far as both go the same way."""
+    parts = key.split(".")
+    for at, (part, there) in enumerate(zip(parts, given, strict=False)):
+        if part == ANY_ITEM and _ITEM_NUMBER.fullmatch(there):
+            parts[at] = there
+        elif part != there:
+            break
+    return ".".join(parts)
+
+
 def _no_such_item(values: object, path: KeyPath) -> str | None:
     """What is wrong with an item's number in the key of an override, if anything."""
     for depth, key in enumerate(path):
@@ -251,11 +262,29 @@ def _no_such_item(values: object, path: KeyPath) -> str | None:
     return None
 
 
-def _unknown(path: KeyPath, root: _Section) -> str:
+def _no_item_number(path: KeyPath, known: Mapping[str, Field | _Section | _Sections]) -> str | None:
+    """What is wrong with a key that stands where an item's number should, if there is one."""
+    for depth, key in enumerate(path):
+        entry = known.get(".".join(_with_any_item(path[:depth])))
+        if isinstance(entry, _Sections) and not _ITEM_NUMBER.fullmatch(key):
+            names = entry.item.entries
+            name = next((name for name in path[depth:] if name in names), next(iter(names)))
+            of_list = ".".join(path[:depth])
+            return (
+                f"unknown key; {of_list} is a list, and {shown(key)} no number of an item; items are "
+                f"numbered from 0: {of_list}.0.{name}"
+            )
+    return None
+
+
+def _unknown(given: KeyPath, root: _Section) -> str:
     """What to write instead: the same name elsewhere, else a near one here, else a near one anywhere."""
-    path = _with_any_item(path)
+    declared = dict(_keys(root))
+    if (no_number := _no_item_number(given, declared)) is not None:
+        return no_number
+    path = _with_any_item(given)
     section, name = ".".join(path[:-1]), path[-1]
-    known = [key for key, _ in _keys(root)]
+    known = list(declared)
     if "." in name and name in known:
         outer, _, inner = name.rpartition(".")
         return f"unknown key; dots nest in overrides only: write {inner} under {outer}"
@@ -266,9 +295,9 @@ def _unknown(path: KeyPath, root: _Section) -> str:
     if not siblings:  # an override into a section that does not exist: the whole key is what to match
         name, names, siblings = ".".join(path), {key: key for key in known}, {}
     if name in names:
-        return f"unknown key; nearest known key: {names[name]}"
+        return f"unknown key; nearest known key: {_with_numbers(names[name], given)}"
     for candidates in (siblings, names):
         near = difflib.get_close_matches(name, candidates, n=1)
         if near:
-            return f"unknown key; nearest known key: {candidates[near[0]]}"
+            return f"unknown key; nearest known key: {_with_numbers(candidates[near[0]], given)}"
     return f"unknown key; known keys here: {', '.join(siblings or root.entries)}"

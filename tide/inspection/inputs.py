@@ -13,7 +13,7 @@ from tide.preparation import Dropped
 from tide.preparation.recipe_data import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from jaxtyping import Int64
 
@@ -24,24 +24,27 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 64
 
 
-def typed_row(text: str, *, escapes: bool = False) -> Row:
+def typed_row(text: str, *, escapes: bool = False, say: Callable[[str], None] = lambda line: None) -> Row:
     """The row that a text is: a JSON object is a row in any form that data have, all else is plain text.
 
     Args:
         text: not empty.
         escapes: \\n in a plain text stands for a line break.
+        say: told, in a line, if the text begins as JSON does and is yet plain text.
     Raises:
         ValueError: there is no text, or the object is no row.
     """
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
+        value, fault = json.loads(text), "it is JSON, but no object"
+    except ValueError as error:
+        value, fault = None, f"it is not JSON ({error})"
     if not isinstance(value, dict):
         if not text:
             raise ValueError("align: expected a text or a row, got an empty one.")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("align: the text is not UTF-8. Convert it, or drop the bytes that are not.")
+        if text.lstrip()[:1] in ("{", "["):
+            say(f"read as plain text, for {fault}")
         return TextRow("", text.replace("\\n", "\n") if escapes else text)
     try:
         return parse_row(value)

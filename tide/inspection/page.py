@@ -6,7 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tide.inspection.tables import ABSENT, NOT_ALIGNED, longest_table, share_of, sides_table, summary
+from tide.inspection.tables import (
+    ABSENT,
+    NOT_ALIGNED,
+    longest_table,
+    set_aside,
+    share_of,
+    sides_table,
+    summary,
+)
 from tide.preparation import NO_CHUNK
 from tide.presentation.page import facts, figure, header, page, scrolling, section
 
@@ -99,7 +107,11 @@ def _token(token: ShownToken) -> str:
 
 
 def _statistics(statistics: ChunkStatistics, data: DataSet | None, images: tuple[bytes, bytes] | None) -> str:
-    content = "".join(f"<p>{escape(line)}</p>" for line in summary(statistics, data))
+    lines = summary(statistics, data, with_set_aside=False)
+    content = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    if reasons := set_aside(statistics):
+        items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+        content += f"<p>Set aside:</p><ul>{items}</ul>"
     if not statistics.num_chunks:
         return content
     content += scrolling("statistics of chunks", _table(sides_table(statistics)))

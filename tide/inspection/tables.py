@@ -24,6 +24,12 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     lines: list[tuple[str, ...]]
 
+    def turned(self) -> Table:
+        """Lines as columns, their names above them, a word a line: narrower, and longer."""
+        first, *columns = zip(self.names, *self.lines, strict=True)
+        names = (first[0], *(name.replace(" ", "\n") for name in first[1:]))
+        return Table(names, columns)
+
 
 class DataSet(NamedTuple):
     """What the rows of statistics were taken from.
@@ -42,12 +48,15 @@ def share_of(statistics: ChunkStatistics, data: DataSet) -> str:
     return f"{statistics.rows:,} of the {data.num_rows:,} rows"
 
 
-def summary(statistics: ChunkStatistics, data: DataSet | None = None) -> list[str]:
+def summary(
+    statistics: ChunkStatistics, data: DataSet | None = None, *, with_set_aside: bool = True
+) -> list[str]:
     """One sentence a line: rows, what was set aside and why, how much is in chunks.
 
     Args:
         statistics: to be said in words.
         data: what their rows were taken from, if it is to be said.
+        with_set_aside: False leaves out what was set aside.
     """
     used = statistics.rows - statistics.dropped.total()
     lines = [] if data is None else [f"{share_of(statistics, data)} of {data.name}."]
@@ -55,13 +64,19 @@ def summary(statistics: ChunkStatistics, data: DataSet | None = None) -> list[st
         f"Rows aligned: {used:,} of {statistics.rows:,}; answers: {statistics.answers:,}; chunks: "
         f"{statistics.num_chunks:,}."
     ]
-    lines += [f"Set aside, {reason}: {number:,}." for reason, number in statistics.dropped.most_common()]
+    if with_set_aside:
+        lines += [f"Set aside, {line}." for line in set_aside(statistics)]
     if statistics.num_chunks:
         lines.append(
             f"{statistics.coverage:.2%} of {statistics.answer_bytes:,} bytes of answers lie in a chunk; "
             f"{statistics.one_to_one / statistics.num_chunks:.1%} of chunks are one token on both sides."
         )
     return lines
+
+
+def set_aside(statistics: ChunkStatistics) -> list[str]:
+    """Reasons with how many rows were set aside for each, the most frequent first."""
+    return [f"{reason}: {number:,}" for reason, number in statistics.dropped.most_common()]
 
 
 def sides_table(statistics: ChunkStatistics) -> Table:

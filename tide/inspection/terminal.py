@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len, chop_cells
 from rich.style import Style
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from tide.inspection.tables import NOT_ALIGNED, longest_table, sides_table, summary
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from tide.inspection.aligned_rows import AlignedRow, Column, ShownToken
     from tide.inspection.statistics import ChunkStatistics
-    from tide.inspection.tables import DataSet
+    from tide.inspection.tables import DataSet, Table
 
 PARTING = "│"  # Between the tokens of a chunk.
+WIDER_THAN_A_TABLE = 10_000  # Columns; a console's own width would bound what it measures.
 LABELS = ("student ", "teacher ")
 # Neighbours differ in hue and in lightness. They bring their own ink: any terminal's background will do.
 CHUNK_STYLES = tuple(
@@ -80,26 +81,35 @@ def print_statistics(
         console.print(line, highlight=False, markup=False)
     if not statistics.num_chunks:
         return
-    tables = [(sides_table(statistics), False)] + [(longest_table(statistics), True)] * longest
-    for (names, lines), figures_first in tables:
-        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-        order = [*range(1, len(names)), 0] if figures_first else range(len(names))
-        for at in order:
-            width = max(cell_len(texts[at]) for texts in [names, *lines])
-            # Names and texts may be cut, figures never.
-            shrinks = figures_first and not at
-            shown.add_column(
-                names[at],
-                justify="right" if at else "left",
-                no_wrap=True,
-                overflow="ellipsis",
-                min_width=None if shrinks else width,
-            )
-        for texts in lines:
-            shown.add_row(*(Text(texts[at]) for at in order))
+    sides = _table(sides_table(statistics))
+    unbounded = console.options.update(max_width=WIDER_THAN_A_TABLE)
+    if console.measure(sides, options=unbounded).minimum > console.width:
+        sides = _table(sides_table(statistics).turned())
+    for shown in [sides] + [_table(longest_table(statistics), figures_first=True)] * longest:
         console.print()
         # A table that is wider than the terminal runs over: a figure that is cut is another figure.
         console.print(shown, crop=False)
+
+
+def _table(table: Table, *, figures_first: bool = False) -> RichTable:
+    """The first column's texts stand first or, where they may be cut, last. Figures are never cut."""
+    names, lines = table
+    shown = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    order = [*range(1, len(names)), 0] if figures_first else range(len(names))
+    for at in order:
+        shrinks = figures_first and not at
+        words = names[at].splitlines()
+        width = max(cell_len(text) for text in [*words, *(texts[at] for texts in lines)])
+        shown.add_column(
+            names[at],
+            justify="right" if at else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=None if shrinks else width,
+        )
+    for texts in lines:
+        shown.add_row(*(Text(texts[at]) for at in order))
+    return shown
 
 
 def _lines(

@@ -2,7 +2,14 @@
 
 from tide.models.block_attention import block_causal_mask, block_diffusion_mask
 from tide.models.forward import Head, hidden_rows, hidden_states, output_head
-from tide.models.loading import check_weights, load_config, load_model, load_tokenizer, without_progress_bars
+from tide.models.loading import (
+    check_weights,
+    load_config,
+    load_model,
+    load_tokenizer,
+    mask_remedy,
+    without_progress_bars,
+)
 
 __all__ = [
     "Head",
@@ -14,6 +21,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_tokenizer",
+    "mask_remedy",
     "output_head",
     "without_progress_bars",
 ]

@@ -69,7 +69,7 @@ def load_tokenizer(path: str, *, needs_mask: bool = True) -> PreTrainedTokenizer
     if tokenizer.mask_token_id is None:
         raise ValueError(
             f"load_tokenizer: the tokenizer at {path!r} has no mask token, which diffusion needs. "
-            'Add one: tokenizer.add_special_tokens({"mask_token": "<|mask|>"}), then save the tokenizer.'
+            f"Give it one: {mask_remedy(tokenizer)}."
         )
     others = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     same = [name for name, token_id in others.items() if token_id == tokenizer.mask_token_id]
@@ -79,6 +79,30 @@ def load_tokenizer(path: str, *, needs_mask: bool = True) -> PreTrainedTokenizer
             f"{' and '.join(same)}. Give the mask a token of its own."
         )
     return tokenizer
+
+
+def mask_remedy(tokenizer: PreTrainedTokenizerFast, num_embeddings: int | None = None) -> str:
+    """How a tokenizer gets a mask token that its model has an embedding for, as a part of a sentence.
+
+    Args:
+        tokenizer: without a mask token, or with one past the embeddings.
+        num_embeddings: of the model, where it is known: a token that is there has to have one.
+    """
+    taken = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.mask_token}
+    like_masks = [
+        token
+        for token, token_id in sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
+        if "mask" in token.casefold() and token not in taken
+        if num_embeddings is None or token_id < num_embeddings
+    ]
+    there = "name a token of the vocabulary that is not used (tokenizer.mask_token = ...)"
+    if like_masks:
+        there = f"name the one that looks like it (tokenizer.mask_token = {like_masks[0]!r})"
+    return (
+        f"{there} and save the tokenizer; or add one "
+        '(tokenizer.add_special_tokens({"mask_token": "<|mask|>"})), call '
+        "model.resize_token_embeddings(len(tokenizer)) if the model has fewer embeddings, and save both"
+    )
 
 
 def _from_pretrained(path: str) -> PreTrainedTokenizerFast:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tide.config import at_key
 from tide.data import MANIFEST_FILE, Manifest, files_at
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def check_held_out(recipe: Recipe) -> None:
     data = recipe.data
     if data.held_out is None:
         return
-    held_out = {os.path.realpath(file): file for file in files_at(data.held_out, split=data.held_out_split)}
+    with at_key("data.held_out"):
+        found = files_at(data.held_out, split=data.held_out_split)
+    held_out = {os.path.realpath(file): file for file in found}
     for path, split in _trained_on(recipe):
         try:
             files = files_at(path, split=split)

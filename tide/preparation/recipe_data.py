@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tide.config import at_key
 from tide.data import (
     Conversation,
     Mixture,
@@ -28,7 +29,7 @@ from tide.preparation.parts import builder_of, pairing_of, template_arguments
 from tide.preparation.tokenizers import load_tokenizers
 
 if TYPE_CHECKING:
-    from tide.config import Recipe, SourceConfig
+    from tide.config import DataConfig, Recipe
     from tide.preparation.examples import ExampleBuilder
     from tide.preparation.tokenizers import Tokenizers
 
@@ -72,7 +73,7 @@ class Preparation:
                 "prepare: the recipe names neither data.train nor data.sources, so there are no rows to "
                 "prepare. Name one of them; without, training reads what data.prepared holds."
             )
-        sources = [_opened(source) for source in given]
+        sources = _opened(recipe.data)
         sizes, weights = [len(source) for source in sources], [s.weight for s in given]
         in_file_order = weights == [1.0]
         order = mix(
@@ -177,9 +178,16 @@ def mixing_options(recipe: Recipe) -> dict[str, object]:
     return {"mix_seed": recipe.data.mix_seed, "num_rows": recipe.data.num_rows}
 
 
-def _opened(given: SourceConfig) -> Source:
-    source = open_source(given.path, subset=given.subset, split=given.split)
-    return source if given.answer_contains is None else rows_with_answer(source, given.answer_contains)
+def _opened(data: DataConfig) -> list[Source]:
+    sources = []
+    for at, given in enumerate(data.mixture):
+        with at_key(f"data.sources.{at}.path" if data.train is None else "data.train"):
+            source = open_source(given.path, subset=given.subset, split=given.split)
+        if given.answer_contains is not None:
+            with at_key(f"data.sources.{at}.answer_contains"):
+                source = rows_with_answer(source, given.answer_contains)
+        sources.append(source)
+    return sources
 
 
 def _content_hash(source: Source) -> str:

@@ -54,7 +54,8 @@ def read_sides(
         except BadRow as error:
             sides.append(Dropped(error.reason, error.detail))
         except ValueError as error:
-            sides.append(Dropped("template: none that works", str(error)))
+            # What is wrong with the template, without the function that found it.
+            sides.append(Dropped("no working template", str(error).removeprefix("render: ")))
         else:
             sides.append(None)  # until it is tokenized
     tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))
@@ -90,7 +91,7 @@ def read_pairs(
         if isinstance(one, Dropped):
             pairs.append(one)
         elif isinstance(other, Dropped):
-            pairs.append(Dropped(other.reason, f"teacher's side: {other.detail}"))
+            pairs.append(Dropped(other.reason, f"on the teacher's side, {other.detail}"))
         else:
             pairs.append((one, other))
     return pairs

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tide.config import at_key
 from tide.losses.objective import METHODS
-from tide.models import load_config, load_tokenizer
+from tide.models import load_config, load_tokenizer, mask_remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from tide.config import Recipe
+    from tide.config import ModelConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ def load_tokenizers(recipe: Recipe) -> Tokenizers:
         ValueError: a tokenizer is unreadable or has no mask token, or the method needs one vocabulary and
         there are two.
     """
-    student = load_tokenizer(recipe.student.tokenizer_path)
+    student = _tokenizer_of("student", recipe.student)
     needs = METHODS[recipe.method].teacher
     if needs is None or recipe.teacher is None:
         return Tokenizers(student, None)
-    teacher = load_tokenizer(recipe.teacher.tokenizer_path)
+    teacher = _tokenizer_of("teacher", recipe.teacher)
     if needs == "any":
         return Tokenizers(student, teacher)
     return Tokenizers(student, teacher, _shared_vocab_size(recipe, student, teacher))
@@ -55,12 +56,13 @@ def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
     for role, tokenizer in tokenizers.by_role().items():
         model = models[role]
         assert model is not None
-        width = load_config(model.path).vocab_size
+        width = _width_of(role, model)
         highest = max(tokenizer.get_vocab().values())
         if highest >= width:
             raise ValueError(
                 f"distill: the {role}'s tokenizer has ids up to {highest}, its model only "
-                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with."
+                f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with, "
+                f"or {_embedding_remedy(tokenizer, width)}."
             )
 
 
@@ -99,5 +101,22 @@ def _shared_vocab_size(
             f"distill: method {recipe.method} compares distributions over one vocabulary, and the two "
             f"tokenizers differ from id {shared} on. Use a method across tokenizers: calm or tide_cross."
         )
-    widths = {load_config(path).vocab_size for path in (recipe.student.path, recipe.teacher.path)}
+    widths = {_width_of("student", recipe.student), _width_of("teacher", recipe.teacher)}
     return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared
+
+
+def _tokenizer_of(role: str, model: ModelConfig) -> PreTrainedTokenizerFast:
+    with at_key(f"{role}.{model.tokenizer_key}"):
+        return load_tokenizer(model.tokenizer_path)
+
+
+def _width_of(role: str, model: ModelConfig) -> int:
+    """The number of a model's embeddings."""
+    with at_key(f"{role}.path"):
+        return int(load_config(model.path).vocab_size)
+
+
+def _embedding_remedy(tokenizer: PreTrainedTokenizerFast, width: int) -> str:
+    if tokenizer.mask_token_id is not None and tokenizer.mask_token_id >= width:
+        return f"a mask token that has an embedding: {mask_remedy(tokenizer, width)}"
+    return "call model.resize_token_embeddings(len(tokenizer)) and save the model"

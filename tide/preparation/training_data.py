@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.config import SourceConfig
+from tide.config import SourceConfig, at_key
 from tide.data import MANIFEST_FILE, Counts, Manifest, ShardedExamples, different_keys, open_source
 from tide.preparation.held_out import check_held_out
 from tide.preparation.parts import build_part, builder_of, nothing_kept, pairing_of, student_builder
@@ -80,7 +80,8 @@ def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
     if recipe.data.held_out is None:
         return []
     check_held_out(recipe)
-    source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
+    with at_key("data.held_out"):
+        source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
     part = build_part(source.rows(range(len(source))), student_builder(recipe, tokenizers))
     if not part.examples:
         at, reject = next(iter(part.rejects.items()))
