@@ -147,8 +147,8 @@ def distill(
 def check(recipe: Recipe, *, resume: bool = False) -> str:
     """Checks all that `distill` checks before it loads weights; returns what it found, in one line.
 
-    One more, indented, for every reason for which rows were dropped. The output directory comes last: a recipe
-    is also checked while its run, or an earlier one, is there.
+    One more, indented, for every reason for which rows were dropped. The output directory comes last: a
+    recipe is also checked while its run, or an earlier one, is there.
 
     Raises:
         ValueError: as `distill`; that of the output directory says that all else is fit.

@@ -4,72 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
-from tests.flow.recipes import tiny_values
-from tests.tiny import ROWS, TinyCheckpoints, make_tokenizer, write_rows
-from tide import pipeline
+from tests.tiny import ROWS, make_tokenizer, write_rows
 from tide.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
-@dataclass
-class Bench:
-    """A good recipe over copies of the checkpoints, for a test to damage, and the command that reads it."""
-
-    folder: Path
-    values: dict[str, Any]
-    capture: pytest.CaptureFixture[str]
-    overrides: list[str] = field(default_factory=list)
-
-    @property
-    def student(self) -> Path:
-        return self.folder / "student"
-
-    @property
-    def teacher(self) -> Path:
-        return self.folder / "teacher"
-
-    def said(self, *options: str) -> list[str]:
-        """What `tide distill` says to the recipe, which must be bad input."""
-        path = self.folder / "recipe.yaml"
-        if not path.exists():
-            path.write_text(yaml.safe_dump(self.values, sort_keys=False))
-        self.capture.readouterr()
-        status = main(["distill", str(path), *self.overrides, *options])
-        out, err = self.capture.readouterr()
-        assert (status, out) == (2, "")
-        lines = err.splitlines()
-        assert err.endswith("\n") and all(line.startswith("tide distill: ") for line in lines), err
-        assert not (self.folder / "run").exists()
-        return lines
-
-
-@pytest.fixture
-def bench(
-    tiny_checkpoints: TinyCheckpoints,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Bench:
-    copies = TinyCheckpoints(
-        student=shutil.copytree(tiny_checkpoints.student, tmp_path / "student"),
-        teacher=shutil.copytree(tiny_checkpoints.teacher, tmp_path / "teacher"),
-        other_teacher=tiny_checkpoints.other_teacher,
-        rows=shutil.copy(tiny_checkpoints.rows, tmp_path / "rows.jsonl"),
-    )
-    monkeypatch.setattr(
-        pipeline, "load_model", lambda *args, **kwargs: pytest.fail("weights were read before the error")
-    )
-    return Bench(tmp_path, tiny_values(copies, tmp_path / "run", "kl"), capfd)
+    from tests.cli.bench import Bench
 
 
 def edit_json(path: Path, **changes: object) -> None:
