@@ -1,7 +1,8 @@
 """The ops over hidden states as torch sees them: registered, traced, compiled, checkpointed.
 
 Mutants that this file kills: an op that a graph breaks at, a fake with another shape or dtype, a gradient
-scaled in place while torch.compile traces it.
+scaled in place while torch.compile traces it, a double backward that is refused for the first input alone or
+not for a factor of the loss.
 """
 
 from __future__ import annotations
@@ -86,6 +87,22 @@ def test_a_checkpointed_segment_gives_the_same(op, backend):
     checkpointed = torch.utils.checkpoint.checkpoint(loss, *student, use_reentrant=False)
     for one, two in zip(torch.autograd.grad(checkpointed, student), plain, strict=True):
         assert torch.equal(one, two)
+
+
+@both_backends
+@every_op
+@pytest.mark.parametrize("by", [*STUDENT, "coefficient"])
+def test_double_backward_raises_for_every_input_and_a_factor_of_the_loss(op, by, backend):
+    inputs = make(5, 40)
+    coefficient = torch.tensor(2.0, requires_grad=True)
+    loss = coefficient * run(op, inputs, backend=backend)
+    first = torch.autograd.grad(loss, [inputs[name] for name in STUDENT], create_graph=True)
+    x = coefficient if by == "coefficient" else inputs[by]
+    for gradient in first:
+        # The second term alone is differentiable: a gradient taken as a constant would go unnoticed.
+        penalty = gradient.square().sum() + x.square().sum()
+        with pytest.raises(RuntimeError, match="double backward is not implemented"):
+            torch.autograd.grad(penalty, [x], retain_graph=True)
 
 
 @every_op
