@@ -220,6 +220,8 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
         ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
         ({"student_logit_scale": 0.0}, "student_logit_scale must be finite and not 0; got 0.0"),
         ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale must be finite"),
+        ({"teacher_logit_scale": -float("inf")}, "teacher_logit_scale must be finite"),
+        ({"student_logit_scale": float("nan")}, "student_logit_scale must be finite"),
         ({"student_softcap": 0.0}, "student_softcap must be positive and finite; got 0.0"),
         ({"teacher_softcap": -1.0}, "teacher_softcap must be positive and finite; got -1.0"),
         ({"logits_dtype": torch.bfloat16}, "logits_dtype must be torch.float32, or the half type"),

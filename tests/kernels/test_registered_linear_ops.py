@@ -76,6 +76,26 @@ def test_a_compiled_graph_holds_the_op_whole(op, backend):
         assert relative(one, two.double()) < 16 * EPS32
 
 
+@every_op
+def test_a_compiled_graph_takes_other_sizes_and_another_scale(op):
+    side = {} if op == "token_logprob" else {"teacher_logit_scale": 0.5}
+    name = "logit_scale" if op == "token_logprob" else "student_logit_scale"
+
+    def loss(scale, inputs):
+        return run(op, inputs, **side | {name: scale})
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for scale, sizes in ((1.0, (5, 40)), (0.7, (6, 50)), (-1.3, (7, 60))):
+        inputs = make(*sizes)
+        student = [inputs[name] for name in STUDENT]
+        actual, expected = compiled(scale, inputs), loss(scale, inputs)
+        assert relative(actual, expected.double()) < 8 * EPS32
+        both = (torch.autograd.grad(x, student) for x in (actual, expected))
+        for one, two in zip(*both, strict=True):
+            assert relative(one, two.double()) < 16 * EPS32
+
+
 @both_backends
 @every_op
 def test_a_checkpointed_segment_gives_the_same(op, backend):
