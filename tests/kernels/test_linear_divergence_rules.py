@@ -186,6 +186,9 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
         assert block * 10 + chunk * 20 <= max(budget, 40)
     assert row_steps(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert row_steps(slice(4, 9), 3) == [slice(4, 7), slice(7, 9)]
+    monkeypatch.delenv("TIDE_WORKSPACE_BYTES", raising=False)
+    assert workspace("op", None, CPU) == 160 << 20
+    assert workspace("op", None, torch.device("cuda")) == 768 << 20
     monkeypatch.setenv("TIDE_WORKSPACE_BYTES", "500")
     assert workspace("op", None, CPU) == 500
     assert workspace("op", 200, CPU) == 200

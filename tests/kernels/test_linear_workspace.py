@@ -1,7 +1,8 @@
 """Hidden-in ops: what they hold of logits fits the workspace, and nothing is rounded or converted twice.
 
 Mutants that this file kills: the parts of all rows at once, a gradient of kept logits that nobody counted, a
-half type between product and scale, hidden states converted in every run of columns.
+half type between product and scale, hidden states converted in every run of columns, a gradient of the hidden
+states that is the last tile's.
 """
 
 from __future__ import annotations
@@ -177,6 +178,26 @@ def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, log
         student_softcap=5.0,
     )
     assert budget // 3 < seen.most <= budget
+
+
+@pytest.mark.parametrize("op", [*DIVERGENCES, "token_logprob"])
+def test_a_head_that_is_converted_in_several_tiles_gives_the_definition(op, monkeypatch):
+    """300 entries of 32 fp32 numbers each, 64 at a time."""
+    monkeypatch.setattr(head, "CPU_TILE_BYTES", 64 * WIDTH * 4)
+    if op == "token_logprob":
+        inputs, upstream = linear_token_cases.make(ROWS, 300, torch.bfloat16, width=WIDTH)
+        expected, d_expected = linear_token_cases.truth(inputs, upstream)
+        actual = linear_token_cases.call(inputs, backend="torch")
+        d_actual = linear_token_cases.gradients(actual, upstream, inputs)
+    else:
+        inputs = linear_cases.make(ROWS, 300, torch.bfloat16, widths=(WIDTH, WIDTH))
+        result, d_expected = linear_cases.truth(op, inputs)
+        made = linear_cases.call(op, inputs, backend="torch")
+        expected, actual = result.kl, made.kl
+        d_actual = linear_cases.gradients(made, inputs)
+    assert relative(actual, expected) < 64 * EPS32
+    for one, two in zip(d_actual, d_expected, strict=True):
+        assert relative(one, two) <= 0.51 * torch.finfo(torch.bfloat16).eps + 64 * EPS32
 
 
 def exact_head(dtype, generator, rows=5, vocab=300, width=16):
