@@ -2,13 +2,16 @@
 
 Mutants that this file kills: an op that a graph breaks at, a fake with another shape or dtype, a gradient
 scaled in place while torch.compile traces it, a double backward that is refused for the first input alone or
-not for a factor of the loss.
+not for a factor of the loss, a forward-mode derivative of 0.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from tests.kernels.linear_cases import DIVERGENCES, EPS32, STUDENT, call, make, relative
 from tide_kernels import linear_token_logprob
@@ -123,6 +126,32 @@ def test_double_backward_raises_for_every_input_and_a_factor_of_the_loss(op, by,
         penalty = gradient.square().sum() + x.square().sum()
         with pytest.raises(RuntimeError, match="double backward is not implemented"):
             torch.autograd.grad(penalty, [x], retain_graph=True)
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("op", "by"),
+    [*itertools.product(OPS, STUDENT), *itertools.product(DIVERGENCES, ("weight", "teacher_hidden"))],
+)
+def test_a_forward_mode_derivative_is_refused_and_the_definitions_is_right(op, by, backend):
+    inputs = {name: x.detach() for name, x in make(5, 40).items()}
+    names = {name: name.removeprefix("student_") if op == "token_logprob" else name for name in inputs}
+
+    def loss(x, which):
+        return run(op, inputs | {by: x}, backend=which)
+
+    def derivative(which):
+        return torch.func.jvp(lambda x: loss(x, which), (inputs[by],), (inputs[by],))[1]
+
+    message = f"linear_{op}: {names[by]} carries a tangent, but backend '{backend}' .* backend=\"reference\""
+    with pytest.raises(ValueError, match=message):
+        derivative(backend)
+    with forward_ad.dual_level(), pytest.raises(ValueError, match=message):
+        loss(forward_ad.make_dual(inputs[by].clone().requires_grad_(by in STUDENT), inputs[by]), backend)
+    if by in STUDENT and op != "interpolated_kl":  # whose target is held constant
+        x = inputs[by].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(x, backend), x)
+        assert relative(derivative("reference"), (gradient.double() * inputs[by].double()).sum()) < 1e-4
 
 
 @every_op

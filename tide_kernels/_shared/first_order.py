@@ -35,7 +35,7 @@ def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Call
             gradients = backward(ctx, *upstream)
         if not create_graph:
             return gradients
-        # The refusal hangs between the gradients and what they depend on, where a second backward has to pass.
+        # The refusal hangs between the gradients and what they depend on: a second backward passes there.
         inputs = [x for x in (*ctx.saved_tensors, *upstream) if x is not None and x.requires_grad]
         refuse: Callable[..., Tensor] = _Refuse.apply
         return tuple(None if x is None else refuse(x, *inputs) for x in gradients)
