@@ -177,6 +177,14 @@ def test_double_backward_raises(objective, backend):
         torch.autograd.grad(penalty, [inputs[0]])
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_a_forward_mode_derivative_is_refused(backend):
+    (student, *rest), _ = make()
+    student = student.detach()
+    with pytest.raises(ValueError, match="chunk_likelihood: student_token_log_probs carries a tangent"):
+        torch.func.jvp(lambda x: chunk_likelihood(x, *rest, backend=backend), (student,), (student,))
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("backend", FAST)
 def test_inputs_are_read_only_and_need_not_be_contiguous(objective, backend):

@@ -207,6 +207,24 @@ def test_steps_within_a_chunk_and_threads_do_not_change_the_result(divergence, t
         assert relative(actual, expected.double()) < 16 * EPS32
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_inference_mode_on_two_threads_gives_the_same(divergence, monkeypatch):
+    inputs = make(23, 513)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_chunk", lambda *_: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            expected = call(divergence, inputs, backend="torch")
+        with torch.inference_mode():
+            # Of inputs from outside, and of inputs that were made in it.
+            results = [call(divergence, x, backend="torch") for x in (inputs, make(23, 513))]
+    finally:
+        torch.set_num_threads(before)
+    for result in results:
+        assert all(torch.equal(one, two) for one, two in zip(result, expected, strict=True))
+
+
 @pytest.mark.parametrize("asked", [s for n in range(4) for s in itertools.combinations(STUDENT, n)])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_subset_of_gradients(divergence, asked):

@@ -187,6 +187,9 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
         assert block * 10 + chunk * 20 <= max(budget, 40)
     assert row_steps(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert row_steps(slice(4, 9), 3) == [slice(4, 7), slice(7, 9)]
+    monkeypatch.delenv("TIDE_WORKSPACE_BYTES", raising=False)
+    assert workspace("op", None, CPU) == 160 << 20
+    assert workspace("op", None, torch.device("cuda")) == 768 << 20
     monkeypatch.setenv("TIDE_WORKSPACE_BYTES", "500")
     assert workspace("op", None, CPU) == 500
     assert workspace("op", 200, CPU) == 200
@@ -238,6 +241,8 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
         ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
         ({"student_logit_scale": 0.0}, "student_logit_scale must be finite and not 0; got 0.0"),
         ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale must be finite"),
+        ({"teacher_logit_scale": -float("inf")}, "teacher_logit_scale must be finite"),
+        ({"student_logit_scale": float("nan")}, "student_logit_scale must be finite"),
         ({"student_softcap": 0.0}, "student_softcap must be positive and finite; got 0.0"),
         ({"teacher_softcap": -1.0}, "teacher_softcap must be positive and finite; got -1.0"),
         ({"logits_dtype": torch.bfloat16}, "logits_dtype must be torch.float32, or the half type"),

@@ -1,7 +1,8 @@
 """Hidden-in ops: what they hold of logits fits the workspace, and nothing is rounded or converted twice.
 
 Mutants that this file kills: the parts of all rows at once, a gradient of kept logits that nobody counted, a
-half type between product and scale, hidden states converted in every run of columns.
+half type between product and scale, hidden states converted in every run of columns, a gradient of the hidden
+states that is the last tile's.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
 class Held(TorchDispatchMode):
     """The most bytes held at once in tensors over the vocabulary, and the conversions of hidden states.
 
-    What ends in the width of the model is no such tensor, nor are a few numbers a row.
+    What ends in the width of the model is no such tensor, nor are a few numbers a row; of those, `fp32_rows`
+    is the height of the largest one in fp32.
     """
 
     def __init__(self):
         super().__init__()
-        self.now = self.most = self.conversions = 0
+        self.now = self.most = self.conversions = self.fp32_rows = 0
         self.storages = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -52,6 +54,8 @@ class Held(TorchDispatchMode):
             self.conversions += 1
         if any(returned.alias_info is not None for returned in function._schema.returns):
             return  # a view, or written in place
+        if x.dim() == 2 and x.shape[1] == WIDTH and x.dtype == torch.float32:
+            self.fp32_rows = max(self.fp32_rows, x.shape[0])
         storage = x.untyped_storage()
         if storage._cdata in self.storages or x.dim() < 2 or x.shape[-1] == WIDTH:
             return
@@ -132,6 +136,24 @@ def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype
     assert budget // 20 < held.most <= budget
 
 
+@pytest.mark.parametrize("columns", [350, 1500])
+def test_no_fp32_copy_of_the_heads_gradient_exists(columns, monkeypatch):
+    """Nor of the head: a CPU makes both in fp32, 64 of 512 entries at a time."""
+    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * columns)
+    with torch.no_grad():
+        _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
+        once = (arguments, settings, statistics)
+        whole = chunked.linear_token_logprob_chunked_backward(*once, kept.clone(), upstream)
+        monkeypatch.setattr(head, "CPU_TILE_BYTES", 64 * WIDTH * 4)
+        with Held() as held:
+            tiles = chunked.linear_token_logprob_chunked_backward(*once, kept, upstream)
+    assert held.fp32_rows == 64
+    d_hidden, d_weight, d_bias = zip(whole, tiles, strict=True)
+    assert relative(*d_hidden) < 16 * EPS32
+    assert torch.equal(*d_weight) and torch.equal(*d_bias)
+
+
 @pytest.mark.parametrize("rows_of_parts", [0, 1, 5, 11])
 def test_parts_of_the_product_fit_the_workspace(rows_of_parts):
     """Two numbers a row and tile: of as many rows as have room for them, one at least."""
@@ -177,6 +199,26 @@ def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, log
         student_softcap=5.0,
     )
     assert budget // 3 < seen.most <= budget
+
+
+@pytest.mark.parametrize("op", [*DIVERGENCES, "token_logprob"])
+def test_a_head_that_is_converted_in_several_tiles_gives_the_definition(op, monkeypatch):
+    """300 entries of 32 fp32 numbers each, 64 at a time."""
+    monkeypatch.setattr(head, "CPU_TILE_BYTES", 64 * WIDTH * 4)
+    if op == "token_logprob":
+        inputs, upstream = linear_token_cases.make(ROWS, 300, torch.bfloat16, width=WIDTH)
+        expected, d_expected = linear_token_cases.truth(inputs, upstream)
+        actual = linear_token_cases.call(inputs, backend="torch")
+        d_actual = linear_token_cases.gradients(actual, upstream, inputs)
+    else:
+        inputs = linear_cases.make(ROWS, 300, torch.bfloat16, widths=(WIDTH, WIDTH))
+        result, d_expected = linear_cases.truth(op, inputs)
+        made = linear_cases.call(op, inputs, backend="torch")
+        expected, actual = result.kl, made.kl
+        d_actual = linear_cases.gradients(made, inputs)
+    assert relative(actual, expected) < 64 * EPS32
+    for one, two in zip(d_actual, d_expected, strict=True):
+        assert relative(one, two) <= 0.51 * torch.finfo(torch.bfloat16).eps + 64 * EPS32
 
 
 def exact_head(dtype, generator, rows=5, vocab=300, width=16):

@@ -1,13 +1,17 @@
 """The ops over hidden states as torch sees them: registered, traced, compiled, checkpointed.
 
 Mutants that this file kills: an op that a graph breaks at, a fake with another shape or dtype, a gradient
-scaled in place while torch.compile traces it.
+scaled in place while torch.compile traces it, a double backward that is refused for the first input alone or
+not for a factor of the loss, a forward-mode derivative of 0.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from tests.kernels.linear_cases import DIVERGENCES, EPS32, STUDENT, call, make, relative
 from tide_kernels import linear_token_logprob
@@ -75,6 +79,26 @@ def test_a_compiled_graph_holds_the_op_whole(op, backend):
         assert relative(one, two.double()) < 16 * EPS32
 
 
+@every_op
+def test_a_compiled_graph_takes_other_sizes_and_another_scale(op):
+    side = {} if op == "token_logprob" else {"teacher_logit_scale": 0.5}
+    name = "logit_scale" if op == "token_logprob" else "student_logit_scale"
+
+    def loss(scale, inputs):
+        return run(op, inputs, **side | {name: scale})
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for scale, sizes in ((1.0, (5, 40)), (0.7, (6, 50)), (-1.3, (7, 60))):
+        inputs = make(*sizes)
+        student = [inputs[name] for name in STUDENT]
+        actual, expected = compiled(scale, inputs), loss(scale, inputs)
+        assert relative(actual, expected.double()) < 8 * EPS32
+        both = (torch.autograd.grad(x, student) for x in (actual, expected))
+        for one, two in zip(*both, strict=True):
+            assert relative(one, two.double()) < 16 * EPS32
+
+
 @both_backends
 @every_op
 def test_a_checkpointed_segment_gives_the_same(op, backend):
@@ -86,6 +110,48 @@ def test_a_checkpointed_segment_gives_the_same(op, backend):
     checkpointed = torch.utils.checkpoint.checkpoint(loss, *student, use_reentrant=False)
     for one, two in zip(torch.autograd.grad(checkpointed, student), plain, strict=True):
         assert torch.equal(one, two)
+
+
+@both_backends
+@every_op
+@pytest.mark.parametrize("by", [*STUDENT, "coefficient"])
+def test_double_backward_raises_for_every_input_and_a_factor_of_the_loss(op, by, backend):
+    inputs = make(5, 40)
+    coefficient = torch.tensor(2.0, requires_grad=True)
+    loss = coefficient * run(op, inputs, backend=backend)
+    first = torch.autograd.grad(loss, [inputs[name] for name in STUDENT], create_graph=True)
+    x = coefficient if by == "coefficient" else inputs[by]
+    for gradient in first:
+        # The second term alone is differentiable: a gradient taken as a constant would go unnoticed.
+        penalty = gradient.square().sum() + x.square().sum()
+        with pytest.raises(RuntimeError, match="double backward is not implemented"):
+            torch.autograd.grad(penalty, [x], retain_graph=True)
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("op", "by"),
+    [*itertools.product(OPS, STUDENT), *itertools.product(DIVERGENCES, ("weight", "teacher_hidden"))],
+)
+def test_a_forward_mode_derivative_is_refused_and_the_definitions_is_right(op, by, backend):
+    inputs = {name: x.detach() for name, x in make(5, 40).items()}
+    names = {name: name.removeprefix("student_") if op == "token_logprob" else name for name in inputs}
+
+    def loss(x, which):
+        return run(op, inputs | {by: x}, backend=which)
+
+    def derivative(which):
+        return torch.func.jvp(lambda x: loss(x, which), (inputs[by],), (inputs[by],))[1]
+
+    message = f"linear_{op}: {names[by]} carries a tangent, but backend '{backend}' .* backend=\"reference\""
+    with pytest.raises(ValueError, match=message):
+        derivative(backend)
+    with forward_ad.dual_level(), pytest.raises(ValueError, match=message):
+        loss(forward_ad.make_dual(inputs[by].clone().requires_grad_(by in STUDENT), inputs[by]), backend)
+    if by in STUDENT and op != "interpolated_kl":  # whose target is held constant
+        x = inputs[by].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(x, backend), x)
+        assert relative(derivative("reference"), (gradient.double() * inputs[by].double()).sum()) < 1e-4
 
 
 @every_op

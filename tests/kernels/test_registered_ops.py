@@ -143,6 +143,34 @@ def test_double_backward_raises_instead_of_giving_a_constant(op, backend):
 
 
 @both_backends
+@every_op
+@pytest.mark.parametrize("by", ["logits", "coefficient"])
+def test_double_backward_raises_where_another_term_is_differentiable(op, by, backend):
+    logits, run = inputs_of(op)
+    coefficient = torch.tensor(2.0, requires_grad=True)
+    loss = coefficient * weighted(run(logits, backend=backend))
+    (d_logits,) = torch.autograd.grad(loss, logits, create_graph=True)
+    x = coefficient if by == "coefficient" else logits
+    with pytest.raises(RuntimeError, match="double backward is not implemented"):
+        torch.autograd.grad(d_logits.square().sum() + x.square().sum(), [x])
+
+
+@both_backends
+@every_op
+def test_a_forward_mode_derivative_is_refused(op, backend):
+    logits, run = inputs_of(op)
+    logits = logits.detach()
+    name = "logits" if op == "token_logprob" else "student_logits"
+    message = f"{op}: {name} carries a tangent, but backend '{backend}' has no forward-mode derivative"
+    with pytest.raises(ValueError, match=message):
+        torch.func.jvp(lambda x: weighted(run(x, backend=backend)), (logits,), (logits,))
+    _, actual = torch.func.jvp(lambda x: weighted(run(x, backend="reference")), (logits,), (logits,))
+    x = logits.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(weighted(run(x, backend=backend)), x)
+    assert relative(actual, (gradient.double() * logits.double()).sum()) < 1e-4
+
+
+@both_backends
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("used", [0, 1])
 def test_only_the_result_that_is_used_gets_a_gradient(used, divergence, backend):

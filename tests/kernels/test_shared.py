@@ -1,7 +1,8 @@
 """What the ops share: how rows are cut into chunks, threads, and the digits of a likely label.
 
 Mutants that this file kills: a last chunk that is left out, chunks that overlap, a thread pool that changes
-how many threads the caller's own operations use, log(1 + rest) in place of log1p(rest).
+how many threads the caller's own operations use, threads outside the caller's inference mode, log(1 + rest)
+in place of log1p(rest).
 """
 
 from __future__ import annotations
@@ -94,6 +95,23 @@ def test_every_chunk_is_run_once_and_answers_in_order(three_threads):
     assert sorted(starts) == list(range(50))
     assert len(set(identities)) == 3 and threading.get_ident() not in identities
     assert set(threads) == {1} and set(grad_modes) == {False}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_work_in_the_callers_inference_mode(inference, three_threads):
+    seen = []
+
+    def run(rows, buffer):
+        seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), threading.get_ident()))
+        out[rows] = buffer.fill_(rows.start)
+
+    with torch.inference_mode(inference):
+        out = torch.empty(20)
+        map_chunks([slice(row, row + 1) for row in range(20)], run, lambda: torch.empty(1), CPU)
+    assert torch.equal(out, torch.arange(20.0))
+    modes, grad_modes, identities = zip(*seen, strict=True)
+    assert set(modes) == {inference} and set(grad_modes) == {False}
+    assert threading.get_ident() not in identities
 
 
 def test_the_callers_threads_stay_as_they_were(three_threads):

@@ -9,8 +9,11 @@ import numbers
 from typing import TYPE_CHECKING
 
 import torch
+from torch.autograd import forward_ad
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
@@ -117,6 +120,23 @@ def check_frozen(function: str, name: str, x: Tensor | None) -> None:
             f"{function}: {name} requires grad, but only the student receives a gradient; "
             f"pass {name}.detach()."
         )
+
+
+def check_no_tangent(function: str, backend: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """No floating tensor carries a tangent: in forward mode the ops would silently have the derivative 0.
+
+    The definition has the right one. Traced code is not looked at.
+    """
+    if backend == "reference" or torch.compiler.is_compiling():
+        return
+    for name, x in tensors.items():
+        if x is None or not x.is_floating_point():
+            continue
+        if forward_ad.unpack_dual(x).tangent is not None:
+            raise ValueError(
+                f"{function}: {name} carries a tangent, but backend {backend!r} has no forward-mode "
+                'derivative; use backward(), torch.autograd.grad, or backend="reference".'
+            )
 
 
 def check_temperature(function: str, temperature: float) -> float:

@@ -18,6 +18,7 @@ from tide_kernels._shared.checks import (
     check_inplace_gradient,
     check_lambda_values,
     check_mask,
+    check_no_tangent,
     check_pair,
     check_temperature,
     row_lambda,
@@ -187,6 +188,8 @@ def row_divergence(
     per_row_lambda = row_lambda(name, lambda_t, num_rows, dtype, device)
     if labels is not None:
         labels = check_ids(name, "labels", labels, num_rows, device)
+    floating = {"student_logits": student_logits, "teacher_logits": teacher_logits}
+    check_no_tangent(name, which, floating | {"lambda_t": per_row_lambda})
     if inplace_gradient:
         check_inplace_gradient(name, student_logits, which)
     if which != "reference":

@@ -24,7 +24,8 @@ def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Call
 
     The function has to save its differentiable inputs. torch's own `once_differentiable` raises only where
     the upstream gradient requires grad; under a plain sum it does not, and a gradient penalty added to
-    another loss would silently lose its term.
+    another loss would silently lose its term. Upstream gradients that require grad count as inputs: they hold
+    the factors of the loss, which a balance of several losses may train.
     """
 
     @functools.wraps(backward)
@@ -34,8 +35,8 @@ def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Call
             gradients = backward(ctx, *upstream)
         if not create_graph:
             return gradients
-        # The refusal hangs between the gradients and the inputs, where a second backward has to pass.
-        inputs = [x for x in ctx.saved_tensors if x is not None and x.requires_grad]
+        # The refusal hangs between the gradients and what they depend on: a second backward passes there.
+        inputs = [x for x in (*ctx.saved_tensors, *upstream) if x is not None and x.requires_grad]
         refuse: Callable[..., Tensor] = _Refuse.apply
         return tuple(None if x is None else refuse(x, *inputs) for x in gradients)
 

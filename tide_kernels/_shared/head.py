@@ -186,10 +186,9 @@ class Head:
         """
         vocab, width = self.weight.shape
         as_it_is = self.weight.dtype == dtype
-        budget = CPU_TILE_BYTES if self.weight.device.type == "cpu" else GPU_TILE_BYTES
         height = vocab if most is None else min(vocab, most)
         if always or not as_it_is:
-            height = min(height, max(1, budget // (max(width, 1) * dtype.itemsize)))
+            height = min(height, tile_rows(width, dtype, self.weight.device))
         if as_it_is:
             for start in range(0, vocab, height):
                 yield slice(start, min(start + height, vocab)), self.weight[start : start + height]
@@ -202,6 +201,12 @@ class Head:
                 slice(start, start + part.shape[0]),
                 self._converted[dtype][: part.shape[0]].copy_(part),
             )
+
+
+def tile_rows(width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Entries of a head, or of its gradient, that are there in another dtype at once; at least one."""
+    budget = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
+    return max(1, budget // (max(width, 1) * dtype.itemsize))
 
 
 def cut_to_vocabulary(x: Float[Tensor, "V ..."], vocab: int) -> Float[Tensor, "v ..."]:

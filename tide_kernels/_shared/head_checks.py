@@ -52,7 +52,8 @@ def check_head(
 
 def check_head_options(function: str, side: str, logit_scale: float, softcap: float | None) -> HeadOptions:
     """Scale and cap of a head's logits."""
-    if not math.isfinite(logit_scale) or logit_scale == 0.0:
+    # Comparisons: under torch.compile a number that changed is symbolic, and math.isfinite takes no such.
+    if not -math.inf < logit_scale < math.inf or logit_scale == 0.0:
         raise ValueError(
             f"{function}: {side}logit_scale must be finite and not 0; got {logit_scale}. It multiplies the "
             "logits: 1 leaves them as they are."

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.head import multiply
+from tide_kernels._shared.head import multiply, tile_rows
 from tide_kernels._shared.pages import on_huge_pages
+from tide_kernels._shared.workspace import row_steps
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -84,8 +85,11 @@ class GradientByColumns(_Gradient):
     """From runs of the vocabulary: rows of the weight's gradient are written once, in the weight's dtype, and
     the hidden states' are added up in the dtype of accumulation.
 
-    `hidden` of `add` is in the dtype of the products: all runs read it.
+    `hidden` of `add` is in the dtype of the products: all runs read it. A product in another dtype than the
+    weight's is rounded a tile at a time.
     """
+
+    _tile: Float[Tensor, "h d"] | None = None
 
     def _dtypes(
         self, weight: Float[Tensor, "V d"], bias: Float[Tensor, " V"] | None
@@ -99,13 +103,24 @@ class GradientByColumns(_Gradient):
         if self.needed[0]:
             self.head.columns(run).hidden_gradient(d_logits, self.d_hidden, add=run.start > 0)
         if self.needed[1] and hidden.shape[0] > 0:
-            out = self.d_weight[run]
-            made = out if out.dtype == d_logits.dtype else torch.empty_like(out, dtype=self.head.dtype)
-            multiply(d_logits.T, hidden, made)
-            if made is not out:
-                out.copy_(made)
+            self._write_weight(d_logits, hidden, self.d_weight[run])
         if self.needed[2]:
             self.d_bias[run] = d_logits.sum(0, dtype=self.head.dtype)
+
+    def _write_weight(
+        self, d_logits: Float[Tensor, "N v"], hidden: Float[Tensor, "N d"], out: Float[Tensor, "v d"]
+    ) -> None:
+        dtype, (entries, width) = self.head.dtype, out.shape
+        if out.dtype in (d_logits.dtype, dtype):
+            multiply(d_logits.T, hidden, out)
+            return
+        height = min(entries, tile_rows(width, dtype, out.device))
+        if self._tile is None or self._tile.shape[0] < height:
+            self._tile = torch.empty((height, width), dtype=dtype, device=out.device)
+        for part in row_steps(entries, height):
+            tile = self._tile[: part.stop - part.start]
+            multiply(d_logits[:, part].T, hidden, tile)
+            out[part].copy_(tile)
 
     def made(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of hidden states, weight and bias, each in its dtype."""

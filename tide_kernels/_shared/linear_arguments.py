@@ -12,6 +12,7 @@ from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_frozen,
     check_ids,
+    check_no_tangent,
     check_same_length,
     check_temperature,
     check_tensor,
@@ -158,6 +159,7 @@ def check_linear_divergence(
         linear_backend(function, backend, device, dtype, grouped=vocab_group is not None),
         needed_gradients(student_hidden, student_weight, student_bias),
     )
+    check_no_tangent(function, settings.backend, arguments._asdict())
     return arguments, settings
 
 

@@ -40,7 +40,8 @@ def map_chunks(
 
     Args:
         chunks: ranges of rows; no two may write to the same place.
-        run: the work on one range. Runs without autograd, and its operations are not split among threads.
+        run: the work on one range. Runs without autograd, in inference mode where the caller does, and its
+            operations are not split among threads.
         workspace: makes the buffers of one thread.
         device: where the rows lie. Elsewhere than on the CPU everything runs in the calling thread.
     """
@@ -51,15 +52,18 @@ def map_chunks(
         with torch.no_grad():
             return [run(rows, buffers) for rows in work]
 
+    # A thread's own, like grad mode. Outside of it a thread may not write into tensors that were made in it.
+    inference = torch.is_inference_mode_enabled()
     results: list[Result | None] = [None] * len(work)
     # next() on a count is atomic: whoever is free takes the next chunk.
     numbers = itertools.count()
 
-    @torch.no_grad()
     def take_chunks() -> None:
-        buffers = workspace()
-        while (number := next(numbers)) < len(work):
-            results[number] = run(work[number], buffers)
+        # In this order: inference_mode(False) turns gradients on.
+        with torch.inference_mode(inference), torch.no_grad():
+            buffers = workspace()
+            while (number := next(numbers)) < len(work):
+                results[number] = run(work[number], buffers)
 
     pool = _get_pool(num_workers)
     futures = [pool.submit(take_chunks) for _ in range(num_workers)]

@@ -14,6 +14,7 @@ from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_frozen,
     check_lambda_values,
+    check_no_tangent,
     check_same_length,
     check_temperature,
     check_tensor,
@@ -74,9 +75,10 @@ def chunk_likelihood(
         [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.
 
     Raises:
-        ValueError: types, shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t where
-            it means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C) and active
-            chunks without a token on one side (P would be 1: wrong supervision without a trace).
+        ValueError: types, shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t
+            where it means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C)
+            and active chunks without a token on one side (P would be 1: wrong supervision without a
+            trace); a forward-mode tangent, but for backend "reference".
 
     Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM.
     """
@@ -101,6 +103,8 @@ def chunk_likelihood(
     if lambda_t is not None:
         arithmetic = dtype if which == "reference" else torch.float64
         shares = row_lambda(NAME, lambda_t, batch, arithmetic, chunk_mask.device)
+    given = {"student_token_log_probs": student_token_log_probs, "lambda_t": shares}
+    check_no_tangent(NAME, which, given | {"teacher_token_log_probs": teacher_token_log_probs})
     if which != "reference":
         loss: Float[Tensor, "B C"] = _forward(
             student_token_log_probs,

@@ -96,8 +96,8 @@ def interpolated_kl(
 
     Raises:
         ValueError: types, shapes, devices or dtypes that do not fit; a teacher or lambda_t that requires
-            grad; lambda_t outside [0, 1]; labels outside the columns in use (the last two read values on CPU
-            only).
+            grad; lambda_t outside [0, 1]; labels outside the columns in use (the last two read values on
+            CPU only); a forward-mode tangent, but for backend "reference".
 
     Source: TIDE (arXiv 2604.26951) §2.1.
     """

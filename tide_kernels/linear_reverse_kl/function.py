@@ -92,8 +92,9 @@ def linear_reverse_kl(
 
     Raises:
         ValueError: types, shapes, devices or dtypes that do not fit; a teacher, lambda or weight that
-            requires grad; a value outside its range (values of tensors are read on CPU only). With
-            vocab_group every process raises what one of them has to, or that their arguments differ.
+            requires grad; a value outside its range (values of tensors are read on CPU only); a forward-
+            mode tangent, but for backend "reference". With vocab_group every process raises what one of
+            them has to, or that their arguments differ.
 
     Source: TIDE (arXiv 2604.26951), reverse objective on a shared tokenizer.
     """

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from tide_kernels._shared.agreement import facts_of, go_on_together, refused_by_all
-from tide_kernels._shared.checks import accumulation_dtype, check_id_values, check_ids, check_vocab
+from tide_kernels._shared.checks import (
+    accumulation_dtype,
+    check_id_values,
+    check_ids,
+    check_no_tangent,
+    check_vocab,
+)
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary
 from tide_kernels._shared.head_checks import check_head, check_head_options, check_logits_dtype
@@ -73,9 +79,9 @@ def linear_token_logprob(
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit, or ids outside the vocabulary (read on
-            CPU only). With vocab_group every process raises what one of them has to, or that their arguments
-            differ.
+        ValueError: types, shapes, devices or dtypes that do not fit; ids outside the vocabulary (read on
+            CPU only); a forward-mode tangent, but for backend "reference". With vocab_group every process
+            raises what one of them has to, or that their arguments differ.
     """
     arguments, settings = _checked(
         NAME,
@@ -123,6 +129,7 @@ def _checked(
         vocab = shard_extent(name, weight.shape[0], vocab_size, vocab_group)
     ids = check_ids(name, "token_ids", token_ids, hidden.shape[0], device)
     arguments = TokenLogprobArguments(hidden, weight, bias, ids)
+    check_no_tangent(name, which, arguments._asdict())
     settings = TokenLogprobSettings(
         *check_head_options(name, "", logit_scale, softcap),
         vocab,

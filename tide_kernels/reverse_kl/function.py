@@ -89,7 +89,8 @@ def reverse_kl(
 
     Raises:
         ValueError: types, shapes, devices or dtypes that do not fit; a teacher that requires grad; labels
-            outside the columns in use (values are read on CPU only).
+            outside the columns in use (values are read on CPU only); a forward-mode tangent, but for
+            backend "reference".
 
     Source: TIDE (arXiv 2604.26951), the reverse KL baseline.
     """

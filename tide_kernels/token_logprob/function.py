@@ -15,6 +15,7 @@ from tide_kernels._shared.checks import (
     check_inplace_gradient,
     check_mask,
     check_matrix,
+    check_no_tangent,
     check_vocab,
 )
 from tide_kernels._shared.chunking import RowChunks, active_rows
@@ -55,8 +56,8 @@ def token_logprob(
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit; ids outside the columns in use (values
-            are read on CPU only).
+        ValueError: types, shapes, devices or dtypes that do not fit; ids outside the columns in use
+            (values are read on CPU only); a forward-mode tangent, but for backend "reference".
 
     Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over chunks.
     """
@@ -67,6 +68,7 @@ def token_logprob(
     which = resolve_backend(name, backend, device, dtype)
     check_mask(name, mask, num_rows, device)
     ids = check_ids(name, "token_ids", token_ids, num_rows, device)
+    check_no_tangent(name, which, {"logits": logits})
     if inplace_gradient:
         check_inplace_gradient(name, logits, which)
     if which != "reference":
