@@ -43,11 +43,10 @@ def spans_as_written(
     data, stream, begins = texts.data, tokens.stream, tokens.starts
     specials = np.flatnonzero(tokens.special)
     of_text = np.searchsorted(specials, tokens.borders).tolist()
-    stream_begins = np.append(begins, len(stream))
     special_list, special_ids = specials.tolist(), tokens.ids[specials].tolist()
     if strips and not strips.isdisjoint(special_ids):
         return None
-    special_begins = stream_begins[specials].tolist()
+    special_begins = begins[specials].tolist()
     # Runs of tokens between special ones: the first, how far its bytes are moved, where its text begins.
     runs: list[tuple[int, int, int]] = []
     literal_starts, literal_ends = [], []

@@ -117,11 +117,12 @@ class UnitTable:
         if len(self._spelled) + len(self._long) > MAX_UNITS:
             self._reset()
         text, data = texts.text, texts.data
-        text_starts = set(texts.chars[:-1].tolist())
         points, byte_at = _characters(text, data)
         segments = _segments(texts.chars.tolist(), literals)
+        first_chars = texts.chars[texts.chars < len(points)]  # of texts that are not empty
+        text_starts = set(first_chars.tolist())
         begins = self._beginnings(points, literals, joined)
-        begins[texts.chars[texts.chars < len(points)]] = True
+        begins[first_chars] = True
         places, ids = self._long_units(text, begins, literals, segments, joined, text_starts)
         firsts = np.flatnonzero(begins)
         units = self._singles_of(points)[firsts]
@@ -156,7 +157,7 @@ class UnitTable:
             units = np.insert(units, inserted, np.array(prefix_ids, dtype=units.dtype))
             chars = np.insert(edges, inserted, firsts[inserted])
             literal_units += np.searchsorted(inserted, literal_units, side="right")
-        text_units = np.searchsorted(chars[:-1], texts.chars[texts.chars < len(points)], side="left")
+        text_units = np.searchsorted(chars[:-1], first_chars, side="left")
         return self._layout(data, chars, byte_at, units, literal_units, text_units)
 
     def _layout(
@@ -212,7 +213,6 @@ class UnitTable:
         begins: Bool[np.ndarray, " N"] = kinds != JOINS
         begins[1:] &= (kinds[1:] != BLANK) | (kinds[:-1] != BLANK)
         begins[list(joined)] = False
-        begins[:1] = True
         for literal in literals:
             begins[literal.start : literal.end] = False
             begins[literal.start] = True

@@ -117,12 +117,13 @@ class Aligner:
     def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
         """Each row, or why it cannot be aligned."""
         pairs = read_pairs(rows, *self.tokenizers, self.template_arguments)
-        read = [pair for pair in pairs if not isinstance(pair, Dropped)]
         aligned = align_answers(
-            read, self.tables, merge=self.merge, max_bytes=self.max_bytes, max_tokens=self.max_tokens
+            pairs, self.tables, merge=self.merge, max_bytes=self.max_bytes, max_tokens=self.max_tokens
         )
-        answers = iter(aligned)
-        return [pair if isinstance(pair, Dropped) else self._shown(*pair, next(answers)) for pair in pairs]
+        return [
+            pair if isinstance(pair, Dropped) else self._shown(*pair, answers)
+            for pair, answers in zip(pairs, aligned, strict=True)
+        ]
 
     def _shown(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> AlignedRow | Dropped:
         if isinstance(answers, Dropped):

@@ -101,8 +101,7 @@ class MixedRows:
 
     def where(self, index: int) -> str:
         """File and line of the row at a place, or what comes closest."""
-        source, row = int(self.mixture.source[index]), int(self.mixture.row[index])
-        return self.sources[source].where(row)
+        return self.mixture.where(self.sources, index)
 
 
 def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Dropped]]:

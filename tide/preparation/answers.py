@@ -73,7 +73,7 @@ class _Laid(NamedTuple):
 
 
 def align_answers(
-    pairs: Sequence[tuple[Side, Side]],
+    pairs: Sequence[tuple[Side, Side] | Dropped],
     tables: tuple[ByteTable, ByteTable],
     *,
     merge: Literal["none", "words", "length"] = "none",
@@ -83,7 +83,7 @@ def align_answers(
     """The chunks of the answers of every row, or why it has none; what one side does not learn has none.
 
     Args:
-        pairs: rows as the student reads them, and as the teacher does.
+        pairs: rows as the student reads them, and as the teacher does; what is dropped stays so.
         tables: bytes of the student's tokens and of the teacher's.
         merge, max_bytes, max_tokens: as `align_spans` takes them.
     Raises:
@@ -115,7 +115,9 @@ def align_answers(
         )
         return list(_row_by_row(together, student, teacher, [len(row) for row in answers]))
 
-    return [row for batch in _batches(pairs) for row in aligned(batch)]
+    read = [pair for pair in pairs if not isinstance(pair, Dropped)]
+    found = iter([row for batch in _batches(read) for row in aligned(batch)])
+    return [pair if isinstance(pair, Dropped) else next(found) for pair in pairs]
 
 
 def _batches(pairs: Sequence[tuple[Side, Side]]) -> Iterator[Sequence[tuple[Side, Side]]]:
@@ -132,7 +134,7 @@ def _batches(pairs: Sequence[tuple[Side, Side]]) -> Iterator[Sequence[tuple[Side
 def _answers(one: Side, other: Side) -> Iterator[tuple[_Place, _Place]]:
     """Where each answer stands on both sides."""
     sides = (one.rendered, other.rendered)
-    if _is_text(one):
+    if one.is_text:
         completion, of_other = (_Place(0, len(rendered.pieces[-1]), 0) for rendered in sides)
         yield completion, of_other
         return
@@ -149,19 +151,14 @@ def _place(content: Span, rendered: Rendered) -> _Place | None:
     return None if turn is None else _Place(start, end, turn)
 
 
-def _is_text(side: Side) -> bool:
-    """Whether prompt and completion are tokenized apart; the completion is what is aligned then."""
-    return len(side.rendered.pieces) > 1
-
-
 def _laid_out(sides: Sequence[Side], answers: Sequence[Sequence[_Place]], table: ByteTable) -> _Laid:
     """Lays the tokens of one side of rows over their answers.
 
     Raises:
         ValueError: the tokens of a row do not spell its text.
     """
-    # Of prompt and completion, the prompt's tokens are passed over.
-    passed = [side.tokens.piece_lengths[0] if _is_text(side) else 0 for side in sides]
+    # Of prompt and completion, the completion is aligned: the prompt's tokens are passed over.
+    passed = [side.tokens.piece_lengths[0] if side.is_text else 0 for side in sides]
     texts = [side.rendered.pieces[-1] for side in sides]
     ids = [side.tokens.token_ids[skip:] for side, skip in zip(sides, passed, strict=True)]
     spans = table.spans_of(texts, ids)
@@ -175,7 +172,7 @@ def _laid_out(sides: Sequence[Side], answers: Sequence[Sequence[_Place]], table:
     )
     places = [
         tuple(start + byte for byte in _bytes(text, place))
-        for text, start, row in zip(texts, text_starts.tolist(), answers, strict=False)
+        for text, start, row in zip(texts, text_starts[:-1].tolist(), answers, strict=True)
         for place in row
     ]
     starts, ends, turns = np.array(places, dtype=np.int64).reshape(-1, 3).T
@@ -216,9 +213,9 @@ def _row_by_row(
         chunks.append([of_tokens[start:end] for start, end in pairwise(laid.rows.tolist())])
     totals = [np.append(0, np.cumsum(laid.num_tokens))[answers] for laid in (student, teacher)]
     num_tokens = zip(*(np.diff(total).tolist() for total in totals), strict=True)
-    bounds = zip(pairwise(borders.tolist()), pairwise(first_chunks.tolist()), strict=True)
+    bounds = pairwise(borders.tolist()), pairwise(first_chunks.tolist())
     for (start, end), (first, after), number, counts, of_student, of_teacher in zip(
-        *zip(*bounds, strict=True), answers_of_rows, num_tokens, *chunks, strict=True
+        *bounds, answers_of_rows, num_tokens, *chunks, strict=True
     ):
         alignment = ChunkAlignment(
             student_chunks=of_student,

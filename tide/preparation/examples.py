@@ -101,14 +101,16 @@ class ExampleBuilder:
         assert self.tables is not None
         pairs = read_pairs(rows, self.student, self.teacher, self.template_arguments)
         aligned = align_answers(
-            [pair for pair in pairs if not isinstance(pair, Dropped)],
+            pairs,
             self.tables,
             merge=self.layout.chunk_merging,
             max_bytes=self.layout.chunk_max_bytes,
             max_tokens=self.layout.chunk_max_tokens,
         )
-        answers = iter(aligned)
-        return [pair if isinstance(pair, Dropped) else self._pair(*pair, next(answers)) for pair in pairs]
+        return [
+            pair if isinstance(pair, Dropped) else self._pair(*pair, answers)
+            for pair, answers in zip(pairs, aligned, strict=True)
+        ]
 
     def _alone(self, side: Side) -> Built | Dropped:
         token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
@@ -148,7 +150,7 @@ class ExampleBuilder:
         gets at least one end-of-text.
         """
         layout, token_ids, learnt = self.layout, side.tokens.token_ids, side.tokens.learnt
-        is_text = len(side.rendered.pieces) > 1
+        is_text = side.is_text
         if not is_text and learnt.any():
             last = len(learnt) - int(np.argmax(learnt[::-1]))
             token_ids, learnt = token_ids[:last], learnt[:last]

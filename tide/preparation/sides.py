@@ -33,6 +33,11 @@ class Side(NamedTuple):
     rendered: Rendered
     tokens: TokenizedText
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is no conversation: prompt and completion are tokenized apart."""
+        return len(self.rendered.pieces) > 1
+
 
 def read_sides(
     rows: Sequence[Row],
