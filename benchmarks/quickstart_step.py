@@ -20,7 +20,11 @@ from unittest import mock
 
 from benchmarks._worker import in_process
 
-RECIPES = {"shared": "recipes/quickstart_same.yaml", "any": "recipes/quickstart_cross.yaml"}
+RECIPES = {
+    "none": "recipes/quickstart_same.yaml",
+    "shared": "recipes/quickstart_same.yaml",
+    "any": "recipes/quickstart_cross.yaml",
+}
 SIDES = {"in full": "reference", "ops": "auto"}
 
 
@@ -36,7 +40,8 @@ def trained(method: str, backend: str, steps: int) -> dict[str, Any]:
 
 def _worker(task: dict[str, Any]) -> dict[str, Any]:
     from tide.config import load_recipe
-    from tide.losses.objective import METHODS, Objective
+    from tide.losses.objective import Objective
+    from tide.methods import METHODS
     from tide.pipeline import distill
     from tide.quickstart.corpus import split_functions, write_rows
 
@@ -51,7 +56,7 @@ def _worker(task: dict[str, Any]) -> dict[str, Any]:
             f"data.train={rows}",
             "data.held_out=null",
         ]
-        recipe = load_recipe(RECIPES[METHODS[task["method"]].teacher or "shared"], overrides)
+        recipe = load_recipe(RECIPES[METHODS[task["method"]].teacher], overrides)
         with mock.patch("tide.training.build.Objective", partial(Objective, backend=task["backend"])):
             result = distill(recipe)
     losses = [entry["loss"] for entry in result.log_history if "loss" in entry]

@@ -8,12 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tide._version import __version__
+
 if TYPE_CHECKING:
     from tide.config import Recipe, load_recipe
     from tide.pipeline import DistillResult, distill
     from tide.sampling import generate
 
-__version__ = "0.1.0"
 __all__ = ["DistillResult", "Recipe", "__version__", "distill", "generate", "load_recipe"]
 
 _HOMES = {

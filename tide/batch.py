@@ -1,12 +1,13 @@
-"""The records that travel between stages: Example -> Batch -> NoisedBatch.
+"""The records that travel between stages: Example -> Batch -> NoisedBatch -> HiddenRows.
 
-Legend: B sequences, L tokens of a sequence (padded), K noised views of a sequence, C chunks, N masked rows.
+Legend: B sequences, L tokens of a sequence (padded), K noised views, C chunks, N masked rows,
+d hidden size, V vocabulary entries.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
@@ -135,3 +136,31 @@ class NoisedBatch(_TensorRecord):
     student_chunks: Int[Tensor, "B L"]
     teacher_chunks: Int[Tensor, "B M"] | None
     chunk_mask: Bool[Tensor, "B C"]
+
+
+class Head(NamedTuple):
+    """An output head: logits are softcap * tanh(scale * (hidden @ weight.T + bias) / softcap).
+
+    Attributes:
+        weight: [V, d].
+        bias: [V] or None.
+        logit_scale: factor of the logits.
+        softcap: cap of the scaled logits; None for none.
+    """
+
+    weight: Float[Tensor, "V d"]
+    bias: Float[Tensor, "V"] | None = None
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+
+class HiddenRows(NamedTuple):
+    """One model's masked rows before its head.
+
+    Attributes:
+        hidden: [N, d].
+        head: turns them into logits.
+    """
+
+    hidden: Float[Tensor, "N d"]
+    head: Head

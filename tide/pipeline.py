@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tide.config import at_key
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
-from tide.losses.objective import METHODS
+from tide.methods import METHODS
 from tide.models import check_weights, load_config, load_model
 from tide.preparation import (
     check_embeddings,
@@ -178,7 +178,7 @@ def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Exam
 
 
 def _check_models(recipe: Recipe) -> None:
-    needs_teacher = METHODS[recipe.method].teacher is not None
+    needs_teacher = METHODS[recipe.method].has_teacher
     models = {"student": recipe.student, "teacher": recipe.teacher if needs_teacher else None}
     for role, model in models.items():
         if model is not None:

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tide.config import METHOD_NAMES, Recipe, RecipeError, load_recipe
+from tide.config import Recipe, RecipeError, load_recipe
+from tide.methods import METHODS
 
 # Text that YAML readers take for something else, beside arbitrary text without control characters.
 TRICKY = ["5e-5", "1", "0x1f", "no", "true", "null", "~", "2024-01-01", "1:30", ".inf", "a: b", "#", "- a"]
@@ -72,7 +73,7 @@ def recipes(draw: st.DrawFn) -> dict[str, object]:
         },
     )
     values: dict[str, object] = {
-        "method": draw(st.sampled_from(METHOD_NAMES)),
+        "method": draw(st.sampled_from(list(METHODS))),
         "student": draw(model("s", ["float32"], True)),
         "teacher": draw(model("t", ["float32", "bfloat16", "float16"], False)),
         "data": draw(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tide.config import Recipe
-from tide.losses.objective import METHODS
+from tide.methods import METHODS
 from tide.models import load_model
 from tide.preparation import load_tokenizers, training_data
 from tide.training import build_trainer

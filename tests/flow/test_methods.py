@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tide import distill, load_recipe
-from tide.losses.objective import METHODS
+from tide.methods import METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tide.batch import NoisedBatch, NoisedTokens
-from tide.config import METHOD_NAMES
-from tide.losses.objective import METHODS, MaskedRows, Objective, method_named
+from tide.batch import Head, HiddenRows, NoisedBatch, NoisedTokens
+from tide.losses.objective import Objective, method_named
+from tide.methods import METHODS
 from tide_kernels.interpolated_kl.reference import cross_entropy, interpolated_kl_reference
 from tide_kernels.reverse_kl.reference import reverse_kl_reference
 
@@ -72,14 +72,24 @@ def batch(*, across: bool, empty: bool = False) -> NoisedBatch:
     )
 
 
-def masked_rows(tokens: NoisedTokens, vocab_size: int, width: int, *, trained: bool) -> MaskedRows:
+def masked_rows(tokens: NoisedTokens, vocab_size: int, width: int, *, trained: bool) -> HiddenRows:
     # Heads this small keep chunk probabilities away from 0 and 1.
-    tensors = (
+    hidden, *head = (
         torch.randn(len(tokens.rows), width),
         torch.randn(vocab_size, width) / 3,
         torch.randn(vocab_size) / 3,
     )
-    return MaskedRows(*(tensor.requires_grad_(trained) for tensor in tensors))
+    return HiddenRows(hidden.requires_grad_(trained), Head(*(x.requires_grad_(trained) for x in head)))
+
+
+def trained_tensors(rows: HiddenRows) -> tuple[Tensor, Tensor, Tensor]:
+    return rows.hidden, rows.head.weight, rows.head.bias
+
+
+def _widened(rows: HiddenRows, *, trained: bool) -> HiddenRows:
+    """The same rows and head in fp64."""
+    hidden, *head = (x.detach().double().requires_grad_(trained) for x in trained_tensors(rows))
+    return HiddenRows(hidden, Head(*head))
 
 
 class Case:
@@ -92,7 +102,7 @@ class Case:
         teacher_vocab = teacher_vocab or (TEACHER_V if across else V)
         self.student = masked_rows(self.noised.student, V, STUDENT_D, trained=True)
         self.teacher = masked_rows(self.noised.teacher, teacher_vocab, TEACHER_D, trained=False)
-        self.wide = MaskedRows(*(tensor.detach().double().requires_grad_() for tensor in self.student))
+        self.wide = _widened(self.student, trained=True)
         self.sequence = self.noised.student.rows // self.noised.maskable.shape[1]
 
     def objective(self, **settings: object) -> Objective:
@@ -104,8 +114,8 @@ class Case:
         )
 
     def logits(self, side: str, width: int | None = None) -> Float[Tensor, "N V"]:
-        rows = self.wide if side == "student" else MaskedRows(*(x.double() for x in self.teacher))
-        return (rows.hidden @ rows.weight.T + rows.bias)[:, :width]
+        rows = self.wide if side == "student" else _widened(self.teacher, trained=False)
+        return (rows.hidden @ rows.head.weight.T + rows.head.bias)[:, :width]
 
     def cross_entropy(self) -> Float[Tensor, " N"]:
         return cross_entropy(self.logits("student"), self.noised.student.labels)
@@ -181,9 +191,9 @@ def check(case: Case, loss: Tensor, expected: Tensor) -> None:
     """Loss and the gradients of the student's hidden rows and head."""
     torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=1e-6)
     assert loss.dtype == torch.float32 and loss.shape == ()
-    actual = torch.autograd.grad(loss, list(case.student))
-    wanted = torch.autograd.grad(expected, list(case.wide))
-    for name, gradient, truth in zip(case.student._fields, actual, wanted, strict=True):
+    actual = torch.autograd.grad(loss, trained_tensors(case.student))
+    wanted = torch.autograd.grad(expected, trained_tensors(case.wide))
+    for name, gradient, truth in zip(("hidden", "weight", "bias"), actual, wanted, strict=True):
         worst = float((gradient.double() - truth).abs().max() / truth.abs().max())
         assert worst < 5e-6, f"gradient of {name}: {worst:.1e} of its largest entry"
 
@@ -271,7 +281,7 @@ def test_nothing_masked_is_zero_with_a_connected_graph(method: str) -> None:
     case = Case(method, empty=True)
     out = case.objective()(case.student, case.teacher, case.noised, PROGRESS)
     assert float(out.loss.detach()) == 0.0
-    for gradient in torch.autograd.grad(out.loss, list(case.student)):
+    for gradient in torch.autograd.grad(out.loss, trained_tensors(case.student)):
         assert not gradient.any()
     assert all(float(value) == 0.0 for name, value in out.metrics.items() if name != "lambda")
 
@@ -330,7 +340,6 @@ def test_a_recipe_may_move_lambda_another_way(axis: str, decay: str, value: obje
 
 
 def test_method_names_and_what_each_needs() -> None:
-    assert tuple(METHODS) == METHOD_NAMES
     needs = {name: (m.teacher, m.lambda_axis, m.timestep_weight, m.comp_demo) for name, m in METHODS.items()}
     assert needs == {
         "none": (None, "both", "uniform", False),

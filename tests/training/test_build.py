@@ -9,7 +9,8 @@ import pytest
 
 from tests.flow.recipes import tiny_recipe, tiny_values, trainer_of
 from tide.config import Recipe
-from tide.losses.objective import METHODS, method_named
+from tide.losses.objective import method_named
+from tide.methods import METHODS
 from tide.training.build import build_noiser, build_objective
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
-from tide.losses.objective import METHODS, Objective
+from tide.losses.objective import Objective
+from tide.methods import METHODS
 from tide.models import load_model
 from tide.training import DistillationModule, metrics
 from tide.training.metrics import MetricMeans

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from tide import __version__
+from tide._version import __version__
 from tide.cli import align, distill, prepare, quickstart, sample
 
 if TYPE_CHECKING:

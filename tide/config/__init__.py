@@ -5,7 +5,6 @@ from __future__ import annotations
 from tide.config.keys import at_key
 from tide.config.problem import Place, Problem, RecipeError
 from tide.config.schema import (
-    METHOD_NAMES,
     DataConfig,
     MaskingConfig,
     ModelConfig,
@@ -17,7 +16,6 @@ from tide.config.schema import (
 )
 
 __all__ = [
-    "METHOD_NAMES",
     "DataConfig",
     "MaskingConfig",
     "ModelConfig",

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tide.config.problem import shown
 from tide.config.strict import Rule
+from tide.methods import METHODS, names_across_tokenizers
 
 RULES: list[Rule] = []
 # What transformers and Jinja give a chat template, or take themselves where one is applied.
@@ -43,7 +44,7 @@ def _rule(*keys: str) -> Callable[[Callable[..., str | None]], Callable[..., str
 
 @_rule("teacher", "method")
 def _method_has_its_teacher(teacher: object, method: str) -> str | None:
-    if teacher is None and method != "none":
+    if teacher is None and METHODS[method].has_teacher:
         return f"method {method} needs a teacher; add teacher: with its path, or set method: none"
     return None
 
@@ -121,10 +122,10 @@ def _fills(length: int, block_size: int) -> str | None:
 
 @_rule("masking.student_masking", "method")
 def _chunks_come_from_two_tokenizers(student_masking: str, method: str) -> str | None:
-    if student_masking == "chunks" and method not in ("calm", "tide_cross"):
+    if student_masking == "chunks" and not METHODS[method].across_tokenizers:
         return (
             f"'chunks' needs the chunks of two tokenizers, which method {method} has not; "
-            "leave student_masking out, or set method: calm or tide_cross"
+            f"leave student_masking out, or set method: {names_across_tokenizers()}"
         )
     return None
 
@@ -141,9 +142,9 @@ def _lambda_grows(lambda_init: float, lambda_max: float) -> str | None:
 
 @_rule("objective.distill_weight", "objective.ce_weight", "method")
 def _something_is_learned(distill_weight: float, ce_weight: float, method: str) -> str | None:
-    if ce_weight > 0 or (method != "none" and distill_weight > 0):
+    if ce_weight > 0 or (METHODS[method].has_teacher and distill_weight > 0):
         return None
-    if method == "none":
+    if not METHODS[method].has_teacher:
         return (
             "method none learns from cross-entropy alone, and objective.ce_weight is 0; set ce_weight above 0"
         )
@@ -198,10 +199,10 @@ def _prepared_data_is_kept_apart(prepared: str | None, output_dir: str) -> str |
 
 @_rule("data.chunk_merging", "method")
 def _merging_has_chunks(chunk_merging: str, method: str) -> str | None:
-    if chunk_merging != "none" and method not in ("calm", "tide_cross"):
+    if chunk_merging != "none" and not METHODS[method].across_tokenizers:
         return (
             f"{chunk_merging!r} merges the chunks of two tokenizers, which method {method} has not; "
-            "leave chunk_merging out, or set method: calm or tide_cross"
+            f"leave chunk_merging out, or set method: {names_across_tokenizers()}"
         )
     return None
 

@@ -16,9 +16,7 @@ from tide.config.document import Document, to_yaml
 from tide.config.fields import Interval, Words
 from tide.config.problem import Place
 from tide.config.strict import apply_overrides, read
-
-# The names of `METHODS` in tide.losses.objective, which needs torch: a recipe is read in a moment without it.
-METHOD_NAMES = ("none", "kl", "reverse_kl", "taid", "tidal", "tide_shared", "calm", "tide_cross")
+from tide.methods import METHODS
 
 Count = Annotated[int, Interval(at_least=1)]
 CountOrZero = Annotated[int, Interval(at_least=0)]
@@ -160,7 +158,7 @@ class Recipe:
     Source: methods and defaults of TIDE (arXiv 2604.26951).
     """
 
-    method: Annotated[str, Words(METHOD_NAMES)]
+    method: Annotated[str, Words(tuple(METHODS))]
     student: ModelConfig
     teacher: ModelConfig | None = None
     data: DataConfig

@@ -12,11 +12,11 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from tide._version import __version__
 from tide.data.counts import Counts, SourceCounts
 from tide.data.shards import ShardedExamples
 
@@ -202,8 +202,7 @@ def read_plan(directory: Path) -> Plan | None:
 
 def versions_here() -> dict[str, str]:
     """Versions of what decides the bytes of shards, by name."""
-    tide = import_module("tide")  # as a statement it would be an import of all that `tide` lends its names to
-    return {"tide": tide.__version__} | {name: version(name) for name in _DECIDING}
+    return {"tide": __version__} | {name: version(name) for name in _DECIDING}
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -20,26 +20,15 @@ from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss
 from tide.losses.cross_entropy import linear_token_log_probs
 from tide.losses.reductions import row_weights
 from tide.losses.schedules import lambda_schedule, timestep_weight
+from tide.methods import METHODS, Method, Term
 from tide_kernels import LinearDivergence, linear_interpolated_kl, linear_reverse_kl
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from tide.batch import NoisedBatch
-
-
-class MaskedRows(NamedTuple):
-    """What one model says about its masked tokens, before the head.
-
-    Attributes:
-        hidden: [N, d].
-        weight: [V, d]; bias: [V] or None; the output head.
-    """
-
-    hidden: Float[Tensor, "N d"]
-    weight: Float[Tensor, "V d"]
-    bias: Float[Tensor, " V"] | None = None
+    from tide.batch import HiddenRows, NoisedBatch
+    from tide.methods import LambdaAxis, TimestepWeight
 
 
 class ObjectiveOutput(NamedTuple):
@@ -48,26 +37,6 @@ class ObjectiveOutput(NamedTuple):
 
     loss: Float[Tensor, ""]
     metrics: dict[str, Float[Tensor, ""]]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of the paper.
-
-    Attributes:
-        term: the sum of cross-entropy and distillation term.
-        summary: one line for help texts.
-        teacher: which teacher it needs: None, "shared" (one vocabulary) or "any" (chunks across tokenizers).
-        lambda_axis, timestep_weight: the method's own settings, where a recipe does not say otherwise.
-        comp_demo: run the teacher on complementary views (CompDemo).
-    """
-
-    term: Callable[[Objective, MaskedRows, MaskedRows | None, NoisedBatch, float], ObjectiveOutput]
-    summary: str
-    teacher: str | None
-    lambda_axis: str = "both"
-    timestep_weight: str = "uniform"
-    comp_demo: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +72,7 @@ class Objective:
     backend: str = "auto"
 
     def __call__(
-        self, student: MaskedRows, teacher: MaskedRows | None, noised: NoisedBatch, progress: float
+        self, student: HiddenRows, teacher: HiddenRows | None, noised: NoisedBatch, progress: float
     ) -> ObjectiveOutput:
         """The loss of one batch.
 
@@ -114,12 +83,12 @@ class Objective:
         Raises:
             ValueError: the method distils and no teacher rows are given.
         """
-        if self.method.teacher is not None and teacher is None:
+        if self.method.has_teacher and teacher is None:
             raise ValueError(
                 "Objective: this method needs a teacher; got none. Name one in the recipe, or use "
                 "method none."
             )
-        return self.method.term(self, student, teacher, noised, progress)
+        return TERMS[self.method.term](self, student, teacher, noised, progress)
 
     def ce_row_weights(self, noised: NoisedBatch) -> Float[Tensor, " N"]:
         """Cross-entropy weight of every student row, normaliser included."""
@@ -140,8 +109,8 @@ class Objective:
 
 def _cross_entropy(
     objective: Objective,
-    student: MaskedRows,
-    teacher: MaskedRows | None,
+    student: HiddenRows,
+    teacher: HiddenRows | None,
     noised: NoisedBatch,
     progress: float,
 ) -> ObjectiveOutput:
@@ -156,7 +125,7 @@ def _token_divergence(kind: str) -> Callable[..., ObjectiveOutput]:
     """Divergence of token distributions over one vocabulary: forward_kl, reverse_kl or tidal."""
 
     def term(
-        objective: Objective, student: MaskedRows, teacher: MaskedRows, noised: NoisedBatch, progress: float
+        objective: Objective, student: HiddenRows, teacher: HiddenRows, noised: NoisedBatch, progress: float
     ) -> ObjectiveOutput:
         vocab_size, ce_weight = objective.shared_vocab_size, objective.ce_row_weights(noised)
         # The divergence may stop at the shared part of the vocabulary; the cross-entropy never does.
@@ -169,12 +138,12 @@ def _token_divergence(kind: str) -> Callable[..., ObjectiveOutput]:
             "labels": noised.student.labels if one_pass else None,
             "weight": scale * weight_t[sequence],
             "ce_weight": ce_weight if one_pass else None,
-            "student_bias": student.bias,
-            "teacher_bias": teacher.bias,
+            "student_bias": student.head.bias,
+            "teacher_bias": teacher.head.bias,
             "vocab_size": vocab_size,
             "backend": objective.backend,
         }
-        heads = (student.hidden, student.weight, teacher.hidden, teacher.weight)
+        heads = (student.hidden, student.head.weight, teacher.hidden, teacher.head.weight)
         metrics: dict[str, Tensor] = {}
         out: LinearDivergence
         if kind == "reverse_kl":
@@ -205,16 +174,16 @@ def _chunk_likelihood(kind: str) -> Callable[..., ObjectiveOutput]:
     """Divergence of chunk likelihoods across tokenizers: calm or reverse_calm."""
 
     def term(
-        objective: Objective, student: MaskedRows, teacher: MaskedRows, noised: NoisedBatch, progress: float
+        objective: Objective, student: HiddenRows, teacher: HiddenRows, noised: NoisedBatch, progress: float
     ) -> ObjectiveOutput:
         assert noised.teacher is not None and noised.teacher_chunks is not None
         student_log_p = _student_log_p(objective, student, noised)
         with torch.no_grad():
             teacher_log_p = linear_token_log_probs(
                 teacher.hidden,
-                teacher.weight,
+                teacher.head.weight,
                 noised.teacher.labels,
-                bias=teacher.bias,
+                bias=teacher.head.bias,
                 backend=objective.backend,
             )
         ce = -(objective.ce_row_weights(noised) * student_log_p).sum()
@@ -237,26 +206,19 @@ def _chunk_likelihood(kind: str) -> Callable[..., ObjectiveOutput]:
     return term
 
 
-METHODS: dict[str, Method] = {
-    "none": Method(_cross_entropy, "block diffusion without distillation", None),
-    "kl": Method(_token_divergence("forward_kl"), "forward KL to the teacher", "shared"),
-    "reverse_kl": Method(_token_divergence("reverse_kl"), "reverse KL to the teacher", "shared"),
-    "taid": Method(
-        _token_divergence("tidal"),
-        "interpolated target, over training only",
-        "shared",
-        lambda_axis="training",
-    ),
-    "tidal": Method(_token_divergence("tidal"), "interpolated target, over training and timestep", "shared"),
-    "tide_shared": Method(
-        _token_divergence("tidal"), "TIDAL + CompDemo", "shared", timestep_weight="midrange", comp_demo=True
-    ),
-    "calm": Method(_chunk_likelihood("calm"), "chunk likelihoods, forward, across tokenizers", "any"),
-    "tide_cross": Method(_chunk_likelihood("reverse_calm"), "Reverse CALM across tokenizers", "any"),
+TERMS: dict[Term, Callable[..., ObjectiveOutput]] = {
+    "cross_entropy": _cross_entropy,
+    "forward_kl": _token_divergence("forward_kl"),
+    "reverse_kl": _token_divergence("reverse_kl"),
+    "tidal": _token_divergence("tidal"),
+    "calm": _chunk_likelihood("calm"),
+    "reverse_calm": _chunk_likelihood("reverse_calm"),
 }
 
 
-def method_named(name: str, *, lambda_axis: str | None = None, timestep_weight: str | None = None) -> Method:
+def method_named(
+    name: str, *, lambda_axis: LambdaAxis | None = None, timestep_weight: TimestepWeight | None = None
+) -> Method:
     """The method of that name, with its λ axis and timestep weight replaced where given.
 
     Raises:
@@ -272,10 +234,14 @@ def method_named(name: str, *, lambda_axis: str | None = None, timestep_weight: 
     )
 
 
-def _student_log_p(objective: Objective, student: MaskedRows, noised: NoisedBatch) -> Float[Tensor, " N"]:
+def _student_log_p(objective: Objective, student: HiddenRows, noised: NoisedBatch) -> Float[Tensor, " N"]:
     """Token log-probabilities that cross-entropy and chunks share: one product with the student's head."""
     return linear_token_log_probs(
-        student.hidden, student.weight, noised.student.labels, bias=student.bias, backend=objective.backend
+        student.hidden,
+        student.head.weight,
+        noised.student.labels,
+        bias=student.head.bias,
+        backend=objective.backend,
     )
 
 

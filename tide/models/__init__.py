@@ -1,7 +1,7 @@
 """Models: loading, the block-diffusion mask, and forwards that stop before the head."""
 
 from tide.models.block_attention import block_causal_mask, block_diffusion_mask
-from tide.models.forward import Head, hidden_rows, hidden_states, output_head
+from tide.models.forward import hidden_rows, hidden_states, output_head
 from tide.models.loading import (
     check_weights,
     load_config,
@@ -12,7 +12,6 @@ from tide.models.loading import (
 )
 
 __all__ = [
-    "Head",
     "block_causal_mask",
     "block_diffusion_mask",
     "check_weights",

@@ -6,10 +6,11 @@ Legend: B sequences, L tokens, K views, N rows, d hidden size, V vocabulary entr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
+from tide.batch import Head
 from tide.models.block_attention import block_causal_mask, block_diffusion_mask
 
 if TYPE_CHECKING:
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tide.batch import NoisedTokens
-
-
-class Head(NamedTuple):
-    """An output head. weight: [V, d]; bias: [V] or None."""
-
-    weight: Float[Tensor, "V d"]
-    bias: Float[Tensor, "V"] | None
 
 
 def output_head(model: PreTrainedModel) -> Head:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from tide.data import BadRow, Counts, Row, read_row
-from tide.losses.objective import METHODS
+from tide.methods import METHODS
 from tide.preparation.examples import NOTHING_TO_LEARN, ExampleBuilder, Layout
 from tide.preparation.sides import Dropped
 
@@ -78,7 +78,7 @@ def _layout(recipe: Recipe) -> Layout:
 
 def pairing_of(recipe: Recipe) -> str:
     """The teacher's side: "none", the "same" tokens as the student's, or "cross" tokenizers."""
-    return {None: "none", "shared": "same", "any": "cross"}[METHODS[recipe.method].teacher]
+    return {"none": "none", "shared": "same", "any": "cross"}[METHODS[recipe.method].teacher]
 
 
 def build_part(raw_rows: Sequence[Raw | BadRow], build: ExampleBuilder) -> Part:

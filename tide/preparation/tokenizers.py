@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tide.config import at_key
-from tide.losses.objective import METHODS
+from tide.methods import METHODS, names_across_tokenizers
 from tide.models import load_config, load_tokenizer, mask_remedy
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def load_tokenizers(recipe: Recipe) -> Tokenizers:
         there are two.
     """
     student = _tokenizer_of("student", recipe.student)
-    needs = METHODS[recipe.method].teacher
-    if needs is None or recipe.teacher is None:
+    method = METHODS[recipe.method]
+    if not method.has_teacher or recipe.teacher is None:
         return Tokenizers(student, None)
     teacher = _tokenizer_of("teacher", recipe.teacher)
-    if needs == "any":
+    if method.across_tokenizers:
         return Tokenizers(student, teacher)
     return Tokenizers(student, teacher, _shared_vocab_size(recipe, student, teacher))
 
@@ -80,7 +80,7 @@ def check_shared_ids(tokenizers: Tokenizers, highest: int) -> None:
         raise ValueError(
             f"distill: the text holds the student's token {token!r} (id {highest}), and the two tokenizers "
             f"differ from id {tokenizers.shared_vocab_size} on. Take that token out of the text, end-of-text "
-            "included, or use a method across tokenizers: calm or tide_cross."
+            f"included, or use a method across tokenizers: {names_across_tokenizers()}."
         )
 
 
@@ -99,7 +99,8 @@ def _shared_vocab_size(
     if shared < len(entries) / 2 or sides[0] != sides[1]:
         raise ValueError(
             f"distill: method {recipe.method} compares distributions over one vocabulary, and the two "
-            f"tokenizers differ from id {shared} on. Use a method across tokenizers: calm or tide_cross."
+            f"tokenizers differ from id {shared} on. Use a method across tokenizers: "
+            f"{names_across_tokenizers()}."
         )
     widths = {_width_of("student", recipe.student), _width_of("teacher", recipe.teacher)}
     return None if shared == len(entries) == len(teacher_entries) and len(widths) == 1 else shared

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tide import __version__
+from tide._version import __version__
 from tide.config import Recipe, load_recipe
 from tide.data import TextRow
 from tide.quickstart.corpus import FunctionRow, split_functions, write_rows

@@ -9,8 +9,9 @@ import torch
 from transformers import TrainingArguments
 
 from tide.data import Collator
-from tide.losses.objective import METHODS, Objective, method_named
+from tide.losses.objective import Objective, method_named
 from tide.masking import Noiser
+from tide.methods import METHODS
 from tide.training.hf_trainer import DistillationTrainer
 from tide.training.module import DistillationModule
 
@@ -52,7 +53,7 @@ def build_noiser(recipe: Recipe, *, student_mask_id: int, teacher_mask_id: int |
         teacher_mask_id=teacher_mask_id,
         time_epsilon=recipe.masking.time_epsilon,
         student_masking=recipe.masking.student_masking,
-        across_tokenizers=METHODS[recipe.method].teacher == "any",
+        across_tokenizers=METHODS[recipe.method].across_tokenizers,
         comp_demo=METHODS[recipe.method].comp_demo,
         demo_ratio=recipe.masking.demo_ratio,
     )

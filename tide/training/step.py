@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide.losses.objective import MaskedRows
+from tide.batch import HiddenRows
 from tide.models import hidden_rows, output_head
 
 if TYPE_CHECKING:
@@ -47,6 +47,5 @@ def distillation_step(
     return objective(student_rows, teacher_rows, noised, progress)
 
 
-def _masked_rows(model: PreTrainedModel, tokens: NoisedTokens, block_size: int) -> MaskedRows:
-    head = output_head(model)
-    return MaskedRows(hidden_rows(model, tokens, block_size=block_size), head.weight, head.bias)
+def _masked_rows(model: PreTrainedModel, tokens: NoisedTokens, block_size: int) -> HiddenRows:
+    return HiddenRows(hidden_rows(model, tokens, block_size=block_size), output_head(model))
