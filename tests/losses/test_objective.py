@@ -342,7 +342,7 @@ def test_a_recipe_may_move_lambda_another_way(axis: str, decay: str, value: obje
 def test_method_names_and_what_each_needs() -> None:
     needs = {name: (m.teacher, m.lambda_axis, m.timestep_weight, m.comp_demo) for name, m in METHODS.items()}
     assert needs == {
-        "none": (None, "both", "uniform", False),
+        "none": ("none", "both", "uniform", False),
         "kl": ("shared", "both", "uniform", False),
         "reverse_kl": ("shared", "both", "uniform", False),
         "taid": ("shared", "training", "uniform", False),

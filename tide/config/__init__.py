@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tide.config.keys import at_key
 from tide.config.problem import Place, Problem, RecipeError
+from tide.config.records import Record, decode
 from tide.config.schema import (
     DataConfig,
     MaskingConfig,
@@ -24,8 +25,10 @@ __all__ = [
     "Problem",
     "Recipe",
     "RecipeError",
+    "Record",
     "SourceConfig",
     "TrainingConfig",
     "at_key",
+    "decode",
     "load_recipe",
 ]
