@@ -29,7 +29,7 @@ def equal(one, other) -> bool:
             a is None
             or all(
                 torch.equal(getattr(a, name), getattr(b, name))
-                for name in ("token_ids", "maskable", "chunks")
+                for name in ("token_ids", "loss_mask", "chunks")
             )
         )
         for a, b in pairs

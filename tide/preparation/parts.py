@@ -117,7 +117,7 @@ def _counted(
         cut=num_cut,
         student_tokens=sum(len(example.student.token_ids) for example in examples),
         teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
-        learnt_tokens=sum(int(example.student.maskable.sum()) for example in examples),
+        learnt_tokens=sum(int(example.student.loss_mask.sum()) for example in examples),
         chunks=sum(example.num_chunks for example in examples),
         without_chunks=sum(across and not example.num_chunks for example in examples),
         highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
