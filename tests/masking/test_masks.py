@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from tests.masking.batches import cross_batches, masks_with_chunks, plain_batch, token_batch
+from tests.batches import cross_batches, masks_with_chunks, plain_batch, token_batch
 from tide.masking import chunk_consistent_mask, random_mask, teacher_chunk_mask, touched_chunks
 
 TIMES = (0.001, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

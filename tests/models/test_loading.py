@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import make_model, make_tokenizer
@@ -275,79 +274,6 @@ def test_padding_with_the_end_of_text_is_no_fault(tmp_path):
         0,
         1,
     )
-
-
-def refuse_with(message: str):
-    def from_pretrained(*_args: object, **_options: object) -> None:
-        raise ValueError(message)
-
-    return from_pretrained
-
-
-def test_a_tokenizer_saved_by_transformers_5_loads_in_4(checkpoint, monkeypatch, word_tokenizer):
-    """Release 4 refuses the class that 5 names in tokenizer_config.json, in these words."""
-    path = checkpoint / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "TokenizersBackend"}))
-    message = "Tokenizer class TokenizersBackend does not exist or is not currently imported."
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse_with(message))
-    tokenizer = load_tokenizer(str(checkpoint))
-    assert (tokenizer.mask_token_id, tokenizer.eos_token_id, len(tokenizer)) == (1, 0, 300)
-    text = "def size(values):\n    return 12\n"
-    assert tokenizer(text)["input_ids"] == word_tokenizer(text)["input_ids"]
-
-
-def test_a_tokenizer_class_that_nobody_knows_is_still_refused(checkpoint, monkeypatch):
-    monkeypatch.setattr(
-        AutoTokenizer, "from_pretrained", refuse_with("Tokenizer class Strange does not exist")
-    )
-    with pytest.raises(ValueError, match=r"load_tokenizer: no readable tokenizer .*class Strange does not"):
-        load_tokenizer(str(checkpoint))
-
-
-@pytest.fixture
-def config_values(monkeypatch) -> dict[str, object]:
-    """What `load_config` hands to the configuration's class; read after the call."""
-    seen: dict[str, object] = {}
-    real = Qwen3Config.from_dict
-
-    def from_dict(values: dict[str, object], **options: object) -> Qwen3Config:
-        seen.update(values)
-        return real(values, **options)
-
-    monkeypatch.setattr(Qwen3Config, "from_dict", from_dict)
-    return seen
-
-
-@pytest.mark.parametrize(("version", "copied"), [("4.57.1", True), ("5.0.0", False), ("10.2", False)])
-def test_the_rotary_base_of_transformers_5_is_written_where_4_reads_it(
-    checkpoint, monkeypatch, config_values, version, copied
-):
-    rope = {"rope_theta": 512_000.0, "rope_type": "default"}
-    edit_config(checkpoint, rope_parameters=rope, rope_theta=None)
-    monkeypatch.setattr(transformers, "__version__", version)
-    load_config(str(checkpoint))
-    assert config_values["rope_parameters"]["rope_theta"] == 512_000.0
-    assert config_values.get("rope_theta") == (512_000.0 if copied else None)
-
-
-def test_a_rotary_base_in_the_form_of_transformers_4_is_kept(checkpoint, monkeypatch, config_values):
-    path = checkpoint / "config.json"
-    values = {key: value for key, value in json.loads(path.read_text()).items() if key != "rope_parameters"}
-    path.write_text(json.dumps({**values, "rope_theta": 123_456.0}))
-    monkeypatch.setattr(transformers, "__version__", "4.57.1")
-    load_config(str(checkpoint))
-    assert config_values["rope_theta"] == 123_456.0
-
-
-def test_scaled_positions_of_transformers_5_are_refused_by_4(checkpoint, monkeypatch):
-    """Release 4 would read the text at other positions without a word."""
-    edit_config(checkpoint, rope_parameters={"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0})
-    assert load_config(str(checkpoint)).hidden_size == 32
-    monkeypatch.setattr(transformers, "__version__", "4.57.1")
-    with pytest.raises(
-        ValueError, match=r"load_config: .*scales its positions \('linear'\).*transformers 5\."
-    ):
-        load_config(str(checkpoint))
 
 
 def test_progress_bars_come_back(monkeypatch):

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
+from tide.contract import Contract
 from tide.losses.objective import Objective
 from tide.methods import METHODS
-from tide.models import load_model
+from tide.models import DiffusionModel, load_model
 from tide.training import DistillationModule, metrics
 from tide.training.metrics import MetricMeans
 
@@ -157,11 +158,13 @@ def test_the_teacher_stays_as_it_was(tiny_checkpoints: TinyCheckpoints, tmp_path
 
 
 def test_a_teacher_that_would_train_is_refused(tiny_checkpoints: TinyCheckpoints) -> None:
-    student = load_model(str(tiny_checkpoints.student), trainable=True)
-    teacher = load_model(str(tiny_checkpoints.teacher), trainable=False)
-    next(teacher.parameters()).requires_grad_(True)
-    with pytest.raises(ValueError, match=r"the teacher would train.*teacher\.requires_grad_\(False\)"):
-        DistillationModule(student, teacher, Objective(METHODS["kl"]), block_size=8)
+    student, teacher = (
+        DiffusionModel(load_model(str(path), trainable=trainable), Contract(mask_id=1, block_size=8))
+        for path, trainable in ((tiny_checkpoints.student, True), (tiny_checkpoints.teacher, False))
+    )
+    next(teacher.network.parameters()).requires_grad_(True)
+    with pytest.raises(ValueError, match=r"teacher.* would train.*requires_grad_\(False\)"):
+        DistillationModule(student, teacher, Objective(METHODS["kl"]))
 
 
 def test_checkpoints_are_models_of_transformers(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
