@@ -113,16 +113,16 @@ def test_prepare_counts_every_source_of_several(
     ]
     arguments = [f"data.prepared={tmp_path / 'prepared'}", "data.train=null", f"data.sources={sources}"]
     assert main(["prepare", str(recipe), "--workers=1", *arguments]) == 0
-    first, *dropped = capsys.readouterr().out.splitlines()
-    dropped, lines = dropped[:2], dropped[2:]
+    first, *rejected = capsys.readouterr().out.splitlines()
+    rejected, lines = rejected[:2], rejected[2:]
     assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
     (rejects,) = (tmp_path / "prepared").glob("*.rejects.jsonl")
-    assert dropped == ["  1 dropped: empty answer", f"  dropped rows, with what is wrong: {rejects}"]
+    assert rejected == ["  1 rejected: empty answer", f"  rejected rows, with what is wrong: {rejects}"]
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [
-        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 dropped",
-        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 dropped",
+        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 rejected",
+        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 rejected",
     ]
 
 

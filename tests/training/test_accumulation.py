@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
     """Noise that is a function of each text alone: every maskable token with an even id, at t = ½."""
     student = batch.student
-    masked = student.maskable & (student.token_ids % 2 == 0)
+    masked = student.loss_mask & (student.token_ids % 2 == 0)
     rows = masked.flatten().nonzero().flatten()
     views = student.token_ids.masked_fill(masked, 1)[:, None]
     t = torch.full((len(student.token_ids),), 0.5)
@@ -41,7 +41,7 @@ def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
         teacher=None,
         t=t,
         diffusion_weight=1 / t,
-        maskable=student.maskable,
+        loss_mask=student.loss_mask,
         student_chunks=student.chunks,
         teacher_chunks=None,
         chunk_mask=batch.chunk_exists,
@@ -111,7 +111,7 @@ def test_per_token_two_fours_are_one_eight_where_they_have_equally_many_tokens(
     values["data"] = {"train": str(rows), "max_length": 16}
     recipe = Recipe.from_dict(values)
     whole, parts = one_step(recipe, 8, 1), one_step(recipe, 4, 2)
-    assert [int(noised.maskable.sum()) for noised in parts.noised] == [64, 64]
+    assert [int(noised.loss_mask.sum()) for noised in parts.noised] == [64, 64]
     assert distance(whole.gradients[0], parts.gradients[0]) < 1e-5
 
 
@@ -120,7 +120,7 @@ def test_per_token_each_micro_batch_counts_the_same(
 ) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path)
     whole, parts = one_step(recipe, 8, 1), one_step(recipe, 4, 2)
-    counts = [int(noised.maskable.sum()) for noised in parts.noised]
+    counts = [int(noised.loss_mask.sum()) for noised in parts.noised]
     assert counts[0] != counts[1]
     assert distance(whole.gradients[0], parts.gradients[0]) > 1e-2
     # Weighted by their tokens, the micro-batches' gradients are those of the whole batch.

@@ -92,7 +92,7 @@ def _fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         for side in filter(None, (example.student, example.teacher)):
-            for tensor in (side.token_ids, side.maskable, side.chunks):
+            for tensor in (side.token_ids, side.loss_mask, side.chunks):
                 digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
