@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
 from tests.inspection.samples import aligned, fixed_aligner, texts_of
 from tests.tiny import make_tokenizer
-from tide.data import TextRow, parse_row
+from tide.data import Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner
 from tide.inspection.readable import readable
-from tide.preparation import NO_CHUNK, Dropped
+from tide.preparation import NO_CHUNK
 from tide.preparation.examples import ExampleBuilder, Layout
 
 
@@ -88,7 +88,7 @@ def test_templates_get_the_arguments_of_their_side():
 def test_no_token_is_lost_and_chunks_stand_above_one_another(completion: str, prompt: str):
     tokenizers = make_tokenizer(300), make_tokenizer(340, words=False)
     (row,) = Aligner(*tokenizers)([TextRow(prompt, completion)])
-    if isinstance(row, Dropped):  # The text may hold the mask token's.
+    if isinstance(row, Rejected):  # The text may hold the mask token's.
         assert "mask" in row.reason
         return
     columns = list(row.columns())

@@ -17,22 +17,22 @@ from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_token
 from tests.inspection.samples import aligned, fixed_aligner, of_merges
 from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable, ChunkAlignment, align_spans
-from tide.data import Conversation, Message, TextRow, parse_row
+from tide.data import Conversation, Message, Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
 from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
 from tide.inspection.tables import longest_table, sides_table, summary
-from tide.preparation import AlignedAnswers, Dropped
+from tide.preparation import AlignedAnswers
 
 
 def test_every_number_by_hand():
     align = fixed_aligner()
     rows = [
         aligned(align, TextRow("un", "unhappy!")),
-        Dropped("odd", "x"),
+        Rejected("odd", "x"),
         aligned(align, TextRow("", "happy")),
     ]
     found = ChunkStatistics.of(rows)
-    assert (found.rows, dict(found.dropped), found.answers) == (3, {"odd": 1}, 2)
+    assert (found.rows, dict(found.rejected), found.answers) == (3, {"odd": 1}, 2)
     assert (found.answer_bytes, found.covered_bytes, found.coverage) == (13, 13, 1.0)
     assert (found.num_chunks, found.one_to_one) == (3, 1)
     assert found.chunk_bytes == {7: 1, 1: 1, 5: 1}
@@ -54,7 +54,7 @@ def test_every_number_by_hand():
     ]
     assert summary(found) == [
         "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
-        "Set aside, odd: 1.",
+        "Rejected: odd: 1.",
         "100.00% of 13 bytes of answers lie in a chunk; 33.3% of chunks are one token on both sides.",
     ]
     assert summary(found, DataSet("x.jsonl", 4000))[:2] == [
@@ -80,9 +80,9 @@ def test_rows_may_be_added_one_by_one():
 
 
 def test_no_rows_have_no_figures():
-    found = ChunkStatistics.of([Dropped("odd", "")])
+    found = ChunkStatistics.of([Rejected("odd", "")])
     assert math.isnan(found.coverage) and math.isnan(found.student.chunks_per_token)
-    assert summary(found) == ["Rows aligned: 0 of 1; answers: 0; chunks: 0.", "Set aside, odd: 1."]
+    assert summary(found) == ["Rows aligned: 0 of 1; answers: 0; chunks: 0.", "Rejected: odd: 1."]
     assert sides_table(found).lines[0] == ("student tokens", "0", *"-------")
 
 

@@ -12,12 +12,12 @@ from tests.inspection.samples import aligned, fixed_aligner
 from tests.pages import Page
 from tests.quickstart.test_plots import contrast, lab, linear_rgb
 from tests.tiny import ROWS, make_tokenizer
-from tide.data import TextRow
+from tide.data import Rejected, TextRow
 from tide.inspection import Aligner, ChunkStatistics, DataSet, alignment_page, print_row, print_statistics
 from tide.inspection.histogram import chunk_figure, chunk_images
 from tide.inspection.tables import longest_table, sides_table
 from tide.inspection.terminal import CHUNK_STYLES
-from tide.preparation import NO_CHUNK, Dropped
+from tide.preparation import NO_CHUNK
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_learnt_tokens_in_no_chunk_are_marked():
 
 def test_statistics_in_a_terminal(aligner):
     console = Console(file=io.StringIO(), width=100)
-    print_statistics(console, ChunkStatistics.of([*aligner(ROWS), Dropped("a [reason]", "")]))
+    print_statistics(console, ChunkStatistics.of([*aligner(ROWS), Rejected("a [reason]", "")]))
     text = console.file.getvalue()
     assert (
-        text.startswith("Rows aligned: 8 of 9; answers: 8; chunks: ") and "Set aside, a [reason]: 1." in text
+        text.startswith("Rows aligned: 8 of 9; answers: 8; chunks: ") and "Rejected: a [reason]: 1." in text
     )
     of_data = Console(file=io.StringIO(), width=100)
     print_statistics(of_data, ChunkStatistics.of(aligner(ROWS)), DataSet("[rows].jsonl", 84113))
@@ -180,18 +180,18 @@ def test_the_page_says_what_it_shows(aligner):
 
 def test_a_page_without_chunks_or_figures():
     text = alignment_page(
-        [], ChunkStatistics.of([Dropped("odd", "")]), student="a", teacher="b", data=DataSet("x", 1)
+        [], ChunkStatistics.of([Rejected("odd", "")]), student="a", teacher="b", data=DataSet("x", 1)
     )
     page = Page(text)
-    assert "img" not in page.tags and "Set aside:" in page.texts["p"]
+    assert "img" not in page.tags and "Rejected:" in page.texts["p"]
     assert page.texts["dd"][:4] == ["0", "-", "-", "-"]
 
 
 def test_reasons_for_setting_aside_are_one_list_of_the_page(aligner):
-    rows = [Dropped("odd", ""), *aligner(ROWS[:1]), Dropped("<b>", ""), Dropped("odd", "")]
+    rows = [Rejected("odd", ""), *aligner(ROWS[:1]), Rejected("<b>", ""), Rejected("odd", "")]
     page = Page(alignment_page([], ChunkStatistics.of(rows), student="a", teacher="b"))
     assert page.texts["li"] == ["odd: 2", "<b>: 1"] and page.tags.count("ul") == 1
-    assert not any("Set aside," in text for text in page.texts["p"])
+    assert not any("Rejected: " in text for text in page.texts["p"])
 
 
 def test_the_figure_holds_every_chunk(aligner):
@@ -222,7 +222,7 @@ def test_long_chunks_share_the_last_bar():
 
 def test_no_figure_without_chunks():
     with pytest.raises(ValueError, match="chunk_figure: 1 rows have no chunk"):
-        chunk_figure(ChunkStatistics.of([Dropped("odd", "")]))
+        chunk_figure(ChunkStatistics.of([Rejected("odd", "")]))
 
 
 def test_columns_without_a_chunk_have_none_of_their_colours(aligner):

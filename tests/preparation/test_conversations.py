@@ -7,9 +7,9 @@ import pytest
 from tests.chat import CONVERSATIONS
 from tests.tiny import END, make_tokenizer
 from tide.alignment import ByteTable
-from tide.data import Conversation, Message, TextRow, parse_row
+from tide.data import Conversation, Message, Rejected, TextRow, parse_row
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
-from tide.preparation.examples import Built, Dropped, ExampleBuilder, Layout
+from tide.preparation.examples import Built, ExampleBuilder, Layout
 
 ROWS = [parse_row(row) for row in CONVERSATIONS]
 LENGTHS = {"max_length": 256, "teacher_max_length": 256, "block_size": 8}
@@ -74,7 +74,7 @@ def test_a_cut_conversation_keeps_whole_chunks(chat_tokenizer, other_chat_tokeni
     (whole,) = cross_tokenizer_examples(ROWS[:1], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
     build = ExampleBuilder(Layout(8, max_length, 256), chat_tokenizer, other_chat_tokenizer)
     (built,) = build(ROWS[:1])
-    if isinstance(built, Dropped):
+    if isinstance(built, Rejected):
         assert built.reason == "nothing to learn within max_length"
         assert not whole.student.loss_mask[:max_length].any()
         return

@@ -104,9 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     setup = _setup(arguments, recipe)
     from rich.console import Console
 
+    from tide.data import Rejected
     from tide.inspection import Aligner, ChunkStatistics, print_row, print_statistics, typed_row
     from tide.models import load_tokenizer
-    from tide.preparation import Dropped
 
     tokenizers = []
     for role, path in (("student", setup.student), ("teacher", setup.teacher)):
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         text = sys.stdin.read() if is_piped else arguments.text
         typed = typed_row(text, escapes=not is_piped, say=_say)
         (row,) = align([typed])
-        if isinstance(row, Dropped):
+        if isinstance(row, Rejected):
             raise ValueError(f"align: {row.reason}: {row.detail}")
         shown.append(("The text", row))
     if _reads_data(arguments):
@@ -271,8 +271,8 @@ def _read_data(
     from rich.console import Console
     from rich.progress import track
 
+    from tide.data import Rejected
     from tide.inspection import sampled
-    from tide.preparation import Dropped
 
     shown: list[tuple[str, AlignedRow]] = []
     rows, total = sampled(source, arguments.rows, align), min(arguments.rows, len(source))
@@ -281,7 +281,7 @@ def _read_data(
     silent = not console.is_terminal
     for number, row in track(rows, "aligning", total, console=console, transient=True, disable=silent):
         statistics.add([row])
-        if len(shown) < arguments.show and not isinstance(row, Dropped):
+        if len(shown) < arguments.show and not isinstance(row, Rejected):
             shown.append((source.where(number), row))
     return shown
 

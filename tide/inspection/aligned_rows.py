@@ -7,8 +7,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tide.alignment import ByteTable, check_merging
+from tide.data import Rejected
 from tide.inspection.readable import LINE_BREAK, readable
-from tide.preparation import NO_CHUNK, Dropped, align_answers, read_pairs
+from tide.preparation import NO_CHUNK, align_answers, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -114,19 +115,19 @@ class Aligner:
         self.merge, self.max_bytes, self.max_tokens = merge, max_bytes, max_tokens
         self.template_arguments = template_arguments or {}
 
-    def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
+    def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Rejected]:
         """Each row, or why it cannot be aligned."""
         pairs = read_pairs(rows, *self.tokenizers, self.template_arguments)
         aligned = align_answers(
             pairs, self.tables, merge=self.merge, max_bytes=self.max_bytes, max_tokens=self.max_tokens
         )
         return [
-            pair if isinstance(pair, Dropped) else self._shown(*pair, answers)
+            pair if isinstance(pair, Rejected) else self._shown(*pair, answers)
             for pair, answers in zip(pairs, aligned, strict=True)
         ]
 
-    def _shown(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> AlignedRow | Dropped:
-        if isinstance(answers, Dropped):
+    def _shown(self, one: Side, other: Side, answers: AlignedAnswers | Rejected) -> AlignedRow | Rejected:
+        if isinstance(answers, Rejected):
             return answers
         student, teacher = self.tables
         return AlignedRow(
@@ -137,7 +138,7 @@ class Aligner:
 
 
 def _shown(side: Side, chunks: Int64[np.ndarray, " L"], table: ByteTable) -> tuple[ShownToken, ...]:
-    ids, learnt = side.tokens.token_ids.tolist(), side.tokens.learnt.tolist()
+    ids, learnt = side.tokens.token_ids.tolist(), side.tokens.loss_mask.tolist()
     texts = [_text(token_id, table) for token_id in ids]
     return tuple(map(ShownToken, ids, texts, chunks.tolist(), learnt))
 

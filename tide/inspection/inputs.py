@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tide.data import BadRow, Mixture, TextRow, parse_row, read_row
-from tide.preparation import Dropped
+from tide.data import Mixture, Rejected, RejectedRow, TextRow, parse_row, read_row
 from tide.preparation.recipe_data import Preparation
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def typed_row(text: str, *, escapes: bool = False, say: Callable[[str], None] = 
         return TextRow("", text.replace("\\n", "\n") if escapes else text)
     try:
         return parse_row(value)
-    except BadRow as error:
+    except RejectedRow as error:
         raise ValueError(
             f"align: the row is unfit ({error}). Correct it; to align a JSON object as text, wrap it in "
             '{"text": ...}.'
@@ -59,7 +58,7 @@ class Rows(Protocol):
     """What `sampled` reads: a source, or several in one order."""
 
     def __len__(self) -> int: ...
-    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | BadRow]: ...
+    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]: ...
     def where(self, index: int) -> str: ...
 
 
@@ -90,7 +89,7 @@ class MixedRows:
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """The rows at these places, in this order.
 
         Args:
@@ -104,7 +103,7 @@ class MixedRows:
         return self.mixture.where(self.sources, index)
 
 
-def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Dropped]]:
+def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Rejected]]:
     """Rows evenly from a source, aligned, each with its number.
 
     Args:
@@ -116,6 +115,6 @@ def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, 
     for start in range(0, len(numbers), ROWS_AT_ONCE):
         part = numbers[start : start + ROWS_AT_ONCE]
         rows = list(map(read_row, source.rows(part)))
-        aligned = iter(align([row for row in rows if not isinstance(row, BadRow)]))
+        aligned = iter(align([row for row in rows if not isinstance(row, Rejected)]))
         for number, row in zip(part.tolist(), rows, strict=True):
-            yield number, Dropped(row.reason, row.detail) if isinstance(row, BadRow) else next(aligned)
+            yield number, row if isinstance(row, Rejected) else next(aligned)

@@ -10,7 +10,7 @@ from tide.inspection.tables import (
     ABSENT,
     NOT_ALIGNED,
     longest_table,
-    set_aside,
+    rejected_rows,
     share_of,
     sides_table,
     summary,
@@ -107,11 +107,11 @@ def _token(token: ShownToken) -> str:
 
 
 def _statistics(statistics: ChunkStatistics, data: DataSet | None, images: tuple[bytes, bytes] | None) -> str:
-    lines = summary(statistics, data, with_set_aside=False)
+    lines = summary(statistics, data, with_rejected=False)
     content = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    if reasons := set_aside(statistics):
+    if reasons := rejected_rows(statistics):
         items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
-        content += f"<p>Set aside:</p><ul>{items}</ul>"
+        content += f"<p>Rejected:</p><ul>{items}</ul>"
     if not statistics.num_chunks:
         return content
     content += scrolling("statistics of chunks", _table(sides_table(statistics)))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tide.data import Rejected
 from tide.inspection.readable import readable
-from tide.preparation import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +67,7 @@ class ChunkStatistics:
 
     Attributes:
         rows: all of them.
-        dropped: reason -> rows that could not be aligned.
+        rejected: reason -> rows that could not be aligned.
         answers: of the other rows.
         answer_bytes: bytes of answers that both sides show.
         covered_bytes: of these, those in a chunk.
@@ -80,7 +80,7 @@ class ChunkStatistics:
     """
 
     rows: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     answers: int = 0
     answer_bytes: int = 0
     covered_bytes: int = 0
@@ -92,18 +92,18 @@ class ChunkStatistics:
     longest: list[LongChunk] = field(default_factory=list)
 
     @classmethod
-    def of(cls, rows: Iterable[AlignedRow | Dropped]) -> ChunkStatistics:
+    def of(cls, rows: Iterable[AlignedRow | Rejected]) -> ChunkStatistics:
         """Of these rows."""
         statistics = cls()
         statistics.add(rows)
         return statistics
 
-    def add(self, rows: Iterable[AlignedRow | Dropped]) -> None:
+    def add(self, rows: Iterable[AlignedRow | Rejected]) -> None:
         """Counts more rows."""
         for row in rows:
             self.rows += 1
-            if isinstance(row, Dropped):
-                self.dropped[row.reason] += 1
+            if isinstance(row, Rejected):
+                self.rejected[row.reason] += 1
                 continue
             self._add(row.answers)
 

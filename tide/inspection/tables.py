@@ -49,23 +49,23 @@ def share_of(statistics: ChunkStatistics, data: DataSet) -> str:
 
 
 def summary(
-    statistics: ChunkStatistics, data: DataSet | None = None, *, with_set_aside: bool = True
+    statistics: ChunkStatistics, data: DataSet | None = None, *, with_rejected: bool = True
 ) -> list[str]:
-    """One sentence a line: rows, what was set aside and why, how much is in chunks.
+    """One sentence a line: rows, rejected rows by reason, how much is in chunks.
 
     Args:
         statistics: to be said in words.
         data: what their rows were taken from, if it is to be said.
-        with_set_aside: False leaves out what was set aside.
+        with_rejected: False leaves rejected rows out.
     """
-    used = statistics.rows - statistics.dropped.total()
+    used = statistics.rows - statistics.rejected.total()
     lines = [] if data is None else [f"{share_of(statistics, data)} of {data.name}."]
     lines += [
         f"Rows aligned: {used:,} of {statistics.rows:,}; answers: {statistics.answers:,}; chunks: "
         f"{statistics.num_chunks:,}."
     ]
-    if with_set_aside:
-        lines += [f"Set aside, {line}." for line in set_aside(statistics)]
+    if with_rejected:
+        lines += [f"Rejected: {line}." for line in rejected_rows(statistics)]
     if statistics.num_chunks:
         lines.append(
             f"{statistics.coverage:.2%} of {statistics.answer_bytes:,} bytes of answers lie in a chunk; "
@@ -74,9 +74,9 @@ def summary(
     return lines
 
 
-def set_aside(statistics: ChunkStatistics) -> list[str]:
-    """Reasons with how many rows were set aside for each, the most frequent first."""
-    return [f"{reason}: {number:,}" for reason, number in statistics.dropped.most_common()]
+def rejected_rows(statistics: ChunkStatistics) -> list[str]:
+    """Rejected rows by reason, the most frequent first."""
+    return [f"{reason}: {number:,}" for reason, number in statistics.rejected.most_common()]
 
 
 def sides_table(statistics: ChunkStatistics) -> Table:
