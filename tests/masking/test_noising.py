@@ -142,7 +142,7 @@ def test_two_tokenizers_that_share_no_chunk(seed, masking):
     assert noised.teacher_chunks.shape == (1, 33)
 
 
-def test_whose_mask_the_teacher_wears_is_said_and_not_guessed():
+def test_the_method_decides_the_teachers_mask():
     """Equal lengths do not make two tokenizers one, nor chunks one tokenizer two."""
     tokens = plain_batch(4, 40)
     across = noiser_of("tide_cross")
@@ -165,7 +165,7 @@ def test_comp_demo_predicts_each_token_from_the_view_that_hides_it():
     assert torch.equal(shown, noised.teacher.labels)
 
 
-def test_given_times_are_used_and_draw_nothing():
+def test_given_times_are_used():
     batch, noiser = example_batches()["none"]
     t = torch.tensor([0.25, 1.0])
     noised = noiser(batch, generator(), t)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import make_model, make_tokenizer

@@ -62,7 +62,7 @@ def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_comple
             assert seen_from(opened, position) == seen_from(trained, position)
 
 
-def test_a_model_that_has_learnt_two_texts_ends_them_where_they_end(tokenizer):
+def test_a_model_trained_on_two_texts_ends_them_where_they_end(tokenizer):
     """One ends inside a block, the other on its edge, with a block of end-of-text to come."""
     rows = [TextRow("a", "bcdef"), TextRow("xyz", "wvuts")]
     model = make_model(258, initializer_range=0.05).train()

@@ -78,7 +78,7 @@ def test_throughput_counts_the_students_tokens_without_padding(
     assert all(count < size for count, size in zip(valid, padded, strict=True))
 
 
-def test_metric_means_start_afresh_after_every_reading() -> None:
+def test_metric_means_restart_after_every_reading() -> None:
     means = MetricMeans()
     assert means.pop(lambda values: values) == {}
     means.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)}, 5)
@@ -98,7 +98,7 @@ def test_adding_a_metric_leaves_the_callers_tensor_alone() -> None:
     assert float(value) == 1.0
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, max_steps=9, learning_rate=1e30))
     with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d\. Lower training\.learning_rate"):
         trainer.train()

@@ -13,8 +13,13 @@ import numpy as np
 import torch
 
 from tide.batch import Batch, NoisedBatch, NoisedTokens, TokenBatch
-from tide.masking.complementary import complementary_views
-from tide.masking.masks import chunk_consistent_mask, random_mask, teacher_chunk_mask, touched_chunks
+from tide.masking.masks import (
+    chunk_consistent_mask,
+    complementary_views,
+    random_mask,
+    teacher_chunk_mask,
+    touched_chunks,
+)
 from tide.masking.schedule import diffusion_weight, sample_timesteps
 
 if TYPE_CHECKING:
@@ -80,12 +85,9 @@ class Noiser:
     ) -> NoisedTokens:
         if not self.method.comp_demo:
             return one_view(tokens, masked, mask_id)
+        ratio = self.masking.demo_ratio
         views, view_of_token = complementary_views(
-            tokens.token_ids,
-            masked,
-            mask_id=mask_id,
-            demo_ratio=self.masking.demo_ratio,
-            generator=generator,
+            tokens.token_ids, masked, mask_id=mask_id, demo_ratio=ratio, generator=generator
         )
         rows = masked.flatten().nonzero().flatten()
         return NoisedTokens(tokens.token_ids, tokens.valid, views, rows, view_of_token.flatten()[rows])
