@@ -148,14 +148,14 @@ class Layout:
 
     Attributes:
         token_ids: [B, S] int64.
-        positions: [S] int64, of every token in its text.
+        positions: [B, S] int64, of every token in its text.
         attends: attends(sequence, head, query, key) is True where the query may attend to the key; all four
             are integer tensors that broadcast. The signature of FlexAttention's mask functions.
         rows: [N] int64; flat index into [B, S] of the hidden rows that count.
     """
 
     token_ids: Int[Tensor, "B S"]
-    positions: Int[Tensor, "S"]
+    positions: Int[Tensor, "B S"]
     attends: MaskFunction
     rows: Int[Tensor, "N"]
 

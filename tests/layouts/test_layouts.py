@@ -84,7 +84,7 @@ def test_a_text_alone_is_read_block_by_block(num_valid, block_size):
         [(key < num_valid and query // block_size >= key // block_size) or query == key for key in range(7)]
         for query in range(7)
     ]
-    assert layout.positions.tolist() == list(range(7))
+    assert layout.positions.tolist() == [list(range(7))]
     assert layout.rows.tolist() == list(range(num_valid))
 
 
@@ -103,7 +103,7 @@ def test_rows_are_mask_tokens_at_the_place_of_their_labels(views):
     assert torch.equal(layout.token_ids[:, views * length :], noised.token_ids)
     assert (layout.token_ids.flatten()[layout.rows] == STUDENT_MASK).all()
     assert torch.equal(layout.rows // size, noised.rows // length)
-    assert torch.equal(layout.positions[layout.rows % size], noised.rows % length)
+    assert torch.equal(layout.positions.flatten()[layout.rows], noised.rows % length)
     assert torch.equal(layout.rows % size // length, noised.row_views)
 
 

@@ -31,9 +31,10 @@ def block_diffusion_layout(noised: NoisedTokens, contract: Contract) -> Layout:
     segment = torch.tensor([*range(1, num_views + 1), CLEAN], device=device)
     num_copies = num_views + 1
     sequence, offset = noised.rows // length, noised.rows % length
+    token_ids = torch.cat([noised.views.flatten(1), noised.token_ids], dim=1)
     return Layout(
-        token_ids=torch.cat([noised.views.flatten(1), noised.token_ids], dim=1),
-        positions=position.repeat(num_copies),
+        token_ids=token_ids,
+        positions=position.repeat(num_copies).expand_as(token_ids),
         attends=block_mask(
             segment.repeat_interleave(length),
             (position // contract.block_size).repeat(num_copies),
@@ -60,7 +61,7 @@ def text_layout(
     position = torch.arange(token_ids.shape[1], device=token_ids.device)
     return Layout(
         token_ids=token_ids,
-        positions=position,
+        positions=position.expand_as(token_ids),
         attends=block_mask(torch.full_like(position, CLEAN), position // contract.block_size, valid),
         rows=counted.flatten().nonzero().flatten(),
     )

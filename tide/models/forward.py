@@ -39,7 +39,7 @@ def run(network: PreTrainedModel, layout: Layout) -> Float[Tensor, "N d"]:
         )
     output = network.base_model(
         input_ids=layout.token_ids,
-        position_ids=layout.positions.expand_as(layout.token_ids),
+        position_ids=layout.positions,
         # transformers passes a four-dimensional mask on as it is and adds no causal one.
         attention_mask=dense_mask(layout),
         use_cache=False,
