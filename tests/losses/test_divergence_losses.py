@@ -278,13 +278,9 @@ def test_errors_name_function_rule_values_and_remedy(name, linear, change, messa
 @pytest.mark.parametrize("name", NAMES)
 def test_student_and_teacher_must_have_the_same_rows(name, data):
     data["teacher"], data["teacher_hidden"] = data["teacher"][:, :-1], data["teacher_hidden"][:, :-1]
-    with pytest.raises(
-        ValueError, match=f"^{name}_loss: student and teacher logits must share.*chunk likelihoods"
-    ):
+    with pytest.raises(ValueError, match=f"^{name}_loss: .*teacher_logits must share.*chunk likelihoods"):
         logits_loss(name, data)
-    with pytest.raises(
-        ValueError, match=f"^linear_{name}_loss: student and teacher hidden states must share"
-    ):
+    with pytest.raises(ValueError, match=f"^linear_{name}_loss: .*teacher_hidden must share"):
         linear_loss(name, data)
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from tide.losses.reductions import broadcast_rows, check_reduction, row_factors
-from tide_kernels import chunk_likelihood
-from tide_kernels._shared.checks import check_tensor
+from tide_kernels import check_tensor, chunk_likelihood
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from tide.losses.reductions import NORMALIZERS, partial_mask, row_weights
-from tide_kernels import linear_token_logprob, token_logprob
-from tide_kernels._shared.checks import check_tensor
+from tide_kernels import check_tensor, linear_token_logprob, token_logprob
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

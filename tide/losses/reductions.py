@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tide_kernels._shared.checks import check_tensor
+from tide_kernels import check_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
