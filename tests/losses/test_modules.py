@@ -85,7 +85,7 @@ def arguments(name):
         "student_bias": randn(13),
         "teacher_bias": randn(13),
         "mask": mask,
-        "maskable": mask | torch.eye(2, 4, dtype=torch.bool),
+        "loss_mask": mask | torch.eye(2, 4, dtype=torch.bool),
         "labels": torch.tensor([[1, 2, 3, 4], [5, 6, 7, 10]]),
         "lambda_t": torch.tensor([0.2, 0.6]),
         "weight": rand(2, 4),

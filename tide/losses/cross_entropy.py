@@ -123,7 +123,7 @@ def cross_entropy_loss(
     mask: Bool[Tensor, " ..."] | None = None,
     *,
     weight: Float[Tensor, " ..."] | None = None,
-    maskable: Bool[Tensor, " ..."] | None = None,
+    loss_mask: Bool[Tensor, " ..."] | None = None,
     normalizer: str = "token",
     count: float | Tensor | None = None,
     ignore_index: int = -100,
@@ -137,11 +137,11 @@ def cross_entropy_loss(
         labels: [...] token ids; rows with ``ignore_index`` are neither read nor counted.
         mask: [...], True where the student's input was masked; None for every labelled row.
         weight: [B] or [...], -alpha'(t) / (1 - alpha(t)): 1/t for the linear schedule. None for 1.
-        maskable: [...], True where a position could have been masked. Defaults to the rows that count, for
-            their plain mean; required with a weight (see Raises).
-        normalizer: ``token`` divides by the number of maskable positions, ``sequence`` averages per-sequence
-            means over the first dimension, ``batch`` divides by the number of sequences, ``sum`` does not
-            divide.
+        loss_mask: [...], True on the positions trained on, masked this time or not. Defaults to the rows that
+            count, for their plain mean; required with a weight (see Raises).
+        normalizer: ``token`` divides by the number of positions in loss_mask, ``sequence`` averages
+            per-sequence means over the first dimension, ``batch`` divides by the number of sequences, ``sum``
+            does not divide.
         count: denominator over a larger batch; see ``row_weights``.
         ignore_index: label of rows without a target.
         vocab_size: normalise over the first ``vocab_size`` entries only.
@@ -151,8 +151,8 @@ def cross_entropy_loss(
         Scalar fp32, nats. No row that counts: 0 with a connected graph.
 
     Raises:
-        ValueError: types or shapes that do not fit, an unknown normalizer, or a weight without maskable where
-            the normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
+        ValueError: types or shapes that do not fit, an unknown normalizer, or a weight without loss_mask
+            where the normalizer counts positions: dividing weights of 1/t by the masked ones would apply 1/t
             twice.
 
     Source: masked diffusion objective of LLaDA (arXiv 2502.09992) and BD3LM (arXiv 2503.09573).
@@ -161,23 +161,22 @@ def cross_entropy_loss(
     leading = _leading(function, mask, logits=logits, labels=labels)
     check_normalizer(function, normalizer)
     counts_positions = normalizer == "sequence" or (normalizer == "token" and count is None)
-    if weight is not None and maskable is None and counts_positions:
+    if weight is not None and loss_mask is None and counts_positions:
         raise ValueError(
-            f"{function}: normalizer {normalizer!r} with weight needs maskable, the positions that could "
-            "have been masked; got None. Pass maskable=labels != ignore_index, or maskable=mask for a mean "
-            "over masked rows."
+            f"{function}: normalizer {normalizer!r} with weight needs loss_mask, the positions trained on; "
+            "got None. Pass loss_mask=labels != ignore_index, or loss_mask=mask for a mean over masked rows."
         )
     active = labels != ignore_index if mask is None else mask & (labels != ignore_index)
-    if maskable is None:
-        maskable = active
-    check_tensor(function, "maskable", maskable)
-    if maskable.shape != leading:
+    if loss_mask is None:
+        loss_mask = active
+    check_tensor(function, "loss_mask", loss_mask)
+    if loss_mask.shape != leading:
         raise ValueError(
-            f"{function}: maskable must have the rows' shape {tuple(leading)}; got {tuple(maskable.shape)}. "
-            "Expand it to one entry per position."
+            f"{function}: loss_mask must have the rows' shape {tuple(leading)}; got "
+            f"{tuple(loss_mask.shape)}. Expand it to one entry per position."
         )
     factor = 1.0 if weight is None else weight
-    weights = row_weights(active, maskable, factor, normalizer=normalizer, count=count)
+    weights = row_weights(active, loss_mask, factor, normalizer=normalizer, count=count)
     log_p = token_log_probs(logits, labels, active, vocab_size=vocab_size, backend=backend)
     return -(weights * log_p).sum()
 

@@ -31,7 +31,7 @@ PER_CALL = {
     "ce_weight",
     "student_bias",
     "teacher_bias",
-    "maskable",
+    "loss_mask",
     "count",
     "chunk_weights",
 }

@@ -107,10 +107,10 @@ class _Step(NamedTuple):
 
     def ce_weights(self) -> Float[Tensor, " N"]:
         """Cross-entropy weight of each student row, normaliser included."""
-        settings, rows, maskable = self.objective.settings, self.noised.student.rows, self.noised.maskable
-        masked = torch.zeros_like(maskable).flatten().index_fill(0, rows, True).view_as(maskable)
+        settings, rows, loss_mask = self.objective.settings, self.noised.student.rows, self.noised.maskable
+        masked = torch.zeros_like(loss_mask).flatten().index_fill(0, rows, True).view_as(loss_mask)
         weights = row_weights(
-            masked, maskable, self.noised.diffusion_weight, normalizer=settings.ce_normalizer
+            masked, loss_mask, self.noised.diffusion_weight, normalizer=settings.ce_normalizer
         )
         return settings.ce_weight * weights.flatten()[rows]
 

@@ -107,7 +107,7 @@ def row_factors(
 
 def row_weights(
     masked: Bool[Tensor, "B L"],
-    maskable: Bool[Tensor, "B L"],
+    loss_mask: Bool[Tensor, "B L"],
     weight: float | Float[Tensor, " ..."] = 1.0,
     *,
     normalizer: str = "token",
@@ -115,18 +115,18 @@ def row_weights(
 ) -> Float[Tensor, "B L"]:
     """The factor of each position's negative log-likelihood in the masked-diffusion cross-entropy.
 
-    With m the masked and a the maskable positions, w the weight, B sequences: ``token`` w m / sum(a),
-    ``sequence`` w m / (B sum_L(a)), ``batch`` w m / B, ``sum`` w m. The denominators count maskable, not
-    masked positions: with w = 1/t the expected sum of w m is the number of maskable ones, so dividing by the
-    masked ones would inflate the loss by 1/t once more.
+    With m the mask, a the loss mask (positions trained on, masked this time or not), w the weight and B
+    sequences: ``token`` w m / sum(a), ``sequence`` w m / (B sum_L(a)), ``batch`` w m / B, ``sum`` w m. The
+    denominators count a and not m: with w = 1/t the expected sum of w m is sum(a), so dividing by sum(m)
+    would apply 1/t twice.
 
     Args:
         masked: True where the student's input was masked.
-        maskable: True where it could have been masked; holds ``masked``.
+        loss_mask: True on the positions trained on; holds ``masked``.
         weight: one number, [B] or [B, L]; -alpha'(t) / (1 - alpha(t)), which is 1/t for the linear schedule.
         normalizer: ``token``, ``sequence``, ``batch`` or ``sum``.
         count: denominator over a larger batch (accumulation, several devices) in place of this batch's own:
-            maskable tokens for ``token``, sequences for ``sequence`` and ``batch``.
+            tokens of the loss mask for ``token``, sequences for ``sequence`` and ``batch``.
 
     Returns:
         [B, L] fp32 (fp64 if weight is), exactly 0 where not masked.
@@ -136,25 +136,25 @@ def row_weights(
     """
     check_normalizer("row_weights", normalizer)
     check_tensor("row_weights", "masked", masked)
-    check_tensor("row_weights", "maskable", maskable)
-    if masked.dtype != torch.bool or maskable.dtype != torch.bool:
+    check_tensor("row_weights", "loss_mask", loss_mask)
+    if masked.dtype != torch.bool or loss_mask.dtype != torch.bool:
         raise ValueError(
-            f"row_weights: masked and maskable must be boolean; got {masked.dtype} and {maskable.dtype}. "
+            f"row_weights: masked and loss_mask must be boolean; got {masked.dtype} and {loss_mask.dtype}. "
             "Compare with the mask id or with 0 first."
         )
-    if masked.shape != maskable.shape or (masked.ndim < 2 and normalizer in ("sequence", "batch")):
+    if masked.shape != loss_mask.shape or (masked.ndim < 2 and normalizer in ("sequence", "batch")):
         raise ValueError(
-            f"row_weights: masked and maskable must share [B, L]; got {tuple(masked.shape)} and "
-            f"{tuple(maskable.shape)} with normalizer {normalizer!r}. Flattened rows: use 'token'."
+            f"row_weights: masked and loss_mask must share [B, L]; got {tuple(masked.shape)} and "
+            f"{tuple(loss_mask.shape)} with normalizer {normalizer!r}. Flattened rows: use 'token'."
         )
     weights = broadcast_rows("row_weights", "weight", weight, masked.shape, masked.device)
     weights = weights.masked_fill(~masked, 0.0)
     if normalizer == "sum":
         return weights
     if normalizer == "token":
-        return weights / (maskable.sum().clamp_min(1) if count is None else count)
+        return weights / (loss_mask.sum().clamp_min(1) if count is None else count)
     sequences = max(masked.shape[0], 1) if count is None else count
     if normalizer == "batch":
         return weights / sequences
-    per_sequence = maskable.sum(dim=tuple(range(1, maskable.ndim)), keepdim=True).clamp_min(1)
+    per_sequence = loss_mask.sum(dim=tuple(range(1, loss_mask.ndim)), keepdim=True).clamp_min(1)
     return weights / (per_sequence * sequences)
