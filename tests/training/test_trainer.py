@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
+from tide.config import ObjectiveConfig
 from tide.losses.objective import Objective
 from tide.methods import METHODS
 from tide.models import load_model
@@ -161,7 +162,7 @@ def test_a_teacher_that_would_train_is_refused(tiny_checkpoints: TinyCheckpoints
     teacher = load_model(str(tiny_checkpoints.teacher), trainable=False)
     next(teacher.parameters()).requires_grad_(True)
     with pytest.raises(ValueError, match=r"the teacher would train.*teacher\.requires_grad_\(False\)"):
-        DistillationModule(student, teacher, Objective(METHODS["kl"]), block_size=8)
+        DistillationModule(student, teacher, Objective(METHODS["kl"], ObjectiveConfig()), block_size=8)
 
 
 def test_checkpoints_are_models_of_transformers(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

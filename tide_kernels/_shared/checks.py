@@ -139,8 +139,17 @@ def check_no_tangent(function: str, backend: str, tensors: Mapping[str, Tensor |
             )
 
 
+def check_constant(function: str, name: str, value: object) -> None:
+    """value is not a tensor that requires grad: ops take it as a number and would drop the gradient."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise ValueError(
+            f"{function}: {name} requires grad, but is taken as a constant; pass a number or {name}.detach()."
+        )
+
+
 def check_temperature(function: str, temperature: float) -> float:
     """Temperature is a positive finite number."""
+    check_constant(function, "temperature", temperature)
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"{function}: temperature must be positive and finite; got {temperature}.")
     return float(temperature)
