@@ -21,7 +21,7 @@ from tests.kernels.divergence_cases import (
     relative,
     truth,
 )
-from tide_kernels._shared import chunking
+from tide_kernels._shared import row_blocks
 
 both_divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -30,7 +30,7 @@ both_backends = pytest.mark.parametrize("backend", BACKENDS)
 @pytest.fixture
 def few_rows_at_a_time(monkeypatch):
     """A buffer of five rows of 1000 fp32 entries, so that a handful of rows takes several chunks."""
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
+    monkeypatch.setattr(row_blocks, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
 
 
 @both_backends

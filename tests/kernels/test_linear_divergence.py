@@ -193,7 +193,7 @@ def test_steps_within_a_chunk_and_threads_do_not_change_the_result(divergence, t
     workspace_bytes = 8 * 513 * 9
     whole = call(divergence, inputs, workspace_bytes=workspace_bytes)
     whole_gradients = gradients(whole, inputs)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_chunk", lambda *_: 2)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_block", lambda *_: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -210,7 +210,7 @@ def test_steps_within_a_chunk_and_threads_do_not_change_the_result(divergence, t
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_inference_mode_on_two_threads_gives_the_same(divergence, monkeypatch):
     inputs = make(23, 513)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_chunk", lambda *_: 2)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_block", lambda *_: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -244,7 +244,7 @@ def test_every_subset_of_gradients(divergence, asked):
 def test_no_gradient_work_without_grad_mode(divergence, monkeypatch):
     inputs = make()
     expected = call(divergence, inputs)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.chunk_gradient", None)
+    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.block_gradient", None)
     with torch.no_grad():
         result = call(divergence, inputs)
     assert not result.loss.requires_grad

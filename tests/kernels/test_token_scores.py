@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tide_kernels import TokenScores, token_scores
-from tide_kernels._shared import chunking
+from tide_kernels._shared import row_blocks
 
 EPS32 = torch.finfo(torch.float32).eps
 BACKENDS = ["triton", "torch", "reference"]
@@ -49,7 +49,7 @@ def same(one, two):
 @pytest.fixture
 def few_rows_at_a_time(monkeypatch):
     """A buffer of five rows of 1000 fp32 entries, so that a handful of rows takes several chunks."""
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
+    monkeypatch.setattr(row_blocks, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

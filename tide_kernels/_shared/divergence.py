@@ -23,8 +23,8 @@ from tide_kernels._shared.checks import (
     check_temperature,
     row_lambda,
 )
-from tide_kernels._shared.chunking import RowChunks, active_rows
-from tide_kernels._shared.divergence_chunks import NUM_STATISTICS, chunked_backward, chunked_forward
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows
+from tide_kernels._shared.divergence_blocks import NUM_STATISTICS, chunked_backward, chunked_forward
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_chunks import RowDivergence
+    from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
 
 # Columns of the statistics that a backend keeps per row; `divergence_kernels.STATISTICS` for triton.
@@ -225,14 +225,14 @@ def _by_definition(
         if labels is not None:
             check_id_values(op.name, "labels", labels, vocab, mask)
     num_rows = student_logits.shape[0]
-    chunks = RowChunks(num_rows, active_rows(mask), vocab, lambda_t.dtype, student_logits.device)
-    every = slice(0, chunks.num_active)
+    blocks = RowBlocks(num_rows, active_rows(mask), vocab, lambda_t.dtype, student_logits.device)
+    every = slice(0, blocks.num_active)
     kl, ce = op.formulas.reference(
-        chunks.gather(student_logits),
-        chunks.gather(teacher_logits),
-        chunks.select(lambda_t, every),
+        blocks.gather(student_logits),
+        blocks.gather(teacher_logits),
+        blocks.select(lambda_t, every),
         temperature,
-        None if labels is None else chunks.select(labels, every),
+        None if labels is None else blocks.select(labels, every),
     )
-    kl = chunks.scatter(kl, num_rows)
-    return kl if ce is None else (kl, chunks.scatter(ce, num_rows))
+    kl = blocks.scatter(kl, num_rows)
+    return kl if ce is None else (kl, blocks.scatter(ce, num_rows))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_chunks import RowDivergence
+    from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
 
 _SCHEMA = (

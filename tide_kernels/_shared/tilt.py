@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.row_blocks import Scratch
     from tide_kernels._shared.vocabulary import Vocabulary
 
 # p underflows to 0 below exp(-87) in fp32 and exp(-708) in fp64. With w under these bounds, what is lost that

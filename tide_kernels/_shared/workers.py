@@ -30,8 +30,8 @@ _pool_size = 0
 _pool_lock = threading.Lock()
 
 
-def map_chunks(
-    chunks: Iterable[slice],
+def map_blocks(
+    blocks: Iterable[slice],
     run: Callable[[slice, Workspace], Result],
     workspace: Callable[[], Workspace],
     device: torch.device,
@@ -39,13 +39,13 @@ def map_chunks(
     """[run(rows, buffers) for rows in chunks], on as many threads as torch uses for one operation.
 
     Args:
-        chunks: ranges of rows; no two may write to the same place.
+        blocks: ranges of rows; no two may write to the same place.
         run: the work on one range. Runs without autograd, in inference mode where the caller does, and its
             operations are not split among threads.
         workspace: makes the buffers of one thread.
         device: where the rows lie. Elsewhere than on the CPU everything runs in the calling thread.
     """
-    work = list(chunks)
+    work = list(blocks)
     num_workers = min(torch.get_num_threads(), MAX_WORKERS, len(work)) if device.type == "cpu" else 1
     if num_workers <= 1:
         buffers = workspace()
@@ -58,7 +58,7 @@ def map_chunks(
     # next() on a count is atomic: whoever is free takes the next chunk.
     numbers = itertools.count()
 
-    def take_chunks() -> None:
+    def take_blocks() -> None:
         # In this order: inference_mode(False) turns gradients on.
         with torch.inference_mode(inference), torch.no_grad():
             buffers = workspace()
@@ -66,7 +66,7 @@ def map_chunks(
                 results[number] = run(work[number], buffers)
 
     pool = _get_pool(num_workers)
-    futures = [pool.submit(take_chunks) for _ in range(num_workers)]
+    futures = [pool.submit(take_blocks) for _ in range(num_workers)]
     for future in futures:
         future.result()
     return results  # type: ignore[return-value]  # every number was taken

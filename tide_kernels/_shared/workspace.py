@@ -54,28 +54,28 @@ def workspace(function: str, workspace_bytes: int | None, device: torch.device) 
 
 
 class RowPlan(NamedTuple):
-    """Rows whose gradient is held at once, and rows of those that have logits at once."""
+    """Rows of a gradient block, whose gradients are collected, and of a row block, whose logits exist at once."""
 
+    gradient_block: int
     block: int
-    chunk: int
 
 
-def plan_rows(num_rows: int, block_bytes: int, chunk_bytes: int, ratio: int, budget: int) -> RowPlan:
-    """Rows per block and chunk, in nearly equal parts, within the budget; one row where none fits.
+def plan_rows(num_rows: int, gradient_bytes: int, logits_bytes: int, ratio: int, budget: int) -> RowPlan:
+    """Rows per gradient block and row block: nearly equal parts within the budget, at least one row.
 
     Args:
-        num_rows: in all.
-        block_bytes: that a row of a block takes.
-        chunk_bytes: that a row of a chunk takes beside that.
-        ratio: chunks to a block: each block is one pass over the gradient of a head, each chunk one over the
-            heads.
+        num_rows: rows in all.
+        gradient_bytes: per row of a gradient block.
+        logits_bytes: per row of a row block, beside its gradient.
+        ratio: row blocks in a gradient block. A gradient block costs one pass over the gradient of a head, a
+            row block one pass over the heads.
         budget: bytes.
     """
-    chunk = max(1, budget // (chunk_bytes + ratio * block_bytes))
-    block = _even(num_rows, max(1, min(num_rows, ratio * chunk)))
-    # A block that is smaller than its share, in equal parts or of all rows, leaves the rest to the chunk.
-    chunk = min(block, max(chunk, (budget - block * block_bytes) // chunk_bytes))
-    return RowPlan(block, _even(block, chunk))
+    block = max(1, budget // (logits_bytes + ratio * gradient_bytes))
+    gradient_block = _even(num_rows, max(1, min(num_rows, ratio * block)))
+    # A gradient block below its share (evened, or of all rows) leaves the rest to the row block.
+    block = min(gradient_block, max(block, (budget - gradient_block * gradient_bytes) // logits_bytes))
+    return RowPlan(gradient_block, _even(gradient_block, block))
 
 
 def _even(num_rows: int, most: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.divergence_chunks import RowDivergence, RowStatistics
+from tide_kernels._shared.divergence_blocks import RowDivergence, RowStatistics
 from tide_kernels._shared.tilt import PLAIN_EXP_W_E, load_tilt, tilt_statistics
 from tide_kernels.interpolated_kl.reference import interpolated_kl_gradient, interpolated_kl_reference
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.row_blocks import Scratch
     from tide_kernels._shared.vocabulary import Vocabulary
 
 
-def interpolated_kl_chunk_statistics(
+def interpolated_kl_block_statistics(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -48,7 +48,7 @@ def interpolated_kl_chunk_statistics(
     return RowStatistics(kl, tilt.row_max, tilt.total, tilt.mean_difference, offset, tilt.infinite, careful)
 
 
-def interpolated_kl_chunk_gradient(
+def interpolated_kl_block_gradient(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -90,5 +90,5 @@ def interpolated_kl_chunk_gradient(
 
 
 INTERPOLATED_KL = RowDivergence(
-    interpolated_kl_chunk_statistics, interpolated_kl_chunk_gradient, interpolated_kl_reference
+    interpolated_kl_block_statistics, interpolated_kl_block_gradient, interpolated_kl_reference
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.divergence_chunks import RowDivergence, RowStatistics
+from tide_kernels._shared.divergence_blocks import RowDivergence, RowStatistics
 from tide_kernels._shared.tilt import load_tilt, tilt_statistics
 from tide_kernels.reverse_kl.reference import reverse_kl_gradient, reverse_kl_reference
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.row_blocks import Scratch
     from tide_kernels._shared.vocabulary import Vocabulary
 
 
-def reverse_kl_chunk_statistics(
+def reverse_kl_block_statistics(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -55,7 +55,7 @@ def reverse_kl_chunk_statistics(
     )
 
 
-def reverse_kl_chunk_gradient(
+def reverse_kl_block_gradient(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -110,4 +110,4 @@ def _reference(
     return reverse_kl_reference(student_logits, teacher_logits, temperature, labels)
 
 
-REVERSE_KL = RowDivergence(reverse_kl_chunk_statistics, reverse_kl_chunk_gradient, _reference)
+REVERSE_KL = RowDivergence(reverse_kl_block_statistics, reverse_kl_block_gradient, _reference)

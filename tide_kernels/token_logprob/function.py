@@ -18,7 +18,7 @@ from tide_kernels._shared.checks import (
     check_no_tangent,
     check_vocab,
 )
-from tide_kernels._shared.chunking import RowChunks, active_rows
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
 from tide_kernels.token_logprob.chunked import token_logprob_chunked_backward, token_logprob_chunked_forward
 from tide_kernels.token_logprob.reference import token_logprob_reference
@@ -46,7 +46,7 @@ def token_logprob(
         token_ids: [N] integers y.
         mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
         vocab_size: normalise over the first vocab_size columns; the others get gradient 0.
-        backend: "triton" (one pass for the value, one for the gradient), "torch" (row chunks; beyond the
+        backend: "triton" (one pass for the value, one for the gradient), "torch" (row blocks; beyond the
             gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
             torch.
         inplace_gradient: write the gradient over the logits, which no other part of the graph may use. Saves
@@ -59,7 +59,7 @@ def token_logprob(
         ValueError: types, shapes, devices or dtypes that do not fit; ids outside the columns in use
             (values are read on CPU only); a forward-mode tangent, but for backend "reference".
 
-    Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over chunks.
+    Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over blocks.
     """
     name = "token_logprob"
     check_matrix(name, "logits", logits)
@@ -76,9 +76,9 @@ def token_logprob(
         return log_p
     if not torch.compiler.is_compiling():
         check_id_values(name, "token_ids", ids, vocab, mask)
-    chunks = RowChunks(num_rows, active_rows(mask), vocab, dtype, device)
-    every = slice(0, chunks.num_active)
-    return chunks.scatter(token_logprob_reference(chunks.gather(logits), chunks.select(ids, every)), num_rows)
+    blocks = RowBlocks(num_rows, active_rows(mask), vocab, dtype, device)
+    every = slice(0, blocks.num_active)
+    return blocks.scatter(token_logprob_reference(blocks.gather(logits), blocks.select(ids, every)), num_rows)
 
 
 _INPUTS = "Tensor{} logits, Tensor token_ids, Tensor? mask, SymInt vocab, str backend"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.chunking import RowChunks
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.row_blocks import RowBlocks
+from tide_kernels._shared.workers import map_blocks
 from tide_kernels.token_scores.reference import TokenScores
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOWEST = -1000.0
 
 
-def token_scores_chunk(
+def token_scores_block(
     logits: Float[Tensor, "n V"], shifted: Float[Tensor, "n V"], exponentials: Float[Tensor, "n V"]
 ) -> TokenScores:
     """Scores of a chunk of rows. Reads the logits, overwrites the two buffers."""
@@ -46,17 +46,17 @@ class _Buffers(NamedTuple):
 
 def token_scores_chunked(logits: Float[Tensor, "N V"], vocab: int, dtype: torch.dtype) -> TokenScores:
     """Scores of all rows; beyond the logits each thread holds two or three buffers of a few rows."""
-    chunks = RowChunks(logits.shape[0], None, vocab, dtype, logits.device)
+    blocks = RowBlocks(logits.shape[0], None, vocab, dtype, logits.device)
 
     def scores(rows: slice, buffers: _Buffers) -> TokenScores:
         num_rows = rows.stop - rows.start
-        part = chunks.load(logits, rows, buffers.loaded)
-        return token_scores_chunk(part, buffers.shifted[:num_rows], buffers.exponentials[:num_rows])
+        part = blocks.load(logits, rows, buffers.loaded)
+        return token_scores_block(part, buffers.shifted[:num_rows], buffers.exponentials[:num_rows])
 
-    parts = map_chunks(
-        chunks,
+    parts = map_blocks(
+        blocks,
         scores,
-        lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer(), chunks.buffer()),
-        chunks.device,
+        lambda: _Buffers(blocks.buffer_for(logits), blocks.buffer(), blocks.buffer()),
+        blocks.device,
     )
     return TokenScores(*map(torch.cat, zip(*parts, strict=True)))

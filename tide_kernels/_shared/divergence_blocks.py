@@ -3,7 +3,7 @@
 An op supplies two chunk formulas (a `RowDivergence`); the hidden-in ops call the same two on logits that they
 make themselves. Forward reads the logits once per chunk and keeps a handful of numbers per row; backward
 reads them again and writes the gradient. Beyond inputs and gradient, the peak is a few buffers of
-`chunking.rows_per_chunk` rows.
+`row_blocks.rows_per_block` rows.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from tide_kernels._shared.chunking import RowChunks, Scratch, active_rows, clear_unread
+from tide_kernels._shared.row_blocks import RowBlocks, Scratch, active_rows, clear_unread
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.workers import map_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -90,14 +90,14 @@ class RowDivergence(NamedTuple):
     reference: ReferenceFormula
 
 
-class ChunkStatistics(NamedTuple):
+class BlockStatistics(NamedTuple):
     """Divergence and, with labels, cross-entropy of a chunk of rows."""
 
     divergence: RowStatistics
     label: LabelStatistics | None
 
 
-def chunk_values(
+def block_values(
     op: RowDivergence,
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
@@ -106,7 +106,7 @@ def chunk_values(
     vocabulary: Vocabulary,
     scratch: Scratch,
     labels: Int[Tensor, " n"] | None = None,
-) -> ChunkStatistics:
+) -> BlockStatistics:
     """Per-row divergence, `.divergence.kl`, and with labels their log-probability at T = 1, `.label.log_p`.
 
     Args:
@@ -118,12 +118,12 @@ def chunk_values(
     """
     divergence = op.statistics(student, teacher, lambda_t, temperature, vocabulary, scratch)
     if labels is None:
-        return ChunkStatistics(divergence, None)
+        return BlockStatistics(divergence, None)
     label = label_statistics(student, divergence.row_max, labels, vocabulary, scratch.x)
-    return ChunkStatistics(divergence, label)
+    return BlockStatistics(divergence, label)
 
 
-def chunk_gradient(
+def block_gradient(
     op: RowDivergence,
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
@@ -131,7 +131,7 @@ def chunk_gradient(
     temperature: float,
     vocabulary: Vocabulary,
     scratch: Scratch,
-    statistics: ChunkStatistics,
+    statistics: BlockStatistics,
     d_student: Float[Tensor, "n V"],
     *,
     weight: Float[Tensor, " n"] | None,
@@ -141,7 +141,7 @@ def chunk_gradient(
     """Write d_student, the gradient of sum(weight * kl) + sum(ce_weight * ce) with ce = -log_p.
 
     Args:
-        student, teacher, lambda_t, temperature, vocabulary: as given to `chunk_values`.
+        student, teacher, lambda_t, temperature, vocabulary: as given to `block_values`.
         scratch: three [n, V] buffers, none of them an argument.
         statistics: of the same rows.
         d_student: [n, V], any float dtype, every entry written, last; may be `student` or `teacher` itself.
@@ -173,12 +173,12 @@ class _Buffers(NamedTuple):
 
     @classmethod
     def allocate(
-        cls, chunks: RowChunks, student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V2"]
+        cls, blocks: RowBlocks, student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V2"]
     ) -> _Buffers:
         return cls(
-            Scratch.allocate(chunks.size, chunks.vocab, chunks.dtype, chunks.device),
-            chunks.buffer_for(student_logits),
-            chunks.buffer_for(teacher_logits),
+            Scratch.allocate(blocks.size, blocks.vocab, blocks.dtype, blocks.device),
+            blocks.buffer_for(student_logits),
+            blocks.buffer_for(teacher_logits),
         )
 
 
@@ -198,22 +198,22 @@ def chunked_forward(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
     """(kl, ce, statistics) of all rows; ce is empty without labels."""
     num_rows, active, vocabulary = student_logits.shape[0], active_rows(mask), Vocabulary(vocab)
-    chunks = RowChunks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
+    blocks = RowBlocks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
 
-    def values(rows: slice, buffers: _Buffers) -> ChunkStatistics:
-        return chunk_values(
+    def values(rows: slice, buffers: _Buffers) -> BlockStatistics:
+        return block_values(
             op,
-            chunks.load(student_logits, rows, buffers.student),
-            chunks.load(teacher_logits, rows, buffers.teacher),
-            chunks.select(lambda_t, rows),
+            blocks.load(student_logits, rows, buffers.student),
+            blocks.load(teacher_logits, rows, buffers.teacher),
+            blocks.select(lambda_t, rows),
             temperature,
             vocabulary,
             buffers.scratch.head(rows.stop - rows.start),
-            None if labels is None else chunks.select(labels, rows),
+            None if labels is None else blocks.select(labels, rows),
         )
 
-    parts = map_chunks(
-        chunks, values, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+    parts = map_blocks(
+        blocks, values, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits), blocks.device
     )
     statistics = lambda_t.new_zeros((num_rows, NUM_STATISTICS))
     fields = list(map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
@@ -221,7 +221,7 @@ def chunked_forward(
         kept = [part.label for part in parts if part.label is not None]
         fields += map(torch.cat, zip(*kept, strict=True))
     for column, field in enumerate(fields):
-        statistics[:, column] = chunks.scatter(field.to(lambda_t.dtype), num_rows)
+        statistics[:, column] = blocks.scatter(field.to(lambda_t.dtype), num_rows)
     kl = statistics[:, RowStatistics._fields.index("kl")].clone()
     if labels is None:
         return kl, kl.new_empty(0), statistics
@@ -244,32 +244,32 @@ def chunked_backward(
 ) -> Float[Tensor, "N V"]:
     """Gradient in the student's logits, in `out` where one is given: it may be those logits."""
     active, vocabulary = active_rows(mask), Vocabulary(vocab)
-    chunks = RowChunks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
-    d_student = chunks.gradient_like(student_logits) if out is None else out
+    blocks = RowBlocks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
+    d_student = blocks.gradient_like(student_logits) if out is None else out
     divergence, label = unpack_statistics(statistics, labels is not None)
 
     def gradient(rows: slice, buffers: _Buffers) -> None:
-        chunk_gradient(
+        block_gradient(
             op,
-            chunks.load(student_logits, rows, buffers.student),
-            chunks.load(teacher_logits, rows, buffers.teacher),
-            chunks.select(lambda_t, rows),
+            blocks.load(student_logits, rows, buffers.student),
+            blocks.load(teacher_logits, rows, buffers.teacher),
+            blocks.select(lambda_t, rows),
             temperature,
             vocabulary,
             buffers.scratch.head(rows.stop - rows.start),
-            ChunkStatistics(
-                RowStatistics(*(chunks.select(field, rows) for field in divergence)),
-                None if label is None else LabelStatistics(*(chunks.select(field, rows) for field in label)),
+            BlockStatistics(
+                RowStatistics(*(blocks.select(field, rows) for field in divergence)),
+                None if label is None else LabelStatistics(*(blocks.select(field, rows) for field in label)),
             ),
-            chunks.target(d_student, rows, buffers.student),
-            weight=None if d_kl is None else chunks.select(d_kl, rows),
-            labels=None if labels is None else chunks.select(labels, rows),
-            ce_weight=None if d_ce is None else chunks.select(d_ce, rows),
+            blocks.target(d_student, rows, buffers.student),
+            weight=None if d_kl is None else blocks.select(d_kl, rows),
+            labels=None if labels is None else blocks.select(labels, rows),
+            ce_weight=None if d_ce is None else blocks.select(d_ce, rows),
         )
-        chunks.store(d_student, rows, buffers.student)
+        blocks.store(d_student, rows, buffers.student)
 
-    map_chunks(
-        chunks, gradient, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+    map_blocks(
+        blocks, gradient, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits), blocks.device
     )
     if out is not None:
         clear_unread(d_student, mask, vocab)

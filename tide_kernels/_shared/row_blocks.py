@@ -26,7 +26,7 @@ CPU_BUFFER_BYTES = 640 << 10
 GPU_BUFFER_BYTES = 256 << 20
 
 
-def rows_per_chunk(vocab: int, dtype: torch.dtype, device: torch.device) -> int:
+def rows_per_block(vocab: int, dtype: torch.dtype, device: torch.device) -> int:
     """Rows of `vocab` entries that one buffer holds; at least 1."""
     budget = CPU_BUFFER_BYTES if device.type == "cpu" else GPU_BUFFER_BYTES
     return max(1, budget // (vocab * dtype.itemsize))
@@ -62,7 +62,7 @@ def clear_unread(d_x: Float[Tensor, "N V"], mask: Bool[Tensor, " N"] | None, voc
         d_x.masked_fill_(~mask[:, None], 0.0)
 
 
-class RowChunks:
+class RowBlocks:
     """Walks over the active rows of [N, V] tensors: in slices if all are active, gathered if some are not.
 
     Rows that are not active are never read.
@@ -81,7 +81,7 @@ class RowChunks:
         self.vocab = vocab
         self.dtype = dtype
         self.device = device
-        self.size = max(1, min(rows_per_chunk(vocab, dtype, device), self.num_active))
+        self.size = max(1, min(rows_per_block(vocab, dtype, device), self.num_active))
 
     def __iter__(self) -> Iterator[slice]:
         """Ranges of active rows; one empty range when there are none, so that nobody needs a special case."""
