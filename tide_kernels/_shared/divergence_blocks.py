@@ -1,9 +1,8 @@
-"""The `torch` backend of both divergences: rows in chunks, per-row statistics kept, gradient written once.
+"""`torch` backend of the divergences, by row blocks.
 
-An op supplies two chunk formulas (a `RowDivergence`); the hidden-in ops call the same two on logits that they
-make themselves. Forward reads the logits once per chunk and keeps a handful of numbers per row; backward
-reads them again and writes the gradient. Beyond inputs and gradient, the peak is a few buffers of
-`row_blocks.rows_per_block` rows.
+An op supplies the formulas of a row block (`RowDivergence`); the hidden-in ops run them on logits of their
+own. Forward reads each row once and keeps a few numbers of it; backward reads it again and writes the
+gradient. Memory beyond inputs and gradient: a few buffers of `row_blocks.rows_per_block` rows.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from tide_kernels._shared.row_blocks import RowBlocks, Scratch, active_rows, clear_unread
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.row_blocks import RowBlocks, Scratch, active_rows, clear_unread
 from tide_kernels._shared.vocabulary import Vocabulary
 from tide_kernels._shared.workers import map_blocks
 
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class RowStatistics(NamedTuple):
-    """Per-row result of a divergence and what its gradient needs; every field is [n]."""
+    """Divergence per row and the numbers its gradient needs; every field is [n]."""
 
     kl: Float[Tensor, " n"]  # nats, not scaled by T^2
     row_max: Float[Tensor, " n"]  # max s
     total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
     mean_difference: Float[Tensor, " n"]  # the gradient uses u centred by it
-    offset: Float[Tensor, " n"]  # and less this: log(r/p) for a target r
-    infinite: Bool[Tensor, " n"]  # the row holds entries that are not finite
-    careful: Bool[Tensor, " n"]  # value and gradient come from the definition in fp64
+    offset: Float[Tensor, " n"]  # and reduced by this: log(r/p) for a target r
+    infinite: Bool[Tensor, " n"]  # some entry of the row is not finite
+    careful: Bool[Tensor, " n"]  # value and gradient are computed by the definition in fp64
 
 
 class StatisticsFormula(Protocol):
-    """Divergence of one chunk of rows. Reads student and teacher, overwrites the scratch."""
+    """Divergence of a row block. Reads student and teacher, overwrites the scratch."""
 
     def __call__(
         self,
@@ -49,10 +48,10 @@ class StatisticsFormula(Protocol):
 
 
 class GradientFormula(Protocol):
-    """Row-weighted gradient of the divergence of one chunk, written to out.
+    """Row-weighted gradient of the divergence of a row block, written to out.
 
-    out has the dtype of the scratch, is written after student and teacher were last read, and may be either
-    of them or scratch.p.
+    out has the scratch dtype, is written after the last read of student and teacher, and may alias either of
+    them or scratch.p.
     """
 
     def __call__(
@@ -70,7 +69,7 @@ class GradientFormula(Protocol):
 
 
 class ReferenceFormula(Protocol):
-    """The definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
+    """Definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
 
     def __call__(
         self,
@@ -83,7 +82,7 @@ class ReferenceFormula(Protocol):
 
 
 class RowDivergence(NamedTuple):
-    """The formulas of one divergence. A divergence without an interpolation ignores lambda_t."""
+    """Formulas of one divergence. Reverse KL ignores lambda_t."""
 
     statistics: StatisticsFormula
     gradient: GradientFormula
@@ -91,7 +90,7 @@ class RowDivergence(NamedTuple):
 
 
 class BlockStatistics(NamedTuple):
-    """Divergence and, with labels, cross-entropy of a chunk of rows."""
+    """Divergence and, with labels, cross-entropy of a row block."""
 
     divergence: RowStatistics
     label: LabelStatistics | None
@@ -107,13 +106,13 @@ def block_values(
     scratch: Scratch,
     labels: Int[Tensor, " n"] | None = None,
 ) -> BlockStatistics:
-    """Per-row divergence, `.divergence.kl`, and with labels their log-probability at T = 1, `.label.log_p`.
+    """Divergence per row (`.divergence.kl`) and, with labels, their log-probability (`.label.log_p`).
 
     Args:
-        student, teacher: [n, V] in the dtype of the scratch, only read.
-        lambda_t: [n] in the same dtype.
-        vocabulary: what of it the columns are.
-        scratch: three [n, V] buffers; contents before and after mean nothing.
+        student, teacher: [n, V] in the scratch dtype, read only.
+        lambda_t: [n], same dtype.
+        vocabulary: maps columns to the vocabulary.
+        scratch: overwritten.
         labels: [n] int64.
     """
     divergence = op.statistics(student, teacher, lambda_t, temperature, vocabulary, scratch)
@@ -142,15 +141,15 @@ def block_gradient(
 
     Args:
         student, teacher, lambda_t, temperature, vocabulary: as given to `block_values`.
-        scratch: three [n, V] buffers, none of them an argument.
-        statistics: of the same rows.
-        d_student: [n, V], any float dtype, every entry written, last; may be `student` or `teacher` itself.
-        weight, ce_weight: [n] in the dtype of the scratch; None leaves that term out.
+        scratch: overwritten; must not alias another argument.
+        statistics: from `block_values`, same rows.
+        d_student: [n, V], any float dtype, fully written, last; may alias `student` or `teacher`.
+        weight, ce_weight: [n] in the scratch dtype; None drops the term.
     """
     p, _, x = scratch
     label = statistics.label if labels is not None and ce_weight is not None else None
     if weight is not None:
-        # Nothing else to add and no cast to make: straight into the gradient.
+        # No term to add and no cast: write straight into the gradient.
         direct = label is None and d_student.dtype == p.dtype
         out = d_student if direct else p
         values = (student, teacher, lambda_t, temperature)
@@ -165,7 +164,7 @@ def block_gradient(
 
 
 class _Buffers(NamedTuple):
-    """What one thread needs; a side whose rows can be read in place has no buffer of its own."""
+    """Buffers of one thread; None for a side that can be read in place."""
 
     scratch: Scratch
     student: Float[Tensor, "n V"] | None
@@ -182,7 +181,7 @@ class _Buffers(NamedTuple):
         )
 
 
-# Fields of RowStatistics, then of LabelStatistics: what a row keeps.
+# Per row: the fields of RowStatistics, then of LabelStatistics.
 NUM_STATISTICS = len(RowStatistics._fields) + len(LabelStatistics._fields)
 
 
@@ -242,7 +241,7 @@ def chunked_backward(
     vocab: int,
     out: Float[Tensor, "N V"] | None,
 ) -> Float[Tensor, "N V"]:
-    """Gradient in the student's logits, in `out` where one is given: it may be those logits."""
+    """Gradient in the student's logits, written to `out` if given; `out` may be those logits."""
     active, vocabulary = active_rows(mask), Vocabulary(vocab)
     blocks = RowBlocks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
     d_student = blocks.gradient_like(student_logits) if out is None else out
@@ -279,7 +278,7 @@ def chunked_backward(
 def unpack_statistics(
     statistics: Float[Tensor, "N F"], with_label: bool
 ) -> tuple[RowStatistics, LabelStatistics | None]:
-    """The columns of a statistics tensor by name."""
+    """Name the columns of a statistics tensor."""
     columns = statistics.unbind(1)
     split = len(RowStatistics._fields)
     divergence = RowStatistics(*columns[:split])

@@ -1,11 +1,11 @@
-"""Both divergences over hidden states, some rows at a time: products, values, gradient, products.
+"""Divergences over hidden states by row blocks.
 
 hidden --two products--> logits --formulas or kernels--> kl, ce, d_logits --two products--> d_hidden, d_weight
 
-Logits are there for a block of rows, their gradient for a gradient_block of a few chunks: every gradient_block reads and writes
-the gradient of the head once. On the `torch` backend d_logits is written over the student's logits; the
-`triton` kernels write it in the dtype of the products that read it. The row formulas and kernels are those of
-the logits-in ops.
+Logits exist for one row block, their gradient for a gradient block of several row blocks: each gradient block
+reads and writes the head's gradient once. On the `torch` backend d_logits overwrites the student's logits;
+the `triton` kernels write it in the dtype of the products that follow. Formulas and kernels are those of the
+logits-in ops.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tide_kernels._shared.row_blocks import Scratch, rows_per_block
 from tide_kernels._shared.divergence_blocks import block_gradient, block_values
 from tide_kernels._shared.head import Head, product_dtype, rounding_buffer, rounding_bytes
 from tide_kernels._shared.head_gradient import GradientByRows
+from tide_kernels._shared.row_blocks import Scratch, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
 from tide_kernels._shared.workers import map_blocks
 from tide_kernels._shared.workspace import RowPlan, aligned_rows, plan_rows, row_steps
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
 
 
-# Chunks to a gradient_block: of fp32 logits that become their gradient; of fp32 logits on both sides with the gradient
-# in bf16, which then takes as many bytes as they do.
+# Row blocks per gradient block: if the gradient overwrites fp32 logits; if it is a bf16 buffer beside fp32
+# logits of both sides, which then takes as many bytes as they do.
 IN_PLACE_RATIO = 2
 SEPARATE_RATIO = 4
 
@@ -43,13 +43,13 @@ def linear_divergence_rows(
     arguments: LinearArguments,
     settings: LinearSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """loss, kl, ce (empty without labels), and the needed gradients for upstream 1 (empty where not needed).
+    """loss, kl, ce (empty without labels), and gradients for upstream 1 (empty if not needed).
 
     Args:
         formulas: of the `torch` backend.
-        kernels: of the `triton` backend; None for the other.
+        kernels: of the `triton` backend; None selects `torch`.
         arguments: tensors.
-        settings: the rest.
+        settings: other arguments.
     """
     hidden, dtype = arguments.student_hidden, arguments.lambda_t.dtype
     vocabulary = vocabulary_of(arguments.student_weight.shape[0], settings.vocab, settings.vocab_group)
@@ -88,7 +88,7 @@ def linear_divergence_rows(
 
 
 class _Rows:
-    """kl and ce of all rows, and what a backend does with the logits of some of them."""
+    """kl and ce of all rows, buffers, and a backend's work on a row block."""
 
     def __init__(
         self,
@@ -105,17 +105,17 @@ class _Rows:
         self.dtype, self.device = arguments.lambda_t.dtype, arguments.lambda_t.device
         self.kl = torch.zeros_like(arguments.lambda_t)
         self.ce = self.kl.new_zeros(0) if arguments.labels is None else torch.zeros_like(self.kl)
-        # Of the product and not of the logits.
+        # Gradients are in the product, not in the scaled logits.
         self.kl_weight = arguments.weight * head.options.logit_scale
         self.ce_weight = arguments.ce_weight * head.options.logit_scale
 
     def plan(self) -> RowPlan:
-        """Rows per gradient_block and block; makes their buffers."""
+        """Plan the blocks and allocate their buffers."""
         logits_dtype = self.logits_dtype()
-        # The gradient takes the place of the student's logits where they have its dtype.
+        # The gradient overwrites the student's logits if the dtypes match.
         self.in_place = self.wanted and self.gradient_dtype() == logits_dtype
         apart = 1 if self.in_place else 2
-        # The same chunks on every process that shares the head: each of their sums is a message.
+        # Processes that share the head need the same row blocks: each of their sums is a collective.
         size = self.vocabulary.largest_size
         # Both sides' logits are rounded through one buffer.
         rounded = self.head.rounds_through(logits_dtype) or self.teacher_head.rounds_through(logits_dtype)
@@ -137,33 +137,33 @@ class _Rows:
         return plan
 
     def _gradient_bytes(self) -> int:
-        """What an entry of a gradient_block takes: its gradient, and a copy where products want another dtype."""
+        """Bytes per entry of a gradient block, with a copy if the products need another dtype."""
         made, read = self.gradient_dtype(), self.head.gradient_dtype
         return (made.itemsize + (0 if made == read else read.itemsize)) if self.wanted else 0
 
     def buffers(
         self, block: slice, gradient_block: slice
     ) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]:
-        """Where the student's and the teacher's logits of a block go."""
+        """Buffers for the student's and the teacher's logits of a row block."""
         size = block.stop - block.start
         return self.gradient_of(block, gradient_block) if self.in_place else self.student[
             :size
         ], self.teacher[:size]
 
     def gradient_of(self, block: slice, gradient_block: slice) -> Float[Tensor, "n V"]:
-        """Where the gradient of a block goes."""
+        """Buffer for the gradient of a row block."""
         return self.d_block[block.start - gradient_block.start : block.stop - gradient_block.start]
 
     def logits_dtype(self) -> torch.dtype:
-        """Of logits in flight."""
+        """dtype of the logits."""
         return self.dtype
 
     def gradient_dtype(self) -> torch.dtype:
-        """Of their gradient."""
+        """dtype of the logits' gradient."""
         return self.dtype
 
     def scratch_bytes(self) -> int:
-        """What a row of a block takes beside logits and gradient."""
+        """Bytes per row of a row block beyond logits and gradient."""
         return 0
 
     def take(
@@ -173,19 +173,19 @@ class _Rows:
         student: Float[Tensor, "n V"],
         teacher: Float[Tensor, "n V"],
     ) -> None:
-        """kl and ce of a block, and the gradient of the student's product, if that is wanted."""
+        """Compute kl and ce of a row block and, if wanted, the gradient of the student's product."""
         raise NotImplementedError
 
 
 class _FormulaRows(_Rows):
-    """The `torch` backend. The product wants many rows at once, the formulas few enough to stay in cache."""
+    """`torch` backend. Products want many rows at once, the formulas few enough to stay in cache."""
 
     def __init__(self, formulas: RowDivergence, *rest: Any) -> None:
         super().__init__(*rest)
         self.formulas = formulas
 
     def scratch_bytes(self) -> int:
-        # Sharded, a block goes through the formulas whole, since each of their sums is a message.
+        # With shards the formulas take a whole row block: each of their sums is a collective.
         entry = len(Scratch._fields) * self.dtype.itemsize
         return self.vocabulary.largest_size * entry if self.vocabulary.sharded else 0
 
@@ -238,7 +238,7 @@ class _FormulaRows(_Rows):
 
 
 class _KernelRows(_Rows):
-    """The `triton` backend: one launch for every statistic of a block, one for its gradient."""
+    """`triton` backend: one launch for the statistics of a row block, one for its gradient."""
 
     def __init__(self, kernels: DivergenceKernels, *rest: Any) -> None:
         super().__init__(*rest)

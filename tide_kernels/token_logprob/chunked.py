@@ -1,6 +1,6 @@
-"""The `torch` backend of token_logprob: rows in chunks, two numbers per row kept, gradient written once.
+"""`torch` backend of token_logprob, by row blocks.
 
-The formulas of a chunk are in `_shared/label.py`; the cross-entropy beside a divergence runs the same ones.
+The formulas are in `_shared/label.py`, shared with the cross-entropy of the divergences.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tide_kernels._shared.checks import accumulation_dtype
-from tide_kernels._shared.row_blocks import RowBlocks, active_rows, clear_unread
 from tide_kernels._shared.label import (
     LabelStatistics,
     label_coefficients,
@@ -18,6 +17,7 @@ from tide_kernels._shared.label import (
     label_statistics_from,
     write_label_gradient,
 )
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows, clear_unread
 from tide_kernels._shared.vocabulary import Vocabulary
 from tide_kernels._shared.workers import map_blocks
 
@@ -34,7 +34,7 @@ class _Buffers(NamedTuple):
 def token_logprob_chunked_forward(
     logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], mask: Bool[Tensor, " N"] | None, vocab: int
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
-    """(log_p, statistics) of all rows; the statistics are the fields of LabelStatistics."""
+    """(log_p, statistics: the fields of LabelStatistics) of all rows."""
     num_rows, dtype, active = logits.shape[0], accumulation_dtype(logits), active_rows(mask)
     blocks = RowBlocks(num_rows, active, vocab, dtype, logits.device)
     ids = token_ids if active is None else token_ids[active]
@@ -65,7 +65,7 @@ def token_logprob_chunked_backward(
     vocab: int,
     out: Float[Tensor, "N V"] | None,
 ) -> Float[Tensor, "N V"]:
-    """Gradient in the logits, in `out` where one is given: it may be the logits."""
+    """Gradient in the logits, written to `out` if given; `out` may be the logits."""
     blocks = RowBlocks(logits.shape[0], active_rows(mask), vocab, statistics.dtype, logits.device)
     d_logits = blocks.gradient_like(logits) if out is None else out
     every, vocabulary = slice(0, blocks.num_active), Vocabulary(vocab)
