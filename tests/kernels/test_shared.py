@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from tide_kernels._shared import row_blocks, workers
-from tide_kernels._shared.row_blocks import RowBlocks, rows_per_block
 from tide_kernels._shared.label import label_gradient, label_statistics
+from tide_kernels._shared.row_blocks import RowBlocks, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary
 from tide_kernels._shared.workers import MAX_WORKERS, map_blocks
 

@@ -1,4 +1,4 @@
-"""Faults of the ops over hidden states, in the form of `faults.py`."""
+"""Faults of the hidden-in ops; see `faults.py`."""
 
 from __future__ import annotations
 
