@@ -129,7 +129,7 @@ def test_a_template_that_reads_the_clock_is_warned_of(chats, tmp_path):
     tokenizer.chat_template = "{{ date | default(strftime_now('%Y')) }}" + tokenizer.chat_template
     tokenizer.save_pretrained(tmp_path / "student")
     with pytest.warns(
-        UserWarning, match=r"student\.template_arguments: .* reads the clock .* it reads date\."
+        UserWarning, match=r"student\.template_arguments: .* reads the current date .* it reads date\."
     ):
         prepare(chats(prepared=str(tmp_path / "clock")), workers=1)
     with warnings.catch_warnings():
