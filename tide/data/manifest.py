@@ -136,8 +136,12 @@ class Manifest(Record):
             hashes = list(pool.map(lambda path: file_hash(path) if path.is_file() else None, paths))
         for path, shard, found in zip(paths, self.shards, hashes, strict=True):
             if found != shard.sha256:
-                state = "it is missing" if found is None else f"its SHA-256 is {found[:12]}..."
-                raise _not_as_prepared(path, f"{state}, in the manifest {shard.sha256[:12]}...")
+                state = (
+                    f"its SHA-256 is {found[:12]}..., in the manifest {shard.sha256[:12]}..."
+                    if found
+                    else None
+                )
+                raise _not_as_prepared(path, state or "it is missing")
         examples = ShardedExamples(paths, shared=shared)
         for path, shard, size in zip(paths, self.shards, examples.sizes, strict=True):
             if size != shard.examples:
