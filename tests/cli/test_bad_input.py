@@ -151,11 +151,11 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (wrong_type, "training.batch_size: expected a whole number, got 'many'; write it in digits"),
+        (wrong_type, "training.batch_size: expected a whole number of at least 1, got 'many'"),
         (unknown_method, "method: expected one of none, kl, .*, got 'tide_share'; nearest: tide_shared"),
         (
             teacher_that_trains,
-            "teacher.trainable: a teacher that would train, got true; .*leave trainable out",
+            "teacher.trainable: the teacher is frozen, got true; leave trainable out",
         ),
         (
             blocks_that_do_not_fill,

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -316,7 +315,7 @@ def test_sample_takes_the_block_size_of_training(
     run, size, said = shutil.copytree(tiny_checkpoints.student, tmp_path / "run"), 32, "as no recipe.yaml"
     if written is not None:
         recipe = tiny_recipe(tiny_checkpoints, run)
-        trained = replace(recipe, masking=replace(recipe.masking, block_size=4))
+        trained = recipe.replace(masking={"block_size": 4})
         (tmp_path / written).write_text(trained.to_yaml())
         size, said = 4, f"from {tmp_path / written}"
     model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))

@@ -7,7 +7,6 @@ maskable tokens; else each micro-batch, and not each token, counts the same.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,14 +50,9 @@ def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
 
 def one_step(recipe: Recipe, batch_size: int, accumulate: int, **objective: object) -> Recorder:
     """The record of a single step without clipping."""
-    training = replace(
-        recipe.training,
-        max_steps=1,
-        batch_size=batch_size,
-        gradient_accumulation_steps=accumulate,
-        max_grad_norm=0.0,
-    )
-    trainer = trainer_of(replace(recipe, training=training, objective=replace(recipe.objective, **objective)))
+    training = {"batch_size": batch_size, "gradient_accumulation_steps": accumulate}
+    training |= {"max_steps": 1, "max_grad_norm": 0.0}
+    trainer = trainer_of(recipe.replace(training=training, objective=objective))
     trainer.noiser = mask_of_content
     return recorded(trainer)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.config import SourceConfig, at_key
+from tide.config import at_key
 from tide.data import (
     FORMAT,
     Conversation,
@@ -142,7 +142,7 @@ class Preparation:
     def plan(self) -> Plan:
         """Write down everything that the shards follow from; reads the sources once."""
         sources = [
-            {**declared(config), "rows": len(source), "sha256": _content_hash(source)}
+            {**config.model_dump(), "rows": len(source), "sha256": _content_hash(source)}
             for config, source in zip(self.recipe.data.mixture, self.sources, strict=True)
         ]
         return Plan(
@@ -210,11 +210,6 @@ def layout_options(recipe: Recipe) -> dict[str, object]:
 def mixing_options(recipe: Recipe) -> dict[str, object]:
     """What decides which rows are taken of the sources, and their order, by the recipe's names."""
     return {"mix_seed": recipe.data.mix_seed, "num_rows": recipe.data.num_rows}
-
-
-def declared(source: SourceConfig) -> dict[str, object]:
-    """The recipe's keys of a source."""
-    return {name: getattr(source, name) for name in SourceConfig.__annotations__}
 
 
 def _open_sources(data: DataConfig) -> list[Source]:

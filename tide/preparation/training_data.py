@@ -21,7 +21,6 @@ from tide.methods import METHODS
 from tide.preparation.examples import Part, build_part, no_examples
 from tide.preparation.plan import (
     Preparation,
-    declared,
     example_builder,
     fingerprints,
     layout_options,
@@ -133,7 +132,7 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) 
     rows: dict[str, object] = {}
     rows_made: dict[str, object] = {}
     if recipe.data.mixture:
-        rows = _by_key([declared(source) for source in recipe.data.mixture]) | mixing
+        rows = _by_key([source.model_dump() for source in recipe.data.mixture]) | mixing
         rows_made = _by_key(plan.sources) | {key: plan.options.get(key) for key in mixing}
     wanted = layout | rows
     made = {key: plan.options.get(key) for key in layout} | rows_made
@@ -152,7 +151,7 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) 
 
 def _by_key(sources: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """The recipe's keys of sources, dotted; what else a plan holds is left out."""
-    names = SourceConfig.__annotations__
+    names = SourceConfig.model_fields
     return {f"sources.{at}.{name}": source.get(name) for at, source in enumerate(sources) for name in names}
 
 
@@ -167,7 +166,7 @@ def _check_held_out(recipe: Recipe) -> None:
     with at_key("data.held_out"):
         found = files_at(data.held_out, split=data.held_out_split)
     held_out = {os.path.realpath(file): file for file in found}
-    sources = [declared(source) for source in data.mixture]
+    sources = [source.model_dump() for source in data.mixture]
     if not sources and data.prepared is not None:
         directory = Path(data.prepared).expanduser()
         sources = Manifest.read(directory).plan.sources if (directory / MANIFEST_FILE).is_file() else []

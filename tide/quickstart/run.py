@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,11 +237,10 @@ class _Bench:
     def _run(self, spec: PipelineSpec, method: str, seed: int) -> tuple[PipelineSpec, Run]:
         folder, recipe = self._folder(spec.name), self.recipes[spec.name]
         run_dir = folder / f"{method}-seed{seed}"
-        training = replace(recipe.training, seed=seed, output_dir=str(run_dir))
         task = self.progress.add_task(f"{spec.name}: {method}, seed {seed}", total=self.settings.steps)
         run: Run = run_job(
             run_method,
-            replace(recipe, method=method, training=training),
+            recipe.replace(method=method, training={"seed": seed, "output_dir": str(run_dir)}),
             self.held_out[spec.name],
             with_completions=seed == self.settings.seeds[0],
             log=folder / f"{method}-seed{seed}.log",
@@ -323,9 +322,9 @@ def _describe(
     for name, recipe in recipes.items():
         word = name.split()[0]
         for key in ("batch_size", "learning_rate"):
-            described[f"{word}: {key.replace('_', ' ')}"] = asdict(recipe.training)[key]
+            described[f"{word}: {key.replace('_', ' ')}"] = getattr(recipe.training, key)
         for key in ("temperature", "chunk_temperature", "distill_weight"):
-            described[f"{word}: {key.replace('_', ' ')}"] = asdict(recipe.objective)[key]
+            described[f"{word}: {key.replace('_', ' ')}"] = getattr(recipe.objective, key)
         described[f"{word}: block size"] = recipe.masking.block_size
         described[f"{word}: length"] = recipe.data.max_length
     return described
