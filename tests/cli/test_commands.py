@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tide
+from tests.chat import examples_of
 from tests.flow.recipes import tiny_recipe
 from tests.tiny import ROWS, write_rows
 from tide import generate
@@ -21,12 +22,12 @@ from tide.cli.main import main
 from tide.contract import Contract
 from tide.evaluation import held_out_likelihood
 from tide.models import DiffusionModel, load_model, load_tokenizer
-from tide.preparation import same_tokenizer_examples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.tiny import TinyCheckpoints
+    from tests.chat import examples_of
+from tests.tiny import TinyCheckpoints
 
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -118,7 +119,7 @@ def test_prepare_counts_every_source_of_several(
     rejected, lines = rejected[:2], rejected[2:]
     assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
     (rejects,) = (tmp_path / "prepared").glob("*.rejects.jsonl")
-    assert rejected == ["  1 rejected: empty answer", f"  rejected rows, with what is wrong: {rejects}"]
+    assert rejected == ["  1 rejected: empty answer", f"  rejected rows and their faults: {rejects}"]
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [
@@ -254,9 +255,7 @@ def test_held_out_text_is_measured_at_the_end(
     student, tokenizer = (
         load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
     )
-    examples = same_tokenizer_examples(
-        list(ROWS[:3]), tokenizer, max_length=48, block_size=8, with_teacher=False
-    )
+    examples = examples_of(ROWS[:3], tokenizer, max_length=48, block_size=8)
     model = DiffusionModel(student, Contract(tokenizer.mask_token_id, block_size=8))
     expected = held_out_likelihood(model, tokenizer, examples).nats_per_byte
     printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())

@@ -12,7 +12,7 @@ from tests.tiny import make_tokenizer
 from tide.config import Recipe
 from tide.data import Conversation, Message, Rejected, TextRow, open_source
 from tide.inspection import Aligner, MixedRows, sampled, typed_row
-from tide.preparation.recipe_data import Preparation
+from tide.preparation import Preparation
 
 
 def test_a_text_is_plain():

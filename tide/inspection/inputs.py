@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tide.data import Mixture, Rejected, RejectedRow, TextRow, parse_row, read_row
-from tide.preparation.recipe_data import Preparation
+from tide.preparation import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

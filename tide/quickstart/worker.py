@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
-from tide.config import Recipe
+from tide.config import DataConfig, Recipe
 from tide.contract import Contract
 from tide.data import TextRow
 from tide.evaluation import held_out_likelihood
+from tide.methods import METHODS
 from tide.models import DiffusionModel, load_model, load_tokenizer
 from tide.pipeline import distill
-from tide.preparation import same_tokenizer_examples
+from tide.preparation import Built, ExampleBuilder
 from tide.quickstart.results import Completion, CurvePoint, Evaluation, ModelFacts, Run
 from tide.quickstart.table import mean_nats_per_byte
 from tide.sampling import generate
@@ -124,13 +125,9 @@ def run_method(
 
 def _evaluation(model: PreTrainedModel, path: str, held_out: HeldOut) -> Evaluation:
     tokenizer = load_tokenizer(path)
-    examples = same_tokenizer_examples(
-        list(held_out.rows),
-        tokenizer,
-        max_length=held_out.max_length,
-        block_size=held_out.block_size,
-        with_teacher=False,
-    )
+    data = DataConfig(max_length=held_out.max_length)
+    build = ExampleBuilder(data, METHODS["none"], tokenizer, block_size=held_out.block_size)
+    examples = [row.example for row in build(list(held_out.rows)) if isinstance(row, Built)]
     contract = Contract(tokenizer.mask_token_id, held_out.block_size)
     measured = held_out_likelihood(DiffusionModel(model, contract), tokenizer, examples)
     return Evaluation(

@@ -1,11 +1,37 @@
-"""Temporary files that live as long as what reads them; copies in other processes read along."""
+"""Files that are written whole, hashed, or temporary."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside `path` to write; it replaces `path` at the end, so that no reader sees a part."""
+    beside = path.with_name(path.name + ".new")
+    yield beside
+    beside.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write text, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class ScratchFile:
