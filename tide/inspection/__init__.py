@@ -1,4 +1,4 @@
-"""Inspection: what alignment makes of a text and of a data set, to be looked at."""
+"""Show how two tokenizers align on a text and on a data set."""
 
 from tide.inspection.aligned_rows import AlignedRow, Aligner, Column, ShownToken
 from tide.inspection.inputs import MixedRows, sampled, typed_row
