@@ -8,9 +8,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from tests.colours import contrast, distance
 from tests.inspection.samples import aligned, fixed_aligner
 from tests.pages import Page
-from tests.colours import contrast, distance
 from tests.tiny import ROWS, make_tokenizer
 from tide.data import TextRow
 from tide.inspection import Aligner, ChunkStatistics, DataSet, alignment_page, print_row, print_statistics
