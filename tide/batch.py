@@ -40,12 +40,12 @@ class TokenSequence:
 
     Attributes:
         token_ids: [L] int64.
-        maskable: [L] bool; the tokens that diffusion noises and losses read (the answer, not the prompt).
+        loss_mask: [L] bool; the tokens that diffusion noises and losses read (the answer, not the prompt).
         chunks: [L] int64; chunk id of each token, −1 for none.
     """
 
     token_ids: Int[Tensor, "L"]
-    maskable: Bool[Tensor, "L"]
+    loss_mask: Bool[Tensor, "L"]
     chunks: Int[Tensor, "L"]
 
 
@@ -65,13 +65,13 @@ class TokenBatch(_TensorRecord):
     Attributes:
         token_ids: [B, L] int64.
         valid: [B, L] bool, False on padding.
-        maskable: [B, L] bool.
+        loss_mask: [B, L] bool.
         chunks: [B, L] int64, −1 for none.
     """
 
     token_ids: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
-    maskable: Bool[Tensor, "B L"]
+    loss_mask: Bool[Tensor, "B L"]
     chunks: Int[Tensor, "B L"]
 
 
@@ -123,7 +123,7 @@ class NoisedBatch(_TensorRecord):
         t: [B] fp32 diffusion time in (0, 1].
         diffusion_weight: [B] fp32, −α'(t) / (1 − α(t)); the cross-entropy weight of a masked token at the
             mask rate that was applied.
-        maskable: [B, L_s] bool, of the student.
+        loss_mask: [B, L_s] bool, of the student.
         student_chunks, teacher_chunks: [B, L] int64, −1 for none.
         chunk_mask: [B, C] bool; chunks that are whole under the masks of both sides.
     """
@@ -132,7 +132,7 @@ class NoisedBatch(_TensorRecord):
     teacher: NoisedTokens | None
     t: Float[Tensor, "B"]
     diffusion_weight: Float[Tensor, "B"]
-    maskable: Bool[Tensor, "B L"]
+    loss_mask: Bool[Tensor, "B L"]
     student_chunks: Int[Tensor, "B L"]
     teacher_chunks: Int[Tensor, "B M"] | None
     chunk_mask: Bool[Tensor, "B C"]

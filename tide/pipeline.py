@@ -110,7 +110,7 @@ def distill(
         if is_main:
             directory.begin(data.fingerprint)
         checkpoint = directory.newest_checkpoint() if resume else None
-    if is_main and data.counts.dropped:
+    if is_main and data.counts.rejected:
         say(str(data.counts))
     if resume and is_main:
         beginning = f"no checkpoint in {directory.path}: starting from the beginning"

@@ -60,7 +60,7 @@ def test_a_data_set_with_files(align, tiny_checkpoints, tmp_path: Path) -> None:
     page, plot = tmp_path / "page.html", tmp_path / "plot.png"
     status, out, _ = align("--data", str(rows), "--show", "2", "--html", str(page), "--plot", str(plot))
     assert status == 0
-    assert "Rows aligned: 8 of 9" in out and "Rejected, wrong type: 1." in out and "longest chunks" in out
+    assert "Rows aligned: 8 of 9" in out and "Rejected: wrong type: 1." in out and "longest chunks" in out
     assert out.count("\nteacher ") >= 2 and out.count("Only chunks are aligned") == 1
     assert f"{rows}:2" in out.replace("\n", "")
     assert plot.read_bytes()[:4] == b"\x89PNG"

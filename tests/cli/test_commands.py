@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -113,16 +112,16 @@ def test_prepare_counts_every_source_of_several(
     ]
     arguments = [f"data.prepared={tmp_path / 'prepared'}", "data.train=null", f"data.sources={sources}"]
     assert main(["prepare", str(recipe), "--workers=1", *arguments]) == 0
-    first, *dropped = capsys.readouterr().out.splitlines()
-    dropped, lines = dropped[:2], dropped[2:]
+    first, *rejected = capsys.readouterr().out.splitlines()
+    rejected, lines = rejected[:2], rejected[2:]
     assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
     (rejects,) = (tmp_path / "prepared").glob("*.rejects.jsonl")
-    assert dropped == ["  1 dropped: empty answer", f"  dropped rows, with what is wrong: {rejects}"]
+    assert rejected == ["  1 rejected: empty answer", f"  rejected rows, with what is wrong: {rejects}"]
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [
-        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 dropped",
-        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 dropped",
+        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 rejected",
+        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 rejected",
     ]
 
 
@@ -315,7 +314,7 @@ def test_sample_takes_the_block_size_of_training(
     run, size, said = shutil.copytree(tiny_checkpoints.student, tmp_path / "run"), 32, "as no recipe.yaml"
     if written is not None:
         recipe = tiny_recipe(tiny_checkpoints, run)
-        trained = replace(recipe, masking=replace(recipe.masking, block_size=4))
+        trained = recipe.replace(masking={"block_size": 4})
         (tmp_path / written).write_text(trained.to_yaml())
         size, said = 4, f"from {tmp_path / written}"
     model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tide.data.conversation import BadRow, Conversation, Message, TextRow, parse_row
+from tide.data.conversation import Conversation, Message, RejectedRow, TextRow, parse_row
 
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "index": None}]
 ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -164,7 +164,7 @@ def answer(**changes: object) -> dict[str, object]:
     ],
 )
 def test_what_is_no_row_has_a_reason(value, reason, detail):
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(RejectedRow) as caught:
         parse_row(value)
     assert caught.value.reason == reason
     assert detail in str(caught.value)
@@ -205,12 +205,12 @@ anything = st.recursive(
 def test_nothing_but_a_bad_row_comes_of_a_strange_value(value):
     try:
         row = parse_row(value)
-    except BadRow as error:
+    except RejectedRow as error:
         assert error.reason
     else:
         assert isinstance(row, TextRow | Conversation)
 
 
 def test_a_bad_row_can_be_sent_to_another_process():
-    copy = pickle.loads(pickle.dumps(BadRow("not JSON", "rows.jsonl:3")))
+    copy = pickle.loads(pickle.dumps(RejectedRow("not JSON", "rows.jsonl:3")))
     assert (copy.reason, copy.detail, str(copy)) == ("not JSON", "rows.jsonl:3", "not JSON: rows.jsonl:3")

@@ -37,16 +37,16 @@ PLAN = Plan(
 )
 MADE = Manifest(
     PLAN,
-    Counts(rows=2, kept=1, dropped={"no answer": 1}),
+    Counts(rows=2, kept=1, rejected={"no answer": 1}),
     [Shard("p.arrow", 1, "h")],
     [SourceCounts(2, 1, 1)],
 )
 
 
 def test_counts_add_up():
-    one = Counts(rows=5, kept=3, cut=1, student_tokens=30, highest_id=7, dropped={"no answer": 2})
+    one = Counts(rows=5, kept=3, cut=1, student_tokens=30, highest_id=7, rejected={"no answer": 2})
     two = Counts(
-        rows=2, chunks=4, without_chunks=12, highest_id=3, dropped={"empty answer": 1, "no answer": 1}
+        rows=2, chunks=4, without_chunks=12, highest_id=3, rejected={"empty answer": 1, "no answer": 1}
     )
     total = Counts.total([one, two, Counts()])
     assert total == Counts(
@@ -57,17 +57,17 @@ def test_counts_add_up():
         chunks=4,
         without_chunks=12,
         highest_id=7,
-        dropped={"empty answer": 1, "no answer": 3},
+        rejected={"empty answer": 1, "no answer": 3},
     )
-    assert list(total.dropped) == ["empty answer", "no answer"]
+    assert list(total.rejected) == ["empty answer", "no answer"]
     assert str(total) == (
-        "7 rows, 3 examples (1 cut at max_length, 12 without chunks), 30 student tokens, 0 of them learnt, "
-        "4 chunks\n  3 dropped: no answer\n  1 dropped: empty answer"
+        "7 rows, 3 examples (1 cut at max_length, 12 without chunks), 30 student tokens, 0 in the loss, "
+        "4 chunks\n  3 rejected: no answer\n  1 rejected: empty answer"
     )
-    many = Counts(dropped={"a": 7, "b": 1200, "c": 7})
-    assert many.dropped_in_lines == ["  1,200 dropped: b", "      7 dropped: a", "      7 dropped: c"]
+    many = Counts(rejected={"a": 7, "b": 1200, "c": 7})
+    assert many.rejected_in_lines == ["  1,200 rejected: b", "      7 rejected: a", "      7 rejected: c"]
     assert str(two).startswith("2 rows, 0 examples (12 without chunks), 0 student tokens")
-    assert str(Counts(rows=1, kept=1)) == "1 rows, 1 examples, 0 student tokens, 0 of them learnt"
+    assert str(Counts(rows=1, kept=1)) == "1 rows, 1 examples, 0 student tokens, 0 in the loss"
 
 
 def test_counts_of_sources_add_up():
@@ -161,7 +161,7 @@ def test_a_plan_with_other_keys_is_named(tmp_path):
         ),
         ({**values, "colour": "red"}, r"plan\.json' has 'colour', which is unknown\. Pass --overwrite"),
         ({**values, "shard_rows": "many"}, r"has 'shard_rows' of type str\. Pass --overwrite"),
-        ({**values, "format": 2}, r"plan\.json' has format 2, expected 1\. "),
+        ({**values, "format": 1}, r"plan\.json' has format 1, expected 2\. "),
     ):
         write_json(tmp_path / "plan.json", bad)
         with pytest.raises(ValueError, match=message):
@@ -226,7 +226,7 @@ def test_what_is_no_manifest_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"manifest.json' is not finished\. Run `tide prepare`"):
         Manifest.read(tmp_path)
     write_json(tmp_path / "manifest.json", {"plan": {"format": 99}})
-    with pytest.raises(ValueError, match=r"has format 99, expected 1\. Prepare the data again"):
+    with pytest.raises(ValueError, match=r"has format 99, expected 2\. Prepare the data again"):
         Manifest.read(tmp_path)
     for text, message in (("{", "is not JSON"), ("[]", "is no JSON object")):
         (tmp_path / "manifest.json").write_text(text)

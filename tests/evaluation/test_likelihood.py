@@ -36,7 +36,7 @@ def plain_likelihood(model, tokenizer, examples, *, time: float, seed: int):
     for number, example in enumerate(examples):
         batch = Collator(student_pad_id=3)([example]).student
         noise = torch.rand(batch.token_ids.shape[1], generator=keyed_generator(seed, number))
-        masked = (noise < time) & batch.maskable
+        masked = (noise < time) & batch.loss_mask
         noised = one_view(batch, masked, MASK)
         length = batch.token_ids.shape[1]
         for row in noised.rows.tolist():
@@ -77,7 +77,7 @@ def test_everything_masked_counts_each_byte_of_the_completions_and_no_end_of_tex
 ):
     found = held_out_likelihood(model, word_tokenizer, examples, block_size=BLOCK, times=(1.0,))
     assert found.num_bytes == sum(len(row.completion.encode()) for row in ROWS)
-    text = [example.student.maskable & (example.student.token_ids != END) for example in examples]
+    text = [example.student.loss_mask & (example.student.token_ids != END) for example in examples]
     assert found.num_tokens == sum(int(row.sum()) for row in text)
     ends = [int((example.student.token_ids == END).sum()) for example in examples]
     assert min(ends) > 0 and max(ends) > 1  # there was something to leave out, more than once in a text

@@ -106,7 +106,7 @@ def moved_back(recipe: Recipe, folder: Path, step: int) -> Recipe:
             path.unlink()
         elif int(path.name.split("-")[1]) > step:
             shutil.rmtree(path)
-    return replace(recipe, training=replace(recipe.training, output_dir=str(folder)))
+    return recipe.replace(training={"output_dir": str(folder)})
 
 
 def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
@@ -287,10 +287,8 @@ def finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pyt
 
 def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     before = (tmp_path / "run" / "recipe.yaml").read_text()
-    changed = replace(
-        finished,
-        objective=replace(finished.objective, temperature=3.0),
-        training=replace(finished.training, learning_rate=0.5, max_steps=9),
+    changed = finished.replace(
+        objective={"temperature": 3.0}, training={"learning_rate": 0.5, "max_steps": 9}
     )
     with pytest.raises(ValueError, match="differs from the run in") as caught:
         distill(changed, resume=True)
@@ -301,7 +299,7 @@ def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> No
 
 def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", ROWS[:-1])
-    recipe = replace(finished, data=replace(finished.data, train=str(rows)))
+    recipe = finished.replace(data={"train": str(rows)})
     (tmp_path / "run" / "recipe.yaml").write_text(
         recipe.to_yaml()
     )  # As if the file of that name had changed.
@@ -329,6 +327,6 @@ def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_p
 
 def test_a_file_is_no_directory(finished: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    recipe = replace(finished, training=replace(finished.training, output_dir=str(tmp_path / "file")))
+    recipe = finished.replace(training={"output_dir": str(tmp_path / "file")})
     with pytest.raises(ValueError, match=r"training\.output_dir .*file' is a file\. Name a directory\."):
         distill(recipe)

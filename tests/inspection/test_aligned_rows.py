@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
 from tests.inspection.samples import aligned, fixed_aligner, texts_of
 from tests.tiny import make_tokenizer
-from tide.data import TextRow, parse_row
+from tide.data import Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner
 from tide.inspection.readable import readable
 from tide.preparation import NO_CHUNK
-from tide.preparation import Dropped as Rejected
 from tide.preparation.examples import ExampleBuilder, Layout
 
 

@@ -10,9 +10,8 @@ import pytest
 from tests.flow.recipes import tiny_values
 from tests.tiny import make_tokenizer
 from tide.config import Recipe
-from tide.data import Conversation, Message, TextRow, open_source
+from tide.data import Conversation, Message, Rejected, TextRow, open_source
 from tide.inspection import Aligner, MixedRows, sampled, typed_row
-from tide.preparation import Dropped as Rejected
 from tide.preparation.recipe_data import Preparation
 
 

@@ -17,12 +17,11 @@ from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_token
 from tests.inspection.samples import aligned, fixed_aligner, of_merges
 from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable, ChunkAlignment, align_spans
-from tide.data import Conversation, Message, TextRow, parse_row
+from tide.data import Conversation, Message, Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
 from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
 from tide.inspection.tables import longest_table, rejected_texts, sides_table, summary
 from tide.preparation import AlignedAnswers
-from tide.preparation import Dropped as Rejected
 
 
 def test_every_number_by_hand():

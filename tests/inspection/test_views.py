@@ -12,13 +12,12 @@ from tests.colours import contrast, distance
 from tests.inspection.samples import aligned, fixed_aligner
 from tests.pages import Page
 from tests.tiny import ROWS, make_tokenizer
-from tide.data import TextRow
+from tide.data import Rejected, TextRow
 from tide.inspection import Aligner, ChunkStatistics, DataSet, alignment_page, print_row, print_statistics
 from tide.inspection.histogram import chunk_figure, chunk_images
 from tide.inspection.tables import NOT_ALIGNED, longest_table, sides_table
 from tide.inspection.terminal import CHUNK_STYLES
 from tide.preparation import NO_CHUNK
-from tide.preparation import Dropped as Rejected
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_statistics_in_a_terminal(aligner):
     print_statistics(console, ChunkStatistics.of([*aligner(ROWS), Rejected("a [reason]", "")]))
     text = console.file.getvalue()
     assert (
-        text.startswith("Rows aligned: 8 of 9; answers: 8; chunks: ") and "Rejected, a [reason]: 1." in text
+        text.startswith("Rows aligned: 8 of 9; answers: 8; chunks: ") and "Rejected: a [reason]: 1." in text
     )
     of_data = Console(file=io.StringIO(), width=100)
     print_statistics(of_data, ChunkStatistics.of(aligner(ROWS)), DataSet("[rows].jsonl", 84113))

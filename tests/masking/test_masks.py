@@ -110,7 +110,7 @@ def test_the_teacher_hides_every_touched_chunk_whole_and_no_other(batch):
     touched, _ = touched_chunks(student_masked, batch.student.chunks, batch.chunk_exists.shape[1])
     masked = teacher_chunk_mask(batch.teacher, touched, t, generator=generator(2))
     assert masked.shape == batch.teacher.token_ids.shape
-    assert not (masked & ~batch.teacher.maskable).any()
+    assert not (masked & ~batch.teacher.loss_mask).any()
     for sequence, chunks in enumerate(batch.teacher.chunks.tolist()):
         seen = set(batch.student.chunks[sequence][student_masked[sequence]].tolist()) - {-1}
         hidden = [chunk in seen for chunk in chunks]

@@ -163,16 +163,16 @@ def test_given_times_are_used_and_draw_nothing():
     noised = noiser(batch, generator(), t)
     assert torch.equal(noised.t, t)
     assert noised.diffusion_weight.tolist() == [4.0, 1.0]
-    assert torch.equal(masked_set(noised.student)[1], batch.student.maskable[1])
+    assert torch.equal(masked_set(noised.student)[1], batch.student.loss_mask[1])
 
 
 def test_nothing_masked_leaves_no_rows():
     for batch, noiser in example_batches().values():
-        silent = dataclasses.replace(batch.student, maskable=torch.zeros_like(batch.student.maskable))
+        silent = dataclasses.replace(batch.student, loss_mask=torch.zeros_like(batch.student.loss_mask))
         quiet = dataclasses.replace(batch, student=silent)
         if batch.teacher is not None:
-            unread = torch.zeros_like(batch.teacher.maskable)
-            quiet = dataclasses.replace(quiet, teacher=dataclasses.replace(batch.teacher, maskable=unread))
+            unread = torch.zeros_like(batch.teacher.loss_mask)
+            quiet = dataclasses.replace(quiet, teacher=dataclasses.replace(batch.teacher, loss_mask=unread))
         noised = noiser(quiet, generator(), torch.ones(2))
         for side in (noised.student, noised.teacher):
             if side is not None:

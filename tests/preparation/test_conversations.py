@@ -7,9 +7,9 @@ import pytest
 from tests.chat import CONVERSATIONS
 from tests.tiny import END, make_tokenizer
 from tide.alignment import ByteTable
-from tide.data import Conversation, Message, TextRow, parse_row
+from tide.data import Conversation, Message, Rejected, TextRow, parse_row
 from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
-from tide.preparation.examples import Built, Dropped, ExampleBuilder, Layout
+from tide.preparation.examples import Built, ExampleBuilder, Layout
 
 ROWS = [parse_row(row) for row in CONVERSATIONS]
 LENGTHS = {"max_length": 256, "teacher_max_length": 256, "block_size": 8}
@@ -17,7 +17,7 @@ LENGTHS = {"max_length": 256, "teacher_max_length": 256, "block_size": 8}
 
 def learnt_text(sequence, tokenizer) -> str:
     """What is learnt, decoded, special tokens as they are written."""
-    return tokenizer.decode(sequence.token_ids[sequence.maskable])
+    return tokenizer.decode(sequence.token_ids[sequence.loss_mask])
 
 
 def test_every_answer_is_learnt_with_the_end_of_its_turn(chat_tokenizer):
@@ -53,7 +53,7 @@ def test_chunks_cover_the_answers_alone_with_equal_bytes(chat_tokenizer, other_c
                     spans[chunk] = spans.get(chunk, b"") + table.tokens[token_id]
             assert list(spans) == list(range(example.num_chunks))
             assert b"".join(spans.values()) == answers
-            assert side.maskable[side.chunks >= 0].all()
+            assert side.loss_mask[side.chunks >= 0].all()
     # No chunk runs from one answer into the next.
     assert examples[0].num_chunks > 2
 
@@ -74,9 +74,9 @@ def test_a_cut_conversation_keeps_whole_chunks(chat_tokenizer, other_chat_tokeni
     (whole,) = cross_tokenizer_examples(ROWS[:1], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
     build = ExampleBuilder(Layout(8, max_length, 256), chat_tokenizer, other_chat_tokenizer)
     (built,) = build(ROWS[:1])
-    if isinstance(built, Dropped):
+    if isinstance(built, Rejected):
         assert built.reason == "nothing to learn within max_length"
-        assert not whole.student.maskable[:max_length].any()
+        assert not whole.student.loss_mask[:max_length].any()
         return
     example = built.example
     assert built.cut == (len(whole.student.token_ids) > max_length)
@@ -94,7 +94,7 @@ def test_a_cut_conversation_keeps_whole_chunks(chat_tokenizer, other_chat_tokeni
 def test_end_of_text_is_learnt_as_the_layout_says(word_tokenizer, end_fill, learnt_ends, ends):
     row = TextRow("", "é")  # two tokens
     (built,) = ExampleBuilder(Layout(5, 20, 20, end_fill=end_fill), word_tokenizer)([row])
-    ids, maskable = built.example.student.token_ids, built.example.student.maskable
+    ids, maskable = built.example.student.token_ids, built.example.student.loss_mask
     is_end = ids == word_tokenizer.eos_token_id
     assert int(is_end.sum()) == ends and int(maskable[is_end].sum()) == learnt_ends
     assert maskable[~is_end].all() and len(ids) == 2 + ends
@@ -103,7 +103,7 @@ def test_end_of_text_is_learnt_as_the_layout_says(word_tokenizer, end_fill, lear
 @pytest.mark.parametrize(("end_fill", "learnt_ends"), [("learnt", None), ("unlearnt", 0), ("none", 0)])
 def test_a_turn_brings_its_own_end(chat_tokenizer, end_fill, learnt_ends):
     (built,) = ExampleBuilder(Layout(8, 256, 256, end_fill=end_fill), chat_tokenizer)(ROWS[1:2])
-    ids, maskable = built.example.student.token_ids, built.example.student.maskable
+    ids, maskable = built.example.student.token_ids, built.example.student.loss_mask
     is_end = ids == chat_tokenizer.eos_token_id
     turn_end = chat_tokenizer.convert_tokens_to_ids("<|end_turn|>")
     assert ids[~is_end][-1] == turn_end and maskable[~is_end][-1]

@@ -59,17 +59,17 @@ def check_cross(
     assert len(examples) == len(sides)
     for example, ((ids, maskable), (teacher_ids, teacher_maskable)) in zip(examples, sides, strict=True):
         student, teacher = example.student, example.teacher
-        assert torch.equal(student.token_ids, ids) and torch.equal(student.maskable, maskable)
+        assert torch.equal(student.token_ids, ids) and torch.equal(student.loss_mask, maskable)
         kept = len(teacher.token_ids)
         assert len(student.token_ids) % block_size == kept % block_size == 0
         assert torch.equal(teacher.token_ids, teacher_ids[:kept])
-        assert torch.equal(teacher.maskable, teacher_maskable[:kept])
+        assert torch.equal(teacher.loss_mask, teacher_maskable[:kept])
 
         spans, teacher_spans = chunk_bytes(student, tables[0]), chunk_bytes(teacher, tables[1])
         assert spans == teacher_spans
         assert sorted(spans) == list(range(example.num_chunks))
-        assert not student.maskable[student.chunks >= 0].logical_not().any()
-        assert not teacher.maskable[teacher.chunks >= 0].logical_not().any()
+        assert not student.loss_mask[student.chunks >= 0].logical_not().any()
+        assert not teacher.loss_mask[teacher.chunks >= 0].logical_not().any()
 
         # Minimal and complete: one chunk for every pair of neighbouring common boundaries of the completion.
         start, teacher_start = int((~maskable).sum()), int((~teacher_maskable).sum())
@@ -95,7 +95,7 @@ def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokeniz
             assert b"".join(spans[chunk] for chunk in range(example.num_chunks)) == row.completion.encode()
             ends = side.token_ids == END
             assert 1 <= int(ends.sum()) <= 8 and not ends[: -int(ends.sum())].any()
-            assert side.maskable[ends].all() and (side.chunks[ends] == -1).all()
+            assert side.loss_mask[ends].all() and (side.chunks[ends] == -1).all()
     # Some chunk is more than one token on each side: neither tokenization refines the other.
     for side in ("student", "teacher"):
         sizes = [getattr(example, side).chunks.clamp_min(0).bincount().max() for example in examples]
@@ -164,7 +164,7 @@ def test_a_cut_before_the_first_shared_byte_leaves_the_teacher_nothing(word_toke
     (example,) = cross_tokenizer_examples(
         [row], word_tokenizer, line_tokenizer, max_length=1, teacher_max_length=100, block_size=1
     )
-    assert example.num_chunks == 0 and example.student.maskable.tolist() == [True]
+    assert example.num_chunks == 0 and example.student.loss_mask.tolist() == [True]
     assert len(example.teacher.token_ids) == 0
 
 
@@ -188,7 +188,7 @@ def test_one_tokenizer_gives_both_sides_the_same_tokens(word_tokenizer):
     sides = tokenize_rows(ROWS, word_tokenizer, max_length=32, block_size=8)
     for example, (token_ids, maskable) in zip(examples, sides, strict=True):
         for side in (example.student, example.teacher):
-            assert torch.equal(side.token_ids, token_ids) and torch.equal(side.maskable, maskable)
+            assert torch.equal(side.token_ids, token_ids) and torch.equal(side.loss_mask, maskable)
             assert side.chunks.dtype == torch.int64 and side.chunks.tolist() == [-1] * len(token_ids)
         assert example.num_chunks == 0
 

@@ -29,7 +29,7 @@ def equal(one, other) -> bool:
             a is None
             or all(
                 torch.equal(getattr(a, name), getattr(b, name))
-                for name in ("token_ids", "maskable", "chunks")
+                for name in ("token_ids", "loss_mask", "chunks")
             )
         )
         for a, b in pairs
@@ -228,9 +228,12 @@ def test_data_without_recorded_versions_is_kept_whole(tiny_checkpoints, tmp_path
 def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows):
     manifest = prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(bad_rows)), workers=1)
     counts = manifest.counts
-    assert (counts.rows, counts.kept) == (12, 8) and sum(counts.dropped.values()) == 4
+    assert (counts.rows, counts.kept) == (12, 8) and sum(counts.rejected.values()) == 4
     assert (
-        counts.dropped["empty answer"] == counts.dropped["no messages"] == counts.dropped["wrong type"] == 1
+        counts.rejected["empty answer"]
+        == counts.rejected["no messages"]
+        == counts.rejected["wrong type"]
+        == 1
     )
     rejects = [
         json.loads(line)

@@ -120,7 +120,7 @@ def test_what_may_be_of_another_program_is_never_replaced(tiny_checkpoints, tmp_
     if lost == "manifest":
         manifest.write_text('{"files": 3}')
     if lost == "format":
-        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 0'))
+        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
     before = files(directory)
     message = said(lambda: prepare(recipe, workers=1, overwrite=True))
     assert message.endswith("holds files that are no prepared data. Name another directory.")

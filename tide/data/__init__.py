@@ -2,7 +2,17 @@
 
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
-from tide.data.conversation import BadRow, Conversation, Message, Raw, Row, TextRow, parse_row, read_row
+from tide.data.conversation import (
+    Conversation,
+    Message,
+    Raw,
+    Rejected,
+    RejectedRow,
+    Row,
+    TextRow,
+    parse_row,
+    read_row,
+)
 from tide.data.counts import Counts, SourceCounts
 from tide.data.manifest import (
     MANIFEST_FILE,
@@ -33,7 +43,6 @@ from tide.data.tokenize import TokenizedText, tokenize_rendered
 __all__ = [
     "MANIFEST_FILE",
     "PLAN_FILE",
-    "BadRow",
     "Collator",
     "Conversation",
     "Counts",
@@ -44,6 +53,8 @@ __all__ = [
     "PartReport",
     "Plan",
     "Raw",
+    "Rejected",
+    "RejectedRow",
     "Rendered",
     "Row",
     "ScratchFile",

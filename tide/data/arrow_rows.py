@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tide.data.conversation import KEYS, BadRow
+from tide.data.conversation import KEYS, Rejected
 from tide.data.scratch import ScratchFile
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class ArrowRows:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """The rows of these numbers, in this order."""
         if self._batches is None:
             self._batches = self._table().to_batches()
         wanted = np.asarray(indices, dtype=np.int64)
         batch_of = np.searchsorted(self._ends, wanted, side="right")
-        rows: list[Raw | BadRow] = [{}] * len(wanted)
+        rows: list[Raw | Rejected] = [{}] * len(wanted)
         for number in np.unique(batch_of).tolist():
             batch = self._batches[number]
             places = np.flatnonzero(batch_of == number)
@@ -88,14 +88,14 @@ class ArrowRows:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_batches": None}
 
-    def _values(self, batch: Any, indices: Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+    def _values(self, batch: Any, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         try:
             return batch.to_pylist()  # type: ignore[no-any-return]
         except UnicodeDecodeError as error:
             if len(indices) > 1:
                 singles = (batch.slice(at, 1) for at in range(len(indices)))
                 return [self._values(single, indices[at : at + 1])[0] for at, single in enumerate(singles)]
-            return [BadRow("invalid UTF-8", f"{self.where(int(indices[0]))}: {error.reason}")]
+            return [Rejected("invalid UTF-8", f"{self.where(int(indices[0]))}: {error.reason}")]
 
 
 def arrow_rows(path: Path) -> ArrowRows:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Raw: TypeAlias = Mapping[str, object]  # a row as its source has it
 ASSISTANT = "assistant"
@@ -75,13 +75,23 @@ class TextRow:
 Row: TypeAlias = TextRow | Conversation
 
 
-class BadRow(ValueError):
-    """A row to set aside, not a reason to stop.
+class Rejected(NamedTuple):
+    """A row that makes no example.
 
     Attributes:
         reason: a short fixed phrase, for counting.
-        detail: what is wrong in this row; it may quote it.
+        detail: the fault of this row; may quote it.
     """
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class RejectedRow(ValueError):
+    """Raised where a row is rejected; `Rejected(*error.args)` is its record."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)  # Both: exceptions are pickled by their args.
@@ -89,17 +99,17 @@ class BadRow(ValueError):
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+        return str(Rejected(self.reason, self.detail))
 
 
-def read_row(raw: Raw | BadRow) -> Row | BadRow:
-    """What a source gave, as a row; or the BadRow that it is or makes, for who counts those and goes on."""
-    if isinstance(raw, BadRow):
+def read_row(raw: Raw | Rejected) -> Row | Rejected:
+    """Parse what a source gave; a fault is returned, not raised."""
+    if isinstance(raw, Rejected):
         return raw
     try:
         return parse_row(raw)
-    except BadRow as error:
-        return error
+    except RejectedRow as error:
+        return Rejected(error.reason, error.detail)
 
 
 def parse_row(value: Mapping[str, object]) -> Row:
@@ -115,10 +125,10 @@ def parse_row(value: Mapping[str, object]) -> Row:
     Returns:
         A Conversation, or a TextRow whose prompt is "" for plain text.
     Raises:
-        BadRow: with reason "no known keys" (none of the forms), "wrong type", "no messages", "no answer",
-            "empty answer" (blank, or nothing at all), "parts other than text", "tool calls" and "reasoning"
-            (a turn that is more than its text), "weight of a message" (other than 0 and 1), "half a surrogate
-            pair".
+        RejectedRow: with reason "no known keys" (none of the forms), "wrong type", "no messages", "no
+            answer", "empty answer" (blank, or nothing at all), "parts other than text", "tool calls" and
+            "reasoning" (a turn that is more than its text), "weight of a message" (other than 0 and 1), "half
+            a surrogate pair".
     """
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
     for key in ("messages", "conversations"):
@@ -139,7 +149,7 @@ def parse_row(value: Mapping[str, object]) -> Row:
         return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))))
     if "text" in given:
         return _text_row("", given["text"], "text")
-    raise BadRow(
+    raise RejectedRow(
         "no known keys",
         f"keys {sorted(map(str, value))}, expected messages, conversations, prompt and completion, "
         "instruction and output, or text",
@@ -149,7 +159,7 @@ def parse_row(value: Mapping[str, object]) -> Row:
 def _text_row(prompt: str, completion: object, where: str) -> TextRow:
     text = _text(completion, where)
     if not text.strip():
-        raise BadRow("empty answer", f"{where} is blank")
+        raise RejectedRow("empty answer", f"{where} is blank")
     return TextRow(prompt, text)
 
 
@@ -161,21 +171,21 @@ def _conversation(
     where: str = "",
 ) -> Conversation:
     if not messages:
-        raise BadRow("no messages", f"nothing is in {where}")
+        raise RejectedRow("no messages", f"nothing is in {where}")
     conversation = Conversation(messages, num_prompt, unlearnt)
     answers = [message for at, message in enumerate(messages) if conversation.is_answer(at)]
     if not answers:
         not_learnt = f", not learnt {sorted(unlearnt)}" if unlearnt else ""
-        raise BadRow("no answer", f"roles {[message.role for message in messages]}{not_learnt}")
+        raise RejectedRow("no answer", f"roles {[message.role for message in messages]}{not_learnt}")
     if not all(answer.content.strip() for answer in answers):
-        raise BadRow("empty answer", f"one of {len(answers)} answers is blank")
+        raise RejectedRow("empty answer", f"one of {len(answers)} answers is blank")
     return conversation
 
 
 def _messages(value: object, where: str) -> tuple[tuple[Message, ...], frozenset[int]]:
     """The messages of a list, and the numbers of answers in it that are not to be learnt."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise BadRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
+        raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
     messages = tuple(_message(item, f"{where}[{at}]") for at, item in enumerate(value))
     unlearnt = (
         at
@@ -189,7 +199,7 @@ def _is_learnt(value: Mapping[str, object], where: str) -> bool:
     for key in ("weight", "train"):
         given = value.get(key)
         if given is not None and given not in (0, 1):  # False and True among them
-            raise BadRow("weight of a message", f"{where} has {key} {given!r:.40}, expected 0 or 1")
+            raise RejectedRow("weight of a message", f"{where} has {key} {given!r:.40}, expected 0 or 1")
         if given == 0:
             return False
     return True
@@ -197,19 +207,19 @@ def _is_learnt(value: Mapping[str, object], where: str) -> bool:
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, Mapping):
-        raise BadRow("wrong type", f"{where} is {_kind(value)}, not a message")
+        raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a message")
     for key, reason in _MORE.items():
         if not _is_blank(value.get(key)):
-            raise BadRow(reason, f"{where} has {key}, which is more than its content")
+            raise RejectedRow(reason, f"{where} has {key}, which is more than its content")
     role = value.get("role")
     content = value.get("content")
     if role is None and content is None:
         role, content = value.get("from"), value.get("value")
         role = _SPEAKERS.get(role, role) if isinstance(role, str) else role
     if not isinstance(role, str) or not role:
-        raise BadRow("wrong type", f"{where} has no role that is text")
+        raise RejectedRow("wrong type", f"{where} has no role that is text")
     if role in _CALLING_ROLES:
-        raise BadRow("tool calls", f"{where} is a {role}")
+        raise RejectedRow("tool calls", f"{where} is a {role}")
     return Message(_text(role, where), _content(content, where))
 
 
@@ -226,13 +236,13 @@ def _content(value: object, where: str) -> str:
     if isinstance(value, str):
         return _text(value, where)
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise BadRow("wrong type", f"the content of {where} is {_kind(value)}")
+        raise RejectedRow("wrong type", f"the content of {where} is {_kind(value)}")
     parts = []
     for part in value:
         if not isinstance(part, Mapping):
-            raise BadRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
+            raise RejectedRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
         if part.get("type") != "text":
-            raise BadRow(
+            raise RejectedRow(
                 "parts other than text", f"the content of {where} has a part of type {part.get('type')!r}"
             )
         parts.append(_text(part.get("text"), where))
@@ -241,11 +251,11 @@ def _content(value: object, where: str) -> str:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise BadRow("wrong type", f"{where} is {_kind(value)}, not text")
+        raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRow(
+        raise RejectedRow(
             "half a surrogate pair", f"{where} has {value[error.start]!a}, which is no character"
         ) from None
     return value

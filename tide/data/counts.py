@@ -15,13 +15,14 @@ class Counts:
     """What became of rows, and what is in the examples.
 
     Attributes:
-        rows: read; kept plus all that were dropped.
+        rows: read; kept plus all that were rejected.
         kept: examples.
         cut: of those, how many end before their text does.
-        dropped: rows by reason.
+        rejected: rows by reason.
         student_tokens, teacher_tokens: of the examples, filling included.
-        learnt_tokens: of the student's, those that a loss reads.
+        loss_tokens: of the student's, those that a loss reads.
         chunks: of all examples.
+        rejected_chunks: chunks that the aligner could not make.
         without_chunks: examples of two tokenizers that have no chunk at all.
         highest_id: largest of the student's token ids; -1 without examples.
     """
@@ -31,14 +32,15 @@ class Counts:
     cut: int = 0
     student_tokens: int = 0
     teacher_tokens: int = 0
-    learnt_tokens: int = 0
+    loss_tokens: int = 0
     chunks: int = 0
     without_chunks: int = 0
+    rejected_chunks: int = 0
     highest_id: int = -1
-    dropped: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join([self.in_a_line, *self.dropped_in_lines])
+        return "\n".join([self.in_a_line, *self.rejected_in_lines])
 
     @property
     def in_a_line(self) -> str:
@@ -49,43 +51,43 @@ class Counts:
             notes.append(f"{self.without_chunks:,} without chunks")
         if notes:
             line += f" ({', '.join(notes)})"
-        line += f", {self.student_tokens:,} student tokens, {self.learnt_tokens:,} of them learnt"
+        line += f", {self.student_tokens:,} student tokens, {self.loss_tokens:,} in the loss"
         if self.chunks:
             line += f", {self.chunks:,} chunks"
         return line
 
     @property
-    def dropped_in_lines(self) -> list[str]:
-        """An indented line for every reason, that of the most rows first; none without dropped rows."""
-        width = max((len(f"{number:,}") for number in self.dropped.values()), default=0)
-        return [f"  {number:>{width},} dropped: {reason}" for reason, number in self.reasons]
+    def rejected_in_lines(self) -> list[str]:
+        """An indented line for every reason, that of the most rows first; none without rejected rows."""
+        width = max((len(f"{number:,}") for number in self.rejected.values()), default=0)
+        return [f"  {number:>{width},} rejected: {reason}" for reason, number in self.reasons]
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Rows dropped by reason, most first."""
-        return sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
+        """Rows rejected by reason, most first."""
+        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
 
     @classmethod
     def total(cls, parts: Iterable[Counts]) -> Counts:
         """The sum, reasons in alphabetical order."""
         sums: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
         highest = -1
         for part in parts:
             values = asdict(part)
-            dropped.update(values.pop("dropped"))
+            rejected.update(values.pop("rejected"))
             highest = max(highest, values.pop("highest_id"))
             sums.update(values)
-        return cls(**sums, highest_id=highest, dropped=dict(sorted(dropped.items())))
+        return cls(**sums, highest_id=highest, rejected=dict(sorted(rejected.items())))
 
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """What became of one source's rows: those read are kept or dropped."""
+    """What became of one source's rows: those read are kept or rejected."""
 
     rows: int
     kept: int
-    dropped: int
+    rejected: int
 
     @classmethod
     def total(cls, parts: Iterable[Sequence[SourceCounts]]) -> list[SourceCounts]:
@@ -94,7 +96,7 @@ class SourceCounts:
             cls(
                 sum(part.rows for part in of_source),
                 sum(part.kept for part in of_source),
-                sum(part.dropped for part in of_source),
+                sum(part.rejected for part in of_source),
             )
             for of_source in zip(*parts, strict=True)
         ]

@@ -1,6 +1,6 @@
 """Rows of JSON files: one object a line, or one array of objects; gzip or plain. Any row is read at once.
 
-A line that is no JSON object is a BadRow, not a reason to stop. Where lines begin is found in one pass over
+A line that is no JSON object is a Rejected, not a reason to stop. Where lines begin is found in one pass over
 the bytes; gzip and arrays are first written out as plain lines to a temporary file.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data.conversation import BadRow
+from tide.data.conversation import Rejected
 from tide.data.scratch import ScratchFile
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class JsonRows:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def rows(self, indices: Iterable[int]) -> list[Raw | BadRow]:
+    def rows(self, indices: Iterable[int]) -> list[Raw | Rejected]:
         """The rows of these numbers, in this order."""
         return [self._row(index) for index in indices]
 
@@ -77,7 +77,7 @@ class JsonRows:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_text": None}
 
-    def _row(self, index: int) -> Raw | BadRow:
+    def _row(self, index: int) -> Raw | Rejected:
         if self._text is None:  # in a process that was given a copy
             self._text = _mapped(self._plain)
         start = int(self._starts[index])
@@ -86,13 +86,13 @@ class JsonRows:
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            return BadRow("invalid UTF-8", f"{self.where(index)}: {error.reason} at byte {error.start + 1}")
+            return Rejected("invalid UTF-8", f"{self.where(index)}: {error.reason} at byte {error.start + 1}")
         except json.JSONDecodeError as error:
-            return BadRow("not JSON", f"{self.where(index)}: {error.msg} at column {error.colno}")
+            return Rejected("not JSON", f"{self.where(index)}: {error.msg} at column {error.colno}")
         except (RecursionError, ValueError) as error:  # nested too deep, a number of too many digits
-            return BadRow("not JSON", f"{self.where(index)}: {error}")
+            return Rejected("not JSON", f"{self.where(index)}: {error}")
         if not isinstance(value, dict):
-            return BadRow("not an object", f"{self.where(index)}: a JSON {type(value).__name__}")
+            return Rejected("not an object", f"{self.where(index)}: a JSON {type(value).__name__}")
         return value
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-FORMAT = 1  # of the shards; raised when examples mean something else
+FORMAT = 2  # of the shards; raised when examples mean something else
 PLAN_FILE, MANIFEST_FILE = "plan.json", "manifest.json"
 # NumPy draws the mixture's order, pyarrow writes the shards.
 _DECIDING = ("tokenizers", "transformers", "numpy", "pyarrow")

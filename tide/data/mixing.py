@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int32, Int64
 
-    from tide.data.conversation import BadRow, Raw
+    from tide.data.conversation import Raw, Rejected
     from tide.data.sources import Source
 
 MixRule: TypeAlias = Literal["share", "first_exhausted", "all_exhausted"]
@@ -37,7 +37,7 @@ class Mixture:
     def __len__(self) -> int:
         return len(self.row)
 
-    def read(self, sources: Sequence[Source], start: int, end: int) -> list[Raw | BadRow]:
+    def read(self, sources: Sequence[Source], start: int, end: int) -> list[Raw | Rejected]:
         """The rows at places start to end, whichever sources they come from.
 
         Args:
@@ -45,7 +45,7 @@ class Mixture:
             start, end: places, half-open.
         """
         of, at = self.source[start:end], self.row[start:end]
-        rows: list[Raw | BadRow] = [{}] * len(at)
+        rows: list[Raw | Rejected] = [{}] * len(at)
         for number in np.unique(of):
             places = np.flatnonzero(of == number)
             for place, row in zip(places, sources[number].rows(at[places]), strict=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tide.data.conversation import BadRow, Conversation, Message, Row, TextRow
+from tide.data.conversation import Conversation, Message, RejectedRow, Row, TextRow
 from tide.data.template_spans import Place, common_length, locate
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ class Rendered:
             blank, or this template leaves it out.
         offsets: where in the message's own content each of those begins; not 0 if the template drops its
             beginning, such as white space. `text[start:end] == content[offset : offset + end - start]`.
-        learnt: what a loss reads, in order: every answer with the end of its turn; for a TextRow the
-            completion.
+        loss_spans: the text that the loss reads, in order: every answer with the end of its turn; for a
+            TextRow the completion.
     """
 
     text: str
     pieces: tuple[str, ...]
     contents: tuple[Span, ...]
     offsets: tuple[int, ...]
-    learnt: tuple[Span, ...]
+    loss_spans: tuple[Span, ...]
 
 
 def render(
@@ -64,7 +64,7 @@ def render(
     Returns:
         The text and its spans.
     Raises:
-        BadRow: "template: refuses" the conversation; "template: a message twice"; "template: changes a
+        RejectedRow: "template: refuses" the conversation; "template: a message twice"; "template: changes a
             message", which is then not shown as it is; "template: leaves out an answer"; "template: no answer
             marked" or "template: marks a part of an answer", by its generation marks; "template: marker in
             the text".
@@ -91,7 +91,7 @@ def check_chat_template(
     probe = Conversation((Message("user", "Is this a question?"), Message("assistant", "It is.")))
     try:
         _chat_template(tokenizer, template_arguments).render(probe)
-    except BadRow as error:
+    except RejectedRow as error:
         raise ValueError(
             f"render: the chat template of {_name(tokenizer)} fails on one question and one answer "
             f"({error}). Set another tokenizer.chat_template."
@@ -185,7 +185,7 @@ class _ChatTemplate:
             end = next((end for end in ends if prompt.endswith(text[before.start : end])), start)
             if text[end:start].strip() and self._apply(roles, contents)[0] == prompt:
                 return start - end - len(text[end:start].rstrip(" "))
-        except BadRow:
+        except RejectedRow:
             return 0
         return start - end
 
@@ -208,7 +208,7 @@ class _ChatTemplate:
         if message + 1 < len(roles):
             try:
                 alone, _ = self._apply(roles[: message + 1], contents[: message + 1])
-            except BadRow:
+            except RejectedRow:
                 return content_end
         if not alone.startswith(text[:content_end]):
             return content_end
@@ -231,7 +231,7 @@ class _ChatTemplate:
                 **self.arguments,
             )
         except Exception as error:  # templates raise what they like
-            raise BadRow("template: refuses", f"{type(error).__name__}: {error}") from None
+            raise RejectedRow("template: refuses", f"{type(error).__name__}: {error}") from None
         return texts[0], generated[0] if generated else []
 
 
@@ -241,7 +241,7 @@ def _answers(conversation: Conversation, places: Sequence[Place | None]) -> dict
     for at, place in enumerate(places):
         if conversation.is_answer(at):
             if place is None:
-                raise BadRow("template: leaves out an answer", f"message {at} (from 0)")
+                raise RejectedRow("template: leaves out an answer", f"message {at} (from 0)")
             answers[at] = place
     return answers
 
@@ -265,11 +265,11 @@ def _marked(
         touched = {at: place for at, place in answers.items() if start < place.end and place.start < end}
         # Marks in a macro are counted from the wrong place.
         if any(place.start < start or end < place.end for place in touched.values()):
-            raise BadRow("template: marks a part of an answer", f"its mark from {start} to {end} cuts one")
+            raise RejectedRow("template: marks a part of an answer", f"mark {start} to {end} cuts one")
         if touched:
             learnt[min(touched)] = (start, end)
     if not learnt:
-        raise BadRow("template: no answer marked", f"its generation marks hold {list(generated)}")
+        raise RejectedRow("template: no answer marked", f"its generation marks hold {list(generated)}")
     return learnt
 
 

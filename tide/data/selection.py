@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data.conversation import BadRow, Conversation, Raw, Row, read_row
+from tide.data.conversation import Conversation, Raw, Rejected, Row, read_row
 from tide.data.sources import Source
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def rows_with_answer(source: Source, text: str) -> Source:
     kept, num_unfit = [], 0
     for index, raw in source:
         row = read_row(raw)
-        if isinstance(row, BadRow):
+        if isinstance(row, Rejected):
             num_unfit += 1
             kept.append(index)
         elif any(text in answer for answer in _answers(row)):
@@ -59,7 +59,7 @@ class _Selected:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         return self.source.rows(self.kept[indices])
 
     def where(self, index: int) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SIDES = ("student", "teacher")
 # One byte a flag: a bitmap would have to be unpacked whole.
-_COLUMNS = {"token_ids": pa.int32(), "maskable": pa.uint8(), "chunks": pa.int32()}
+_COLUMNS = {"token_ids": pa.int32(), "loss_mask": pa.uint8(), "chunks": pa.int32()}
 SCHEMA = pa.schema(
     [pa.field(f"{side}_{name}", pa.list_(kind)) for side in SIDES for name, kind in _COLUMNS.items()]
     + [pa.field("num_chunks", pa.int32(), nullable=False)]
@@ -148,12 +148,12 @@ def _reopened(paths: tuple[Path, ...], shared: bool) -> ShardedExamples:
 
 
 def _sequence(columns: dict[str, _Column], side: str, index: int) -> TokenSequence | None:
-    token_ids, maskable, chunks = (columns[f"{side}_{name}"].row(index) for name in _COLUMNS)
-    if token_ids is None or maskable is None:
+    token_ids, loss_mask, chunks = (columns[f"{side}_{name}"].row(index) for name in _COLUMNS)
+    if token_ids is None or loss_mask is None:
         return None
     return TokenSequence(
         torch.from_numpy(token_ids.astype(np.int64)),
-        torch.from_numpy(maskable.astype(np.bool_)),
+        torch.from_numpy(loss_mask.astype(np.bool_)),
         torch.from_numpy(np.full(len(token_ids), -1) if chunks is None else chunks.astype(np.int64)),
     )
 

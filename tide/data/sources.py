@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tide.data.arrow_rows import ARROW_SUFFIXES, PARQUET_SUFFIXES, ArrowRows, arrow_rows, parquet_rows
-from tide.data.conversation import BadRow, Raw
+from tide.data.conversation import Raw, Rejected
 from tide.data.json_rows import SUFFIXES as JSON_SUFFIXES
 from tide.data.json_rows import JsonRows
 
@@ -36,7 +36,7 @@ _NAMED = 5  # files in a message
 
 class _Rows(Protocol):
     def __len__(self) -> int: ...
-    def rows(self, indices: Any) -> list[Raw | BadRow]: ...
+    def rows(self, indices: Any) -> list[Raw | Rejected]: ...
     def where(self, index: int) -> str: ...
 
 
@@ -60,19 +60,19 @@ class Source:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __iter__(self) -> Iterator[tuple[int, Raw | BadRow]]:
+    def __iter__(self) -> Iterator[tuple[int, Raw | Rejected]]:
         """Every row with its number."""
         for start in range(0, len(self), _READ_AT_ONCE):
             indices = range(start, min(start + _READ_AT_ONCE, len(self)))
             yield from zip(indices, self.rows(indices), strict=True)
 
-    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """The rows of these numbers, in this order; any may come more than once.
 
         Args:
             indices: each from 0 to len(self) - 1.
         Returns:
-            One mapping per index, or a BadRow with file and line where there is none to be read.
+            One mapping per index, or a Rejected with file and line where there is none to be read.
         Raises:
             IndexError: there is no such row.
         """
@@ -80,7 +80,7 @@ class Source:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"Source: no row {wanted.max()} or {wanted.min()} among {len(self)}")
         part_of = np.searchsorted(self._ends, wanted, side="right")
-        rows: list[Raw | BadRow] = [{}] * len(wanted)
+        rows: list[Raw | Rejected] = [{}] * len(wanted)
         for number in np.unique(part_of).tolist():
             part, places = self._parts[number], np.flatnonzero(part_of == number)
             local = wanted[places] - (int(self._ends[number]) - len(part))
@@ -98,7 +98,7 @@ class Source:
         """SHA-256 of all that is read of the rows: the same wherever and however compressed they lie."""
         digest = hashlib.sha256()
         for _, row in self:
-            value = row.reason if isinstance(row, BadRow) else row
+            value = row.reason if isinstance(row, Rejected) else row
             digest.update(json.dumps(value, sort_keys=True, default=repr).encode() + b"\n")
         return digest.hexdigest()
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tide.data.conversation import BadRow
+from tide.data.conversation import RejectedRow
 
-Apply = Callable[[Sequence[str]], str]  # renders the conversation with these contents; raises BadRow
+Apply = Callable[[Sequence[str]], str]  # renders the conversation with these contents; raises RejectedRow
 MAX_CHANCE = 64  # characters beside a part that is left out, which stand in the template, too
 # Letters that text hardly has in this order; no mark read backwards is one.
 _MARK = re.compile(r"Zq7x(\d{6})k5wV")
@@ -47,10 +47,10 @@ def locate(apply: Apply, contents: Sequence[str], text: str) -> list[Place | Non
         overlap; they are in the order of messages unless the template changes it. Places keep white space
         around a content that the template keeps.
     Raises:
-        BadRow: the template shows a content more than once, or not as it is.
+        RejectedRow: the template shows a content more than once, or not as it is.
     """
     if any(_MARK.search(content) for content in contents):
-        raise BadRow("template: marker in the text", "a content holds the text that marks contents")
+        raise RejectedRow("template: marker in the text", "a content holds the text that marks contents")
     places = _by_skeleton(apply, contents, text)
     if places is None:
         places = [_by_insertion(apply, contents, at, text) for at in range(len(contents))]
@@ -78,10 +78,10 @@ def _by_skeleton(apply: Apply, contents: Sequence[str], text: str) -> list[Place
     ]
     try:
         order, literals = _split(apply(marked))
-    except BadRow:
+    except RejectedRow:
         return None
     if len(set(order)) < len(order):
-        raise BadRow("template: a message twice", f"message {max(order, key=order.count)} (from 0)")
+        raise RejectedRow("template: a message twice", f"message {max(order, key=order.count)} (from 0)")
     cores = [contents[at].strip() for at in order]
     rebuilt = [literals[0]]
     for core, literal in zip(cores, literals[1:], strict=True):
@@ -128,7 +128,7 @@ def _kept_edges(
     bare = [_mark(at) if content.strip() else content for at, content in enumerate(contents)]
     try:
         bare_order, bare_literals = _split(apply(bare))
-    except BadRow:
+    except RejectedRow:
         bare_order, bare_literals = [], []
     if bare_order == order:
         for gap, (literal, bare_literal) in enumerate(zip(literals, bare_literals, strict=True)):
@@ -180,7 +180,7 @@ def _by_insertion(apply: Apply, contents: Sequence[str], message: int, text: str
     part = None if best is None else _without_chance(apply, contents, message, best[2], text)
     # The rest has to be left out: not shown otherwise.
     if part is None or not _is_all(apply, contents, message, part, text):
-        raise BadRow("template: changes a message", f"message {message} (from 0) is not shown as it is")
+        raise RejectedRow("template: changes a message", f"message {message} (from 0) is not shown as it is")
     return part
 
 
@@ -222,7 +222,7 @@ def _is_all(apply: Apply, contents: Sequence[str], message: int, place: Place, t
     part = contents[message][place.offset : place.offset + place.end - place.start]
     try:
         return apply([*contents[:message], part, *contents[message + 1 :]]) == text
-    except BadRow:
+    except RejectedRow:
         return False
 
 
@@ -235,7 +235,7 @@ def _insert(
     changed = [*contents[:message], content[:cut] + mark + content[cut:], *contents[message + 1 :]]
     try:
         shown = apply(changed)
-    except BadRow:
+    except RejectedRow:
         return None, False
     before, found, after = shown.partition(mark)
     return (len(before) if found and before + after == text else None), shown == text
@@ -245,4 +245,4 @@ def _check_apart(places: list[Place]) -> None:
     places = sorted(places)
     for one, other in pairwise(places):
         if other.start < one.end:
-            raise BadRow("template: changes a message", "two messages share a part of the text")
+            raise RejectedRow("template: changes a message", "two messages share a part of the text")

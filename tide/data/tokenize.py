@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tide.data.conversation import BadRow
+from tide.data.conversation import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,18 +28,18 @@ class TokenizedText:
 
     Attributes:
         token_ids: [L] int64.
-        learnt: [L] bool, what a loss reads.
+        loss_mask: [L] bool, the tokens that the loss reads.
         piece_lengths: tokens of each piece that was tokenized apart; their sum is L.
     """
 
     token_ids: Int64[np.ndarray, " L"]
-    learnt: Bool[np.ndarray, " L"]
+    loss_mask: Bool[np.ndarray, " L"]
     piece_lengths: tuple[int, ...]
 
 
 def tokenize_rendered(
     rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerFast
-) -> list[TokenizedText | BadRow]:
+) -> list[TokenizedText | Rejected]:
     """Token ids of rendered rows, in one batch; no special tokens but those in the text.
 
     A token is learnt if it begins inside a learnt span. One that begins before it does not count, though most
@@ -50,7 +50,7 @@ def tokenize_rendered(
         rendered: rows as this tokenizer's side reads them.
         tokenizer: a fast one: it says where its tokens begin.
     Returns:
-        One per row; a BadRow with reason "mask token in the text" where the text holds it, which stands for
+        One per row; Rejected with reason "mask token in the text" where the text holds it, which stands for
         hidden text.
     Raises:
         ValueError: the tokenizer is not a fast one.
@@ -66,13 +66,13 @@ def tokenize_rendered(
     batch = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False)
     trimmed = _trimmed_spaces(tokenizer, len(tokenizer))
     encoded = zip(batch["input_ids"], batch.encodings, strict=True)
-    tokenized: list[TokenizedText | BadRow] = []
+    tokenized: list[TokenizedText | Rejected] = []
     for row in rendered:
         ids_of_pieces, learnt_of_pieces, at = [], [], 0
         for piece in row.pieces:
             token_ids, encoding = next(encoded)
             learnt = np.zeros(len(token_ids), dtype=bool)
-            for span in row.learnt:
+            for span in row.loss_spans:
                 if span[0] < at + len(piece) and span[1] > at:
                     first, last = (_first_from(place - at, encoding, token_ids, trimmed) for place in span)
                     learnt[first:last] = True
@@ -82,7 +82,7 @@ def tokenize_rendered(
         whole = np.concatenate(ids_of_pieces)
         if tokenizer.mask_token_id is not None and (whole == tokenizer.mask_token_id).any():
             mask = f"{tokenizer.mask_token!r} stands for hidden text"
-            tokenized.append(BadRow("mask token in the text", mask))
+            tokenized.append(Rejected("mask token in the text", mask))
             continue
         lengths = tuple(map(len, ids_of_pieces))
         tokenized.append(TokenizedText(whole, np.concatenate(learnt_of_pieces), lengths))

@@ -87,7 +87,7 @@ def held_out_likelihood(
             length = len(example.student.token_ids)
             noise[row, :length] = example_noise(length, seed=seed, number=number)
         for column, time in enumerate(times):
-            noised = one_view(batch, (noise < time) & batch.maskable, tokenizer.mask_token_id)
+            noised = one_view(batch, (noise < time) & batch.loss_mask, tokenizer.mask_token_id)
             lengths = byte_lengths[noised.labels]
             log_p, hits = _score_rows(model, noised.on_device(model.device), block_size)
             counted = lengths > 0

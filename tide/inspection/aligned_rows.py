@@ -7,9 +7,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tide.alignment import ByteTable, check_merging
+from tide.data import Rejected
 from tide.inspection.readable import LINE_BREAK, readable
 from tide.preparation import NO_CHUNK, align_answers, read_pairs
-from tide.preparation import Dropped as Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -137,7 +137,7 @@ def _shown(side: Side, chunks: Int64[np.ndarray, " L"], table: ByteTable) -> tup
     ids = side.tokens.token_ids.tolist()
     spelled = (table.tokens[token_id] or table.special_text.get(token_id, b"") for token_id in ids)
     texts = (readable(data) or NO_BYTES for data in spelled)
-    return tuple(map(ShownToken, ids, texts, chunks.tolist(), side.tokens.learnt.tolist()))
+    return tuple(map(ShownToken, ids, texts, chunks.tolist(), side.tokens.loss_mask.tolist()))
 
 
 def _slices(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tide.data import BadRow as RejectedRow
-from tide.data import Mixture, TextRow, parse_row, read_row
-from tide.preparation import Dropped as Rejected
+from tide.data import Mixture, Rejected, RejectedRow, TextRow, parse_row, read_row
 from tide.preparation.recipe_data import Preparation
 
 if TYPE_CHECKING:
@@ -60,7 +58,7 @@ class Rows(Protocol):
     """The rows `sampled` reads: a `tide.data.Source`, or `MixedRows`."""
 
     def __len__(self) -> int: ...
-    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | RejectedRow]: ...
+    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]: ...
     def where(self, index: int) -> str: ...
 
 
@@ -84,7 +82,7 @@ class MixedRows:
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | RejectedRow]:
+    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """The rows at these places, in this order."""
         part = Mixture(self.mixture.source[indices], self.mixture.row[indices])
         return part.read(self.sources, 0, len(part))
@@ -100,6 +98,6 @@ def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, 
     for start in range(0, len(indices), ROWS_AT_ONCE):
         part = indices[start : start + ROWS_AT_ONCE]
         rows = list(map(read_row, source.rows(part)))
-        aligned = iter(align([row for row in rows if not isinstance(row, RejectedRow)]))
+        aligned = iter(align([row for row in rows if not isinstance(row, Rejected)]))
         for index, row in zip(part.tolist(), rows, strict=True):
-            yield index, Rejected(row.reason, row.detail) if isinstance(row, RejectedRow) else next(aligned)
+            yield index, row if isinstance(row, Rejected) else next(aligned)

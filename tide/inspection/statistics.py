@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tide.data import Rejected
 from tide.inspection.readable import readable
-from tide.preparation import Dropped as Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

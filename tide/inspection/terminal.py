@@ -73,7 +73,7 @@ def print_statistics(
         data: its name and size.
         longest: print the longest chunks, too.
     """
-    rejected = [f"Rejected, {text}." for text in rejected_texts(statistics)]
+    rejected = [f"Rejected: {text}." for text in rejected_texts(statistics)]
     for line in summary(statistics, data) + rejected:
         console.print(line, highlight=False, markup=False)
     if not statistics.num_chunks:

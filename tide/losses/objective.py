@@ -92,19 +92,21 @@ class Objective:
 
     def ce_row_weights(self, noised: NoisedBatch) -> Float[Tensor, " N"]:
         """Cross-entropy weight of every student row, normaliser included."""
-        rows, shape = noised.student.rows, noised.maskable.shape
+        rows, shape = noised.student.rows, noised.loss_mask.shape
         masked = (
             torch.zeros(shape, dtype=torch.bool, device=rows.device)
             .view(-1)
             .index_fill(0, rows, True)
             .view(shape)
         )
-        weights = row_weights(masked, noised.maskable, noised.diffusion_weight, normalizer=self.ce_normalizer)
+        weights = row_weights(
+            masked, noised.loss_mask, noised.diffusion_weight, normalizer=self.ce_normalizer
+        )
         return self.ce_weight * weights.view(-1)[rows]
 
     def sequence_of_rows(self, noised: NoisedBatch) -> Int[Tensor, " N"]:
         """The sequence that every student row belongs to."""
-        return noised.student.rows // noised.maskable.shape[1]
+        return noised.student.rows // noised.loss_mask.shape[1]
 
 
 def _cross_entropy(

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def random_mask(
     tokens: TokenBatch, t: Float[Tensor, "B"], *, generator: torch.Generator
 ) -> Bool[Tensor, "B L"]:
-    """Masks every maskable token by itself with the probability of time t."""
+    """Masks every token of the loss mask by itself, with the probability of time t."""
     noise = torch.rand(tokens.token_ids.shape, generator=generator)
-    return (noise < masking_probability(t)[:, None]) & tokens.maskable
+    return (noise < masking_probability(t)[:, None]) & tokens.loss_mask
 
 
 def chunk_consistent_mask(
@@ -39,7 +39,7 @@ def chunk_consistent_mask(
     chunk_noise = torch.rand((tokens.token_ids.shape[0], max(num_chunks, 1)), generator=generator)
     in_chunk = tokens.chunks >= 0
     noise = torch.where(in_chunk, chunk_noise.gather(1, tokens.chunks.clamp_min(0)), token_noise)
-    return (noise < masking_probability(t)[:, None]) & tokens.maskable
+    return (noise < masking_probability(t)[:, None]) & tokens.loss_mask
 
 
 def touched_chunks(
@@ -64,7 +64,7 @@ def teacher_chunk_mask(
     *,
     generator: torch.Generator,
 ) -> Bool[Tensor, "B M"]:
-    """Masks, on the teacher's side, every chunk in `hidden_chunks` whole; other maskable tokens at random.
+    """Masks, on the teacher's side, every chunk in `hidden_chunks` whole; other tokens at random.
 
     The teacher's noised blocks then show no byte of a chunk that the student has to predict, and its chunk
     likelihoods are of whole chunks. The clean blocks before a block end at other bytes on either side, since
@@ -72,6 +72,6 @@ def teacher_chunk_mask(
     """
     stray = torch.rand(teacher.token_ids.shape, generator=generator) < masking_probability(t)[:, None]
     if hidden_chunks.shape[1] == 0:
-        return stray & teacher.maskable
+        return stray & teacher.loss_mask
     of_chunk = hidden_chunks.gather(1, teacher.chunks.clamp_min(0))
-    return torch.where(teacher.chunks >= 0, of_chunk, stray & teacher.maskable)
+    return torch.where(teacher.chunks >= 0, of_chunk, stray & teacher.loss_mask)

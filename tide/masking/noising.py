@@ -73,7 +73,7 @@ class Noiser:
             teacher=teacher,
             t=t,
             diffusion_weight=diffusion_weight(t),
-            maskable=student.maskable,
+            loss_mask=student.loss_mask,
             student_chunks=student.chunks,
             teacher_chunks=None if batch.teacher is None else batch.teacher.chunks,
             chunk_mask=chunk_mask,

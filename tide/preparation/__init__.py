@@ -4,14 +4,13 @@ from tide.preparation.answers import NO_CHUNK, AlignedAnswers, align_answers
 from tide.preparation.directory import rejects_in
 from tide.preparation.examples import cross_tokenizer_examples, same_tokenizer_examples
 from tide.preparation.prepare import prepare
-from tide.preparation.sides import Dropped, Side, read_pairs
+from tide.preparation.sides import Side, read_pairs
 from tide.preparation.tokenizers import Tokenizers, check_embeddings, check_shared_ids, load_tokenizers
 from tide.preparation.training_data import TrainingData, held_out_examples, training_data
 
 __all__ = [
     "NO_CHUNK",
     "AlignedAnswers",
-    "Dropped",
     "Side",
     "Tokenizers",
     "TrainingData",

@@ -12,11 +12,11 @@ from tide.data import (
     Manifest,
     PartReport,
     Plan,
+    Rejected,
     different_keys,
     file_hash,
     read_plan,
 )
-from tide.preparation.sides import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,11 +49,11 @@ def rejects_in(directory: Path) -> str | None:
     return str(files[0]) if files else None
 
 
-def first_reject(directory: Path) -> tuple[str, Dropped]:
+def first_reject(directory: Path) -> tuple[str, Rejected]:
     """Place of the first row that was set aside, and why. There has to be one."""
     with _rejects_files(directory)[0].open(encoding="utf-8") as lines:
         reject = json.loads(next(lines))
-    return reject["where"], Dropped(reject["reason"], reject["detail"])
+    return reject["where"], Rejected(reject["reason"], reject["detail"])
 
 
 def made_parts(directory: Path, numbers: Iterable[int]) -> dict[int, PartReport]:
@@ -194,7 +194,7 @@ def _report(directory: Path, name: str) -> PartReport | None:
         report = PartReport.read(path)
     except ValueError:
         return None
-    if sum(report.counts.dropped.values()) and not rejects_file(directory, name).is_file():
+    if sum(report.counts.rejected.values()) and not rejects_file(directory, name).is_file():
         return None
     is_its = report.shard.file == shard.name and report.shard.sha256 == file_hash(shard)
     return report if is_its else None

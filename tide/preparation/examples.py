@@ -11,8 +11,9 @@ import torch
 
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
+from tide.data import Rejected
 from tide.preparation.answers import NO_CHUNK, align_answers
-from tide.preparation.sides import Dropped, Side, read_pairs, read_sides
+from tide.preparation.sides import Side, read_pairs, read_sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,11 +94,11 @@ class ExampleBuilder:
         if teacher is not None:
             self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
 
-    def __call__(self, rows: Sequence[Row]) -> list[Built | Dropped]:
+    def __call__(self, rows: Sequence[Row]) -> list[Built | Rejected]:
         """One example, or the reason why there is none, per row."""
         if self.teacher is None:
             sides = read_sides(rows, self.student, self.template_arguments.get("student"))
-            return [side if isinstance(side, Dropped) else self._alone(side) for side in sides]
+            return [side if isinstance(side, Rejected) else self._alone(side) for side in sides]
         assert self.tables is not None
         pairs = read_pairs(rows, self.student, self.teacher, self.template_arguments)
         aligned = align_answers(
@@ -108,25 +109,25 @@ class ExampleBuilder:
             max_tokens=self.layout.chunk_max_tokens,
         )
         return [
-            pair if isinstance(pair, Dropped) else self._pair(*pair, answers)
+            pair if isinstance(pair, Rejected) else self._pair(*pair, answers)
             for pair, answers in zip(pairs, aligned, strict=True)
         ]
 
-    def _alone(self, side: Side) -> Built | Dropped:
+    def _alone(self, side: Side) -> Built | Rejected:
         token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
         if not learnt.any():
             return _nothing_to_learn(side)
         sequence = _sequence(token_ids, learnt, np.full(len(token_ids), NO_CHUNK))
         return Built(Example(sequence, sequence if self.shared else None), cut)
 
-    def _pair(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> Built | Dropped:
+    def _pair(self, one: Side, other: Side, answers: AlignedAnswers | Rejected) -> Built | Rejected:
         assert self.teacher is not None
         layout = self.layout
         token_ids, learnt, cut = self._laid_out(one, self.student, layout.max_length)
         if not learnt.any():
             return _nothing_to_learn(one)
         teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
-        if isinstance(answers, Dropped):
+        if isinstance(answers, Rejected):
             return answers
         chunks, teacher_chunks, num_chunks = _whole_chunks(
             answers.alignment, len(token_ids), len(teacher_ids)
@@ -149,7 +150,7 @@ class ExampleBuilder:
         A conversation ends with the turn that is learnt last, which brings its own end. A text has none: it
         gets at least one end-of-text.
         """
-        layout, token_ids, learnt = self.layout, side.tokens.token_ids, side.tokens.learnt
+        layout, token_ids, learnt = self.layout, side.tokens.token_ids, side.tokens.loss_mask
         is_text = side.is_text
         if not is_text and learnt.any():
             last = len(learnt) - int(np.argmax(learnt[::-1]))
@@ -191,8 +192,8 @@ def _sequence(
     return TokenSequence(torch.from_numpy(token_ids), torch.from_numpy(learnt), torch.from_numpy(chunks))
 
 
-def _nothing_to_learn(side: Side) -> Dropped:
-    return Dropped(NOTHING_TO_LEARN, f"{len(side.tokens.token_ids)} tokens, none learnt before max_length")
+def _nothing_to_learn(side: Side) -> Rejected:
+    return Rejected(NOTHING_TO_LEARN, f"{len(side.tokens.token_ids)} tokens, none learnt before max_length")
 
 
 def same_tokenizer_examples(
@@ -235,10 +236,10 @@ def cross_tokenizer_examples(
     return _kept(ExampleBuilder(layout, student_tokenizer, teacher_tokenizer)(rows), max_length)
 
 
-def _kept(built: list[Built | Dropped], max_length: int) -> list[Example]:
+def _kept(built: list[Built | Rejected], max_length: int) -> list[Example]:
     examples = [row.example for row in built if isinstance(row, Built)]
     if not examples:
-        reasons = Counter(row.reason for row in built if isinstance(row, Dropped))
+        reasons = Counter(row.reason for row in built if isinstance(row, Rejected))
         told = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items())) or "no rows"
         raise ValueError(
             f"prepare examples: no row makes an example at max_length={max_length} ({told}). Raise "

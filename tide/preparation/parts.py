@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.data import BadRow, Counts, Row, read_row
+from tide.data import Counts, Rejected, Row, read_row
 from tide.methods import METHODS
 from tide.preparation.examples import NOTHING_TO_LEARN, ExampleBuilder, Layout
-from tide.preparation.sides import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,7 @@ class Part(NamedTuple):
     """Examples of some rows, in their order; rejects by the position of their row."""
 
     examples: list[Example]
-    rejects: dict[int, Dropped]
+    rejects: dict[int, Rejected]
     counts: Counts
 
 
@@ -81,25 +80,25 @@ def pairing_of(recipe: Recipe) -> str:
     return {"none": "none", "shared": "same", "any": "cross"}[METHODS[recipe.method].teacher]
 
 
-def build_part(raw_rows: Sequence[Raw | BadRow], build: ExampleBuilder) -> Part:
+def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Part:
     """Examples of rows as a source gives them.
 
     Args:
         raw_rows: mappings, or what could not be read as one.
         build: makes the examples.
     """
-    rejects: dict[int, Dropped] = {}
+    rejects: dict[int, Rejected] = {}
     rows: dict[int, Row] = {}
     for at, raw in enumerate(raw_rows):
         row = read_row(raw)
-        if isinstance(row, BadRow):
-            rejects[at] = Dropped(row.reason, row.detail)
+        if isinstance(row, Rejected):
+            rejects[at] = row
         else:
             rows[at] = row
     examples = []
     num_cut = 0
     for at, built in zip(rows, build(list(rows.values())), strict=True):
-        if isinstance(built, Dropped):
+        if isinstance(built, Rejected):
             rejects[at] = built
         else:
             examples.append(built.example)
@@ -109,7 +108,7 @@ def build_part(raw_rows: Sequence[Raw | BadRow], build: ExampleBuilder) -> Part:
 
 
 def _counted(
-    num_rows: int, examples: list[Example], num_cut: int, rejects: dict[int, Dropped], *, across: bool
+    num_rows: int, examples: list[Example], num_cut: int, rejects: dict[int, Rejected], *, across: bool
 ) -> Counts:
     return Counts(
         rows=num_rows,
@@ -117,15 +116,15 @@ def _counted(
         cut=num_cut,
         student_tokens=sum(len(example.student.token_ids) for example in examples),
         teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
-        learnt_tokens=sum(int(example.student.maskable.sum()) for example in examples),
+        loss_tokens=sum(int(example.student.loss_mask.sum()) for example in examples),
         chunks=sum(example.num_chunks for example in examples),
         without_chunks=sum(across and not example.num_chunks for example in examples),
         highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
-        dropped=dict(sorted(Counter(reject.reason for reject in rejects.values()).items())),
+        rejected=dict(sorted(Counter(reject.reason for reject in rejects.values()).items())),
     )
 
 
-def nothing_kept(counts: Counts, first: tuple[str, Dropped], *, rejects: str | None = None) -> str:
+def nothing_kept(counts: Counts, first: tuple[str, Rejected], *, rejects: str | None = None) -> str:
     """The error of data of which no row is left, in a line.
 
     Args:
@@ -139,7 +138,7 @@ def nothing_kept(counts: Counts, first: tuple[str, Dropped], *, rejects: str | N
         detail = detail[:MAX_DETAIL] + "..."
     reasons = ", ".join(f"{of_rows} {number:,}" for of_rows, number in counts.reasons)
     others = f" What is wrong with each is in {rejects!r}." if rejects else ""
-    remedy = ", or raise data.max_length" if NOTHING_TO_LEARN in counts.dropped else ""
+    remedy = ", or raise data.max_length" if NOTHING_TO_LEARN in counts.rejected else ""
     return (
         f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). The first, {where}: "
         f"{reason}{detail and ': '}{detail}.{others} Correct the data{remedy}."

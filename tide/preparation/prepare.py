@@ -25,10 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tide.data import (
     MANIFEST_FILE,
     PLAN_FILE,
-    BadRow,
     Counts,
     Manifest,
     PartReport,
+    Rejected,
     ScratchFile,
     Shard,
     SourceCounts,
@@ -141,7 +141,7 @@ def write_part(preparation: Preparation, number: int, directory: Path) -> Counts
     lines = []
     for at, reject in part.rejects.items():
         where = mixture.where(sources, start + at)
-        value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
+        value = None if isinstance(raw[at], Rejected) else raw[at]  # Rejected is no more than its detail
         lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
     rejects = rejects_file(directory, name)
     if lines:
@@ -155,10 +155,10 @@ def write_part(preparation: Preparation, number: int, directory: Path) -> Counts
     return part.counts
 
 
-def _by_source(of_rows: Int32[np.ndarray, " n"], dropped: list[int], num_sources: int) -> list[SourceCounts]:
+def _by_source(of_rows: Int32[np.ndarray, " n"], rejected: list[int], num_sources: int) -> list[SourceCounts]:
     """Counts of every source, from the sources of rows and the numbers of those rows that were dropped."""
     read = np.bincount(of_rows, minlength=num_sources)
-    lost = np.bincount(of_rows[np.array(dropped, dtype=np.int64)], minlength=num_sources)
+    lost = np.bincount(of_rows[np.array(rejected, dtype=np.int64)], minlength=num_sources)
     return [
         SourceCounts(rows, rows - without, without)
         for rows, without in zip(read.tolist(), lost.tolist(), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -132,7 +132,7 @@ class Preparation:
         return Plan(
             sides="both" if pairing_of(self.recipe) == "cross" else "student",
             sources=[
-                {**asdict(given), "rows": len(source), "sha256": _content_hash(source)}
+                {**given.model_dump(), "rows": len(source), "sha256": _content_hash(source)}
                 for given, source in zip(data.mixture, self.sources, strict=True)
             ],
             tokenizers=fingerprints(self.recipe, self.tokenizers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.data import BadRow, render, tokenize_rendered
+from tide.data import Rejected, RejectedRow, render, tokenize_rendered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,18 +13,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tide.data import Rendered, Row, TokenizedText
-
-
-class Dropped(NamedTuple):
-    """A row that makes no example.
-
-    Attributes:
-        reason: a fixed phrase, for counting.
-        detail: what is wrong with this row.
-    """
-
-    reason: str
-    detail: str
 
 
 class Side(NamedTuple):
@@ -43,7 +31,7 @@ def read_sides(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Any] | None = None,
-) -> list[Side | Dropped]:
+) -> list[Side | Rejected]:
     """Rows as one side reads them, or why it cannot.
 
     Args:
@@ -51,26 +39,23 @@ def read_sides(
         tokenizer: with a chat template where a row is a conversation.
         template_arguments: variables of that template.
     """
-    sides: list[Side | Dropped | None] = []
+    sides: list[Side | Rejected | None] = []
     rendered: list[Rendered] = []
     for row in rows:
         try:
             rendered.append(render(row, tokenizer, template_arguments))
-        except BadRow as error:
-            sides.append(Dropped(error.reason, error.detail))
+        except RejectedRow as error:
+            sides.append(Rejected(error.reason, error.detail))
         except ValueError as error:
             # What is wrong with the template, without the function that found it.
-            sides.append(Dropped("no working template", str(error).removeprefix("render: ")))
+            sides.append(Rejected("no working template", str(error).removeprefix("render: ")))
         else:
             sides.append(None)  # until it is tokenized
     tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))
     for at, side in enumerate(sides):
         if side is None:
             text, tokens = next(tokenized)
-            if isinstance(tokens, BadRow):
-                sides[at] = Dropped(tokens.reason, tokens.detail)
-            else:
-                sides[at] = Side(text, tokens)
+            sides[at] = tokens if isinstance(tokens, Rejected) else Side(text, tokens)
     return [side for side in sides if side is not None]
 
 
@@ -79,7 +64,7 @@ def read_pairs(
     student: PreTrainedTokenizerFast,
     teacher: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Mapping[str, Any]],
-) -> list[tuple[Side, Side] | Dropped]:
+) -> list[tuple[Side, Side] | Rejected]:
     """Rows as both sides read them, or why one cannot.
 
     Args:
@@ -87,16 +72,16 @@ def read_pairs(
         student, teacher: their tokenizers.
         template_arguments: variables of the chat templates, by "student" and "teacher".
     """
-    pairs: list[tuple[Side, Side] | Dropped] = []
+    pairs: list[tuple[Side, Side] | Rejected] = []
     for one, other in zip(
         read_sides(rows, student, template_arguments.get("student")),
         read_sides(rows, teacher, template_arguments.get("teacher")),
         strict=True,
     ):
-        if isinstance(one, Dropped):
+        if isinstance(one, Rejected):
             pairs.append(one)
-        elif isinstance(other, Dropped):
-            pairs.append(Dropped(other.reason, f"on the teacher's side, {other.detail}"))
+        elif isinstance(other, Rejected):
+            pairs.append(Rejected(other.reason, f"on the teacher's side, {other.detail}"))
         else:
             pairs.append((one, other))
     return pairs

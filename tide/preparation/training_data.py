@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,7 +92,7 @@ def _fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         for side in filter(None, (example.student, example.teacher)):
-            for tensor in (side.token_ids, side.maskable, side.chunks):
+            for tensor in (side.token_ids, side.loss_mask, side.chunks):
                 digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
@@ -117,7 +116,7 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) 
     rows: dict[str, object] = {}
     rows_made: dict[str, object] = {}
     if recipe.data.mixture:
-        rows = _declared([asdict(source) for source in recipe.data.mixture]) | mixing
+        rows = _declared([source.model_dump() for source in recipe.data.mixture]) | mixing
         rows_made = _declared(plan.sources) | {key: plan.options.get(key) for key in mixing}
     wanted = layout | rows
     made = {key: plan.options.get(key) for key in layout} | rows_made
@@ -136,5 +135,5 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) 
 
 def _declared(sources: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """What a recipe says of its sources, by dotted key; what stands in a plan beside it is left out."""
-    names = [entry.name for entry in fields(SourceConfig)]
+    names = SourceConfig.model_fields
     return {f"sources.{at}.{name}": source.get(name) for at, source in enumerate(sources) for name in names}
