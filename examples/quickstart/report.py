@@ -75,6 +75,7 @@ def render_report(results: Results, images: Mapping[str, tuple[bytes, bytes]], m
         baseline=BASELINE,
         methods={method: METHODS[method].summary for method in present},
         settings=results.settings,
+        recipes=results.recipes,
         environment=results.environment,
     )
 

@@ -130,12 +130,14 @@ class Results(_Record):
 
     Attributes:
         environment: versions and machine.
-        settings: steps, seeds, batch size, ...
+        settings: steps, seeds and numbers of functions.
+        recipes: path -> text.
         pipelines: in running order.
     """
 
     environment: dict[str, str]
     settings: dict[str, str]
+    recipes: dict[str, str]
     pipelines: list[Pipeline]
 
     def save(self, path: Path) -> None:

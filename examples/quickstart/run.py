@@ -102,11 +102,11 @@ def quickstart(
         "seeds": ", ".join(map(str, settings.seeds)),
         "training functions": str(len(train)),
         "held-out functions": str(len(evaluated)),
-        **{spec.recipe: Path(spec.recipe).read_text(encoding="utf-8") for spec in PIPELINES},
     }
-    results = _earlier(output_dir, described) or Results(
-        environment=_environment(jobs), settings=described, pipelines=[]
-    )
+    recipes = {spec.recipe: Path(spec.recipe).read_text(encoding="utf-8") for spec in PIPELINES}
+    results = Results(environment=_environment(jobs), settings=described, recipes=recipes, pipelines=[])
+    if (output_dir / "results.json").exists():
+        results = _earlier(output_dir, results)
     if find_spec("matplotlib") is None:
         console.print('No figures: matplotlib is not installed (pip install -e ".[plots]").', markup=False)
     description, bar = TextColumn("{task.description:<36}"), BarColumn()
@@ -254,12 +254,11 @@ def _choose(rows: list[FunctionRow], number: int) -> tuple[list[FunctionRow], li
     return rows[:: max(len(rows) // number, 1)][:number], prompts
 
 
-def _earlier(output_dir: Path, described: dict[str, str]) -> Results | None:
-    path = output_dir / "results.json"
-    if not path.exists():
-        return None
-    earlier = Results.load(path)
-    changed = [key for key in described if earlier.settings.get(key) != described[key]]
+def _earlier(output_dir: Path, now: Results) -> Results:
+    """The results of an interrupted quickstart, which must have the settings and recipes of this one."""
+    earlier = Results.load(output_dir / "results.json")
+    before, after = earlier.settings | earlier.recipes, now.settings | now.recipes
+    changed = [key for key in after if before.get(key) != after[key]]
     if changed:
         raise ValueError(
             f"{str(output_dir)!r} holds a quickstart with other settings ({', '.join(changed)}). Pass "

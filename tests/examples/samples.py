@@ -62,5 +62,6 @@ def example(seeds: int = 3) -> Results:
     return Results(
         environment={"python": "3.11", "cpu": "A & B <C>"},
         settings={"steps": "20", "seeds": ", ".join(map(str, range(seeds)))},
+        recipes={"a.yaml": "method: kl  # <b>\n"},
         pipelines=[pipeline(seeds=seeds), pipeline("cross tokenizer", seeds=seeds)],
     )

@@ -76,7 +76,10 @@ def test_model_output_and_names_stay_text():
     texts = {"prompt": "def f(a):\n    # <b>\n", "completion": hostile, "reference": "    return a < 1 & 2\n"}
     runs = [run("none", 0, 1.0).model_copy(update={"completions": [Completion(**texts)]}), run("kl", 0, 1.1)]
     shown = Results(
-        environment={"cpu": "<A> & B"}, settings={"note": "<em>"}, pipelines=[pipeline("<u>odd", runs=runs)]
+        environment={"cpu": "<A> & B"},
+        settings={"note": "<em>"},
+        recipes={},
+        pipelines=[pipeline("<u>odd", runs=runs)],
     )
     page = Page(render_report(shown, {}))
     assert {"script", "img", "u", "em"}.isdisjoint(page.tags)
@@ -100,7 +103,7 @@ def test_settings_environment_and_totals_are_stated():
 
 
 def test_a_report_without_runs():
-    empty = Results(environment={}, settings={}, pipelines=[pipeline(runs=[])])
+    empty = Results(environment={}, settings={}, recipes={}, pipelines=[pipeline(runs=[])])
     page = Page(render_report(empty, {}))
     start = [text.strip() for text in page.texts["td"]][8:]
     assert start == ["1.500", "2.000", "2.500", "2.000", "-", "40.0", "-", "-"]
