@@ -8,38 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from tide.cli.subparsers import count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from tide.cli.subparsers import Subparsers
-    from tide.config import Recipe
+    from tide.config import DataConfig, Recipe
     from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
     from tide.inspection.inputs import Rows
-
-
-class Merging(NamedTuple):
-    """How to join chunks, as in `tide.alignment.align_spans`."""
-
-    merge: Literal["none", "words", "length"] = "none"
-    max_bytes: int | None = None
-    max_tokens: int | None = None
-
-    def __str__(self) -> str:
-        limits = {"bytes": self.max_bytes, "tokens": self.max_tokens}
-        given = [f"{limit} {unit}" for unit, limit in limits.items() if limit is not None]
-        return self.merge + (f", at most {' and '.join(given)}" if given else "")
-
-
-class _Tokenizers(NamedTuple):
-    """Paths of the tokenizers, and the option or recipe key that names each."""
-
-    paths: Mapping[str, str]
-    given_by: Mapping[str, str]
-    template_arguments: Mapping[str, Mapping[str, Any]]
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -82,9 +61,15 @@ def add_parser(commands: Subparsers) -> None:
     data.add_argument("--subset", help="of --data: the configuration of a data set on the hub")
     data.add_argument("--split", help="of --data (default: train)")
     data.add_argument(
-        "--rows", type=count, default=2000, help="rows, evenly from all of the data (default: %(default)s)"
+        "--rows",
+        type=count,
+        default=2000,
+        metavar="N",
+        help="rows, evenly from all of the data (default: %(default)s)",
     )
-    data.add_argument("--show", type=count, default=0, help="also show the first so many of these rows")
+    data.add_argument(
+        "--show", type=count, default=0, metavar="N", help="also show the first N of these rows"
+    )
     output = parser.add_argument_group("files")
     output.add_argument(
         "--html", type=_file(".html", ".htm"), metavar="FILE.html", help="the output as a page"
@@ -99,17 +84,19 @@ def run(arguments: argparse.Namespace) -> int:
     from tide.config import at_key, load_recipe
 
     recipe = None if arguments.recipe is None else load_recipe(arguments.recipe)
-    tokenizers, merging = _tokenizers(arguments, recipe), _merging(arguments, recipe)
+    paths, merging = _tokenizer_paths(arguments, recipe), _merging(arguments, recipe)
     from rich.console import Console
 
     from tide.inspection import Aligner, ChunkStatistics, print_row, print_statistics
     from tide.models import load_tokenizer
 
-    loaded = []
-    for role, path in tokenizers.paths.items():
-        with at_key(tokenizers.given_by[role]):
-            loaded.append(load_tokenizer(path, needs_mask=False))
-    align = Aligner(*loaded, **merging._asdict(), template_arguments=tokenizers.template_arguments)
+    tokenizers, template_arguments = [], {}
+    for role, (path, key) in paths.items():
+        with at_key(key):
+            tokenizers.append(load_tokenizer(path, needs_mask=False))
+        if (model := getattr(recipe, role, None)) is not None:
+            template_arguments[role] = model.template_arguments
+    align = Aligner(*tokenizers, merging=merging, template_arguments=template_arguments)
     statistics, data = ChunkStatistics(), None
     shown = [] if arguments.text is None else [("The text", _aligned_text(arguments.text, align))]
     if _reads_data(arguments):
@@ -125,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     if shown:
         console.print()
     print_statistics(console, statistics, data, longest=statistics.rows > 1)
-    _write_files(arguments, tokenizers.paths, merging, statistics, data, shown)
+    given = {role: path for role, (path, _) in paths.items()}
+    _write_files(arguments, given, merging, statistics, data, shown)
     return 0
 
 
@@ -176,33 +164,31 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"align: --plot: {error}") from error
 
 
-def _tokenizers(arguments: argparse.Namespace, recipe: Recipe | None) -> _Tokenizers:
-    """Of the options, and of the recipe where an option is not given."""
-    paths, given_by, template_arguments = {}, {}, {}
+def _tokenizer_paths(arguments: argparse.Namespace, recipe: Recipe | None) -> dict[str, tuple[str, str]]:
+    """Each side's tokenizer, and the option or recipe key that names it."""
+    paths = {}
     for role in ("student", "teacher"):
-        model = None if recipe is None else getattr(recipe, role)
-        path, key = getattr(arguments, role), f"--{role}"
-        if model is not None:
-            template_arguments[role] = model.template_arguments
-            if path is None:
-                path, key = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
-        if path is None:
+        option, model = getattr(arguments, role), getattr(recipe, role, None)
+        if option is not None:
+            paths[role] = option, f"--{role}"
+        elif model is not None:
+            paths[role] = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
+        else:
             where = "not given" if recipe is None else f"not in {arguments.recipe}"
             raise ValueError(
                 f"align: expected two tokenizers, and the {role}'s is {where}. Add --{role}, or "
                 "--recipe RECIPE.yaml with both models."
             )
-        paths[role], given_by[role] = path, key
-    return _Tokenizers(paths, given_by, template_arguments)
+    return paths
 
 
-def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> Merging:
-    """Of the options; without any, the recipe's."""
-    options = (arguments.chunk_merging, arguments.chunk_max_bytes, arguments.chunk_max_tokens)
-    if recipe is not None and options == (None, None, None):
-        data = recipe.data
-        return Merging(data.chunk_merging, data.chunk_max_bytes, data.chunk_max_tokens)
-    return Merging(arguments.chunk_merging or "none", *options[1:])
+def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfig:
+    """How to join chunks: by the options, or else as the recipe does."""
+    from tide.config import DataConfig
+
+    names = ("chunk_merging", "chunk_max_bytes", "chunk_max_tokens")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return recipe.data if recipe is not None and not given else DataConfig(**given)
 
 
 def _aligned_text(text: str, align: Aligner) -> AlignedRow:
@@ -279,13 +265,13 @@ def _sample(
 
 def _write_files(
     arguments: argparse.Namespace,
-    paths: Mapping[str, str],
-    merging: Merging,
+    tokenizers: dict[str, str],
+    merging: DataConfig,
     statistics: ChunkStatistics,
     data: DataSet | None,
     shown: list[tuple[str, AlignedRow]],
 ) -> None:
-    from tide.inspection import alignment_page
+    from tide.inspection import alignment_page, merging_text
 
     images = None
     if statistics.num_chunks and (arguments.html or arguments.plot):
@@ -300,5 +286,7 @@ def _write_files(
             raise ValueError("align: --plot: no row has a chunk.")
         arguments.plot.write_bytes(images[0])
     if arguments.html is not None:
-        page = alignment_page(shown, statistics, **paths, merging=str(merging), data=data, images=images)
+        page = alignment_page(
+            shown, statistics, **tokenizers, merging=merging_text(merging), data=data, images=images
+        )
         arguments.html.write_text(page, encoding="utf-8")

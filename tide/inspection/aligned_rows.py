@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tide.alignment import ByteTable, check_merging
+from tide.alignment import ByteTable
+from tide.config import DataConfig
 from tide.data import Rejected
 from tide.inspection.readable import LINE_BREAK, readable
 from tide.preparation import NO_CHUNK, align_answers, read_pairs
@@ -92,10 +93,10 @@ class Aligner:
 
     Args:
         student, teacher: the tokenizers.
-        merge, max_bytes, max_tokens: how to join chunks, as in `tide.alignment.align_spans`.
+        merging: its chunk_* settings join chunks; by default they stay as they are.
         template_arguments: variables of the chat templates, by "student" and "teacher".
     Raises:
-        ValueError: a tokenizer's tokens have no known bytes, or the merging options contradict each other.
+        ValueError: a tokenizer's tokens have no known bytes.
     """
 
     def __init__(
@@ -103,22 +104,23 @@ class Aligner:
         student: PreTrainedTokenizerFast,
         teacher: PreTrainedTokenizerFast,
         *,
-        merge: Literal["none", "words", "length"] = "none",
-        max_bytes: int | None = None,
-        max_tokens: int | None = None,
+        merging: DataConfig | None = None,
         template_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        check_merging("Aligner", merge, max_bytes, max_tokens)
         self.tokenizers = student, teacher
         self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
-        self.merge, self.max_bytes, self.max_tokens = merge, max_bytes, max_tokens
+        self.merging = DataConfig() if merging is None else merging
         self.template_arguments = template_arguments or {}
 
     def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Rejected]:
         """Align each row, or reject it with the reason."""
         pairs = read_pairs(rows, *self.tokenizers, self.template_arguments)
         aligned = align_answers(
-            pairs, self.tables, merge=self.merge, max_bytes=self.max_bytes, max_tokens=self.max_tokens
+            pairs,
+            self.tables,
+            merge=self.merging.chunk_merging,
+            max_bytes=self.merging.chunk_max_bytes,
+            max_tokens=self.merging.chunk_max_tokens,
         )
         found: list[AlignedRow | Rejected] = []
         for pair, answers in zip(pairs, aligned, strict=True):

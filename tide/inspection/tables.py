@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
 
+    from tide.config import DataConfig
     from tide.inspection.statistics import ChunkStatistics, SideStatistics
 
 ABSENT = "-"
@@ -41,6 +42,13 @@ class DataSet(NamedTuple):
 
     name: str
     num_rows: int
+
+
+def merging_text(data: DataConfig) -> str:
+    """How a recipe's data section joins chunks."""
+    limits = {"bytes": data.chunk_max_bytes, "tokens": data.chunk_max_tokens}
+    given = [f"{limit} {unit}" for unit, limit in limits.items() if limit is not None]
+    return data.chunk_merging + (f", at most {' and '.join(given)}" if given else "")
 
 
 def share_of(statistics: ChunkStatistics, data: DataSet) -> str:
