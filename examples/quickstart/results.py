@@ -19,22 +19,18 @@ BASELINE = "none"
 """The method the others are compared with: the same training without a teacher."""
 
 
-class _Record(Record, ser_json_inf_nan="constants"):  # a diverged loss is NaN in the file
-    pass
+class _Record(Record, ser_json_inf_nan="constants"):
+    """A diverged loss is NaN in the file."""
 
 
 class Evaluation(_Record):
-    """Held-out figures of one model, by diffusion time.
+    """Held-out figures of one model, by diffusion time."""
 
-    Attributes:
-        nats_per_byte: loss of the masked tokens over their bytes; comparable across tokenizers.
-        accuracy: share of masked tokens predicted first, in [0, 1]; not comparable across tokenizers.
-        tokens, bytes: masked, over all times.
-    """
-
-    nats_per_byte: dict[str, float]
-    accuracy: dict[str, float]
-    tokens: int
+    nats_per_byte: dict[
+        str, float
+    ]  # loss of the masked tokens over their bytes; comparable across tokenizers
+    accuracy: dict[str, float]  # share of masked tokens predicted first; not comparable across tokenizers
+    tokens: int  # masked, over all times
     bytes: int
 
     @property
@@ -66,26 +62,17 @@ class Completion(_Record):
 
 
 class Run(_Record):
-    """One student: one method, one seed.
-
-    Attributes:
-        seconds: wall clock of training.
-        peak_memory_mib: peak resident memory of the training process.
-        tokens_per_second: student tokens in training.
-        curves: term -> (step, nats), as logged.
-        held_out_curve: (step, nats per byte, mean over `TIMESTEPS`), from the undistilled start.
-        completions: of the first seed only.
-    """
+    """One student: one method, one seed."""
 
     method: str
     seed: int
     evaluation: Evaluation
-    seconds: float
-    peak_memory_mib: float
-    tokens_per_second: float
-    curves: dict[str, list[tuple[int, float]]]
-    held_out_curve: list[tuple[int, float]]
-    completions: list[Completion]
+    seconds: float  # wall clock of training
+    peak_memory_mib: float  # resident memory of the training process
+    tokens_per_second: float  # of the student, in training
+    curves: dict[str, list[tuple[int, float]]]  # term -> (step, nats), as logged
+    held_out_curve: list[tuple[int, float]]  # (step, loss), from the undistilled start
+    completions: list[Completion]  # of the first seed only
 
 
 class Pipeline(_Record):
@@ -126,18 +113,11 @@ class Pipeline(_Record):
 
 
 class Results(_Record):
-    """A whole quickstart.
+    """A whole quickstart."""
 
-    Attributes:
-        environment: versions and machine.
-        settings: steps, seeds and numbers of functions.
-        recipes: path -> text.
-        pipelines: in running order.
-    """
-
-    environment: dict[str, str]
-    settings: dict[str, str]
-    recipes: dict[str, str]
+    environment: dict[str, str]  # versions and machine
+    settings: dict[str, str]  # steps, seeds and numbers of functions
+    recipes: dict[str, str]  # path -> text
     pipelines: list[Pipeline]
 
     def save(self, path: Path) -> None:

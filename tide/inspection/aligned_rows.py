@@ -26,28 +26,16 @@ NO_BYTES = "∅"  # Shown for a token that stands for no bytes.
 
 
 class ShownToken(NamedTuple):
-    """A token to show.
-
-    Attributes:
-        token_id: in its vocabulary.
-        text: its bytes as visible characters; a special token's own text.
-        chunk: from 0 through the row; NO_CHUNK for none.
-        in_loss: the loss mask covers it.
-    """
+    """A token to show."""
 
     token_id: int
-    text: str
-    chunk: int
-    in_loss: bool
+    text: str  # its bytes as visible characters; a special token's own text
+    chunk: int  # from 0 through the row, or NO_CHUNK
+    in_loss: bool  # the loss mask covers it
 
 
 class Column(NamedTuple):
-    """Tokens that stand above one another.
-
-    Attributes:
-        student, teacher: from the first to the last token of a chunk, or at most one token each in none.
-        chunk: NO_CHUNK for none.
-    """
+    """Tokens that stand above one another: a chunk from its first to its last token, or at most one each."""
 
     student: tuple[ShownToken, ...]
     teacher: tuple[ShownToken, ...]
@@ -65,12 +53,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class AlignedRow:
-    """A row on both sides.
-
-    Attributes:
-        student, teacher: every token, in order.
-        answers: the aligned answers, with their chunks.
-    """
+    """Every token of a row on both sides, and its aligned answers."""
 
     student: tuple[ShownToken, ...]
     teacher: tuple[ShownToken, ...]

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tide.inspection.tables import (
-    NOT_ALIGNED,
-    coverage_text,
-    longest_table,
-    per_token_text,
-    rejected_texts,
-    share_of,
-    sides_table,
-    summary,
-)
+from tide.inspection import tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +21,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, *, folder: Path = TEMPLATES, **values: Any) -> str:
-    """A page from a template; every value is text and escaped.
-
-    Args:
-        template: file name. It may extend `page.html` and import `parts.html` of this package.
-        folder: of further templates.
-        values: of the template.
-    """
+    """A page from a template in `folder`, which may extend `page.html`; values are text, and escaped."""
     environment = Environment(
         loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
@@ -70,25 +55,27 @@ def alignment_page(
     """
     given = {"student": student, "teacher": teacher, "chunk merging": merging}
     if data is not None:
-        given |= {"data": data.name, "statistics of": share_of(statistics, data)}
-    tables = [sides_table(statistics), longest_table(statistics)] if statistics.num_chunks else []
+        given |= {"data": data.name, "statistics of": tables.share_of(statistics, data)}
+    shown = []
+    if statistics.num_chunks:
+        shown = [tables.sides_table(statistics), tables.longest_table(statistics)]
     return render(
         "align.html",
         kicker="tide align",
         title=f"{_short(student)} and {_short(teacher)}",
         tiles={
             "chunks": f"{statistics.num_chunks:,}",
-            "of the answers' bytes in a chunk": coverage_text(statistics),
-            "chunks per student token": per_token_text(statistics.student),
-            "chunks per teacher token": per_token_text(statistics.teacher),
+            "of the answers' bytes in a chunk": tables.coverage_text(statistics),
+            "chunks per student token": tables.per_token_text(statistics.student),
+            "chunks per teacher token": tables.per_token_text(statistics.teacher),
         },
         given=given,
         rows=[(heading, list(row.columns())) for heading, row in rows],
-        not_aligned=NOT_ALIGNED,
+        not_aligned=tables.NOT_ALIGNED,
         statistics_heading="Statistics" if data is None else "The data set",
-        summary=summary(statistics, data),
-        rejected=rejected_texts(statistics),
-        tables=tables[:1] if statistics.rows == 1 else tables,
+        summary=tables.summary(statistics, data),
+        rejected=tables.rejected_texts(statistics),
+        tables=shown[:1] if statistics.rows == 1 else shown,
         images=images,
     )
 

@@ -43,17 +43,11 @@ class Spread(NamedTuple):
 
 @dataclass
 class SideStatistics:
-    """One side's tokens that hold a byte of an answer; specials that end a turn do not count.
-
-    Attributes:
-        tokens: their number.
-        in_chunks: those in a chunk.
-        per_chunk: tokens in a chunk -> number of such chunks.
-    """
+    """One side's tokens that hold a byte of an answer; specials that end a turn do not count."""
 
     tokens: int = 0
     in_chunks: int = 0
-    per_chunk: Counter[int] = field(default_factory=Counter)
+    per_chunk: Counter[int] = field(default_factory=Counter)  # tokens in a chunk -> such chunks
 
     @property
     def chunks_per_token(self) -> float:
@@ -63,32 +57,19 @@ class SideStatistics:
 
 @dataclass
 class ChunkStatistics:
-    """Counts over the rows added so far.
-
-    Attributes:
-        rows: all of them.
-        rejected: reason -> rows that could not be aligned.
-        answers: in the other rows.
-        answer_bytes: bytes of answers that both sides show.
-        covered_bytes: those in a chunk.
-        num_chunks: chunks.
-        one_to_one: chunks of one token on either side.
-        chunk_bytes: bytes of a chunk -> number of such chunks.
-        student, teacher: tokens of either side.
-        longest: different chunks of the most bytes; among equally long ones, the first.
-    """
+    """Counts over the rows added so far."""
 
     rows: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> rows that could not be aligned
     answers: int = 0
-    answer_bytes: int = 0
-    covered_bytes: int = 0
+    answer_bytes: int = 0  # bytes of answers that both sides show
+    covered_bytes: int = 0  # those in a chunk
     num_chunks: int = 0
-    one_to_one: int = 0
-    chunk_bytes: Counter[int] = field(default_factory=Counter)
+    one_to_one: int = 0  # chunks of one token on either side
+    chunk_bytes: Counter[int] = field(default_factory=Counter)  # bytes of a chunk -> such chunks
     student: SideStatistics = field(default_factory=SideStatistics)
     teacher: SideStatistics = field(default_factory=SideStatistics)
-    longest: list[LongChunk] = field(default_factory=list)
+    longest: list[LongChunk] = field(default_factory=list)  # different ones; of equal length, the first
 
     @classmethod
     def of(cls, rows: Iterable[AlignedRow | Rejected]) -> ChunkStatistics:

@@ -33,12 +33,7 @@ class Table(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """The source of statistics.
-
-    Attributes:
-        name: for the reader.
-        num_rows: in all of it, sampled or not.
-    """
+    """The source of statistics, and its rows, sampled or not."""
 
     name: str
     num_rows: int

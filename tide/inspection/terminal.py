@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, chop_cells
 from rich.style import Style
@@ -33,13 +33,6 @@ CONTEXT = Style.parse("dim")
 UNALIGNED = Style.parse("red underline")
 
 
-class _Cell(NamedTuple):
-    """One side of a column."""
-
-    text: str
-    style: Style
-
-
 def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None:
     """Print both sides of a row, and a legend; without colours, chunks stand in brackets."""
     plain = console.no_color or console.color_system is None
@@ -48,12 +41,10 @@ def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None
         for side, label in enumerate(LABELS):
             text = Text().append(label, "bold")
             for cells in line:
-                cell, width = cells[side], max(cell_len(cell.text) for cell in cells)
+                cell, width = cells[side], max(cell.cell_len for cell in cells)
                 # The background fills the column: a chunk is as wide on both sides.
-                padding = " " * (width - cell_len(cell.text))
-                text.append(cell.text, cell.style).append(padding, cell.style if cell.text else "").append(
-                    " "
-                )
+                text.append_text(cell).append(" " * (width - cell.cell_len), cell.style if cell else "")
+                text.append(" ")
             if plain:
                 text.rstrip()
             console.print(text, no_wrap=True, overflow="ignore", crop=False)
@@ -65,14 +56,7 @@ def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None
 def print_statistics(
     console: Console, statistics: ChunkStatistics, data: DataSet | None = None, *, longest: bool = True
 ) -> None:
-    """Print sentences and tables about the chunks of a data set.
-
-    Args:
-        console: the terminal.
-        statistics: of the data set.
-        data: its name and size.
-        longest: print the longest chunks, too.
-    """
+    """Print sentences and tables about the chunks of a data set, with its `longest` chunks."""
     rejected = [f"Rejected: {text}." for text in rejected_texts(statistics)]
     for line in summary(statistics, data) + rejected:
         console.print(line, highlight=False, markup=False)
@@ -106,13 +90,13 @@ def _rich_table(table: Table, *, name_last: bool = False) -> RichTable:
     return shown
 
 
-def _lines(row: AlignedRow, max_width: int, *, plain: bool) -> Iterator[list[tuple[_Cell, _Cell]]]:
+def _lines(row: AlignedRow, max_width: int, *, plain: bool) -> Iterator[list[tuple[Text, Text]]]:
     """Cells of both sides, line by line; line breaks of an answer break lines."""
-    line: list[tuple[_Cell, _Cell]] = []
+    line: list[tuple[Text, Text]] = []
     used = 0
     for column in row.columns():
         for number, cells in enumerate(_cells(column, max_width, plain=plain)):
-            width = max(cell_len(cell.text) for cell in cells)
+            width = max(cell.cell_len for cell in cells)
             if line and (used + width > max_width or (column.line_break == "before" and number == 0)):
                 yield line
                 line, used = [], 0
@@ -125,7 +109,7 @@ def _lines(row: AlignedRow, max_width: int, *, plain: bool) -> Iterator[list[tup
         yield line
 
 
-def _cells(column: Column, max_width: int, *, plain: bool) -> Iterator[tuple[_Cell, _Cell]]:
+def _cells(column: Column, max_width: int, *, plain: bool) -> Iterator[tuple[Text, Text]]:
     """The column, split where it is wider than a line."""
     sides = (_parts(tokens, max_width - 2) for tokens in (column.student, column.teacher))
     for student, teacher in zip_longest(*sides, fillvalue=""):
@@ -149,12 +133,12 @@ def _parts(tokens: Sequence[ShownToken], max_width: int) -> Iterator[str]:
         yield part
 
 
-def _cell(text: str, tokens: Sequence[ShownToken], chunk: int, plain: bool) -> _Cell:
+def _cell(text: str, tokens: Sequence[ShownToken], chunk: int, plain: bool) -> Text:
     if text and chunk != NO_CHUNK:
-        return _Cell(f"[{text}]", Style()) if plain else _Cell(text, CHUNK_STYLES[chunk % len(CHUNK_STYLES)])
+        return Text(f"[{text}]") if plain else Text(text, CHUNK_STYLES[chunk % len(CHUNK_STYLES)])
     if text and tokens[0].in_loss:
-        return _Cell(f"({text})", Style()) if plain else _Cell(text, UNALIGNED)
-    return _Cell(text, CONTEXT)
+        return Text(f"({text})") if plain else Text(text, UNALIGNED)
+    return Text(text, CONTEXT)
 
 
 def _legend(*, plain: bool) -> Text:
