@@ -22,7 +22,6 @@ from tide.data import (
     mix,
     open_source,
     read_row,
-    rows_with_answer,
     tokenizer_fingerprint,
     versions_here,
 )
@@ -219,7 +218,7 @@ def _open_sources(data: DataConfig) -> list[Source]:
             source = open_source(config.path, subset=config.subset, split=config.split)
         if config.answer_contains is not None:
             with at_key(f"data.sources.{at}.answer_contains"):
-                source = rows_with_answer(source, config.answer_contains)
+                source = source.with_answer(config.answer_contains)
         sources.append(source)
     return sources
 
