@@ -19,8 +19,9 @@ from tide import generate
 from tide.cli import distill as distill_command
 from tide.cli import prepare as prepare_command
 from tide.cli.main import main
+from tide.contract import Contract
 from tide.evaluation import held_out_likelihood
-from tide.models import load_model, load_tokenizer
+from tide.models import DiffusionModel, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,7 +256,8 @@ def test_held_out_text_is_measured_at_the_end(
         load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
     )
     examples = examples_of(ROWS[:3], tokenizer, max_length=48, block_size=8)
-    expected = held_out_likelihood(student, tokenizer, examples, block_size=8).nats_per_byte
+    model = DiffusionModel(student, Contract(tokenizer.mask_token_id, block_size=8))
+    expected = held_out_likelihood(model, tokenizer, examples).nats_per_byte
     printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())
     assert line == f"held out (3 texts), nats per byte: {printed}"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from transformers import TrainerCallback
 
 from tide.config import DataConfig, Recipe
+from tide.contract import Contract
 from tide.data import TextRow
 from tide.evaluation import held_out_likelihood
 from tide.methods import METHODS
-from tide.models import load_model, load_tokenizer
+from tide.models import DiffusionModel, load_model, load_tokenizer
 from tide.pipeline import distill
 from tide.preparation import Built, ExampleBuilder
 from tide.quickstart.results import Completion, CurvePoint, Evaluation, ModelFacts, Run
@@ -127,7 +128,8 @@ def _evaluation(model: PreTrainedModel, path: str, held_out: HeldOut) -> Evaluat
     data = DataConfig(max_length=held_out.max_length)
     build = ExampleBuilder(data, METHODS["none"], tokenizer, block_size=held_out.block_size)
     examples = [row.example for row in build(list(held_out.rows)) if isinstance(row, Built)]
-    measured = held_out_likelihood(model, tokenizer, examples, block_size=held_out.block_size)
+    contract = Contract(tokenizer.mask_token_id, held_out.block_size)
+    measured = held_out_likelihood(DiffusionModel(model, contract), tokenizer, examples)
     return Evaluation(
         nats_per_byte={f"{time:g}": value for time, value in measured.nats_per_byte.items()},
         accuracy={f"{time:g}": value for time, value in measured.accuracy.items()},

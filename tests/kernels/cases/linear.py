@@ -1,18 +1,17 @@
-"""Inputs, calls and fp64 truth for the tests of linear_interpolated_kl and linear_reverse_kl."""
+"""linear_interpolated_kl and linear_reverse_kl: inputs, calls, truth."""
 
 from __future__ import annotations
 
 import torch
 
+from tests.kernels.cases import widened
 from tide_kernels import linear_interpolated_kl, linear_reverse_kl
 
-EPS32 = torch.finfo(torch.float32).eps
-DIVERGENCES = ("interpolated_kl", "reverse_kl")
 STUDENT = ("student_hidden", "student_weight", "student_bias")
 
 
 def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, teacher_dtype=None, widths=(24, 40), device="cpu"):
-    """Inputs in the given dtype, with gradients asked for on the student's side."""
+    """Inputs in the given dtype; the student's side requires grad."""
     generator = torch.Generator(device).manual_seed(seed)
     drawn = {"generator": generator, "device": device}
 
@@ -32,7 +31,7 @@ def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, teacher_dtype=None, w
         "weight": torch.rand(rows, **drawn),
         "ce_weight": torch.rand(rows, **drawn),
     }
-    # The last column has to matter: a kernel that stops before it must fail.
+    # The last column weighs, and is a label: code that drops it must fail.
     inputs["student_bias"][-1] += 5
     inputs["labels"][::2] = vocab - 1
     for name in STUDENT:
@@ -49,29 +48,12 @@ def call(divergence, inputs, temperature=2.0, **options):
     return linear_reverse_kl(*heads, temperature=temperature, **inputs, **options)
 
 
-def widened(inputs):
-    return {
-        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
-        for name, x in inputs.items()
-    }
-
-
 def gradients(result, inputs, names=STUDENT, upstream=1.0):
     return torch.autograd.grad(result.loss * upstream, [inputs[name] for name in names])
 
 
 def truth(divergence, inputs, **options):
-    """The definition in fp64 on the same rounded inputs, and its gradients."""
+    """(result, gradients) by the definition in fp64, on the same rounded inputs."""
     wide = widened(inputs)
     result = call(divergence, wide, backend="reference", **options)
     return result, gradients(result, wide)
-
-
-def norm_error(actual, expected):
-    """Norm of the difference over the norm."""
-    return float((actual.detach().double() - expected.detach()).norm() / expected.detach().norm())
-
-
-def relative(actual, expected):
-    scale = expected.detach().abs().max().clamp_min(1e-30)
-    return float((actual.detach().double() - expected.detach()).abs().max() / scale)

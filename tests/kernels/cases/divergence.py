@@ -1,26 +1,23 @@
-"""Inputs, calls and truth for the tests of interpolated_kl and reverse_kl."""
+"""interpolated_kl and reverse_kl: inputs, calls, truth."""
 
 from __future__ import annotations
 
 import numpy
 import torch
 
+from tests.kernels.cases import widened
 from tide_kernels import interpolated_kl, reverse_kl
-
-EPS32 = torch.finfo(torch.float32).eps
-DIVERGENCES = ("interpolated_kl", "reverse_kl")
-BACKENDS = ("torch", "triton", "reference")
 
 
 def make(rows=13, vocab=1000, dtype=torch.float32, teacher_dtype=None, seed=0):
-    """Inputs of both divergences with labels, and one upstream gradient for each result."""
+    """Inputs with labels, and an upstream gradient for each result."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     student, teacher = 2 * normal(rows, vocab), 2 * normal(rows, vocab)
-    # The last column has to matter, to either side and as a label: whatever stops before it must fail.
+    # The last column weighs on both sides and is a label: code that drops it must fail.
     student[:, -1] += 5
     teacher[:, -1] += 7
     labels = torch.randint(vocab, (rows,), generator=generator)
@@ -34,7 +31,7 @@ def make(rows=13, vocab=1000, dtype=torch.float32, teacher_dtype=None, seed=0):
 
 
 def call(divergence, inputs, temperature=2.0, **options):
-    """(kl, ce), or (kl, None) if the inputs have no labels."""
+    """(kl, ce), or (kl, None) without labels."""
     inputs = dict(inputs) | options
     lambda_t = inputs.pop("lambda_t")
     logits = (inputs.pop("student_logits"), inputs.pop("teacher_logits"))
@@ -53,11 +50,8 @@ def gradient(results, student, upstream, **options):
 
 
 def truth(divergence, inputs, upstream, **options):
-    """(kl, ce, gradient) of the definition in fp64, on the same rounded inputs."""
-    wide = {
-        name: x.detach().double() if torch.is_tensor(x) and x.is_floating_point() else x
-        for name, x in inputs.items()
-    }
+    """(kl, ce, gradient) by the definition in fp64, on the same rounded inputs."""
+    wide = widened(inputs)
     wide["student_logits"].requires_grad_()
     kl, ce = call(divergence, wide, backend="reference", **options)
     d_student = gradient((kl, ce), wide["student_logits"], upstream)
@@ -65,7 +59,7 @@ def truth(divergence, inputs, upstream, **options):
 
 
 def exact(divergence, student, teacher, lambda_t, temperature):
-    """(kl, d kl / d student) in extended precision, where fp64 has too few digits for a KL of 1e-13."""
+    """(kl, d kl / d student) in extended precision: fp64 is too coarse for a KL of 1e-13."""
     s, z, share = (x.detach().double().numpy().astype(numpy.longdouble) for x in (student, teacher, lambda_t))
     share = share[:, None] if divergence == "interpolated_kl" else numpy.longdouble(1)
 
@@ -91,12 +85,11 @@ def exact(divergence, student, teacher, lambda_t, temperature):
     return tuple(torch.from_numpy(x.astype(numpy.float64)) for x in (kl, d_student))
 
 
-def relative(actual, expected):
-    """Largest error, in units of the largest entry of the truth."""
-    expected = expected.detach().double()
-    return float((actual.detach().double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-
-
-def worst_row(actual, expected):
-    """The same row by row, the worst of them: no row hides behind a larger one."""
-    return max(relative(a, e) for a, e in zip(actual, expected, strict=True))
+def laid_out(values, stride, transposed):
+    """The values with NaN gaps between rows, or column-major."""
+    rows, width = values.shape
+    if transposed:
+        return values.t().contiguous().t()
+    spread = values.new_full((rows, stride * width), torch.nan)
+    spread[:, :width] = values
+    return spread[:, :width]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from tide.batch import Batch, TokenBatch
+from tide.batch import Batch, NoisedTokens, TokenBatch
 
 STUDENT_MASK, TEACHER_MASK = 90, 91
 NO_CHUNK = -1
@@ -14,7 +14,7 @@ NO_CHUNK = -1
 def token_batch(
     chunks: list[list[int]], *, prompt: int = 0, lengths: list[int] | None = None, first_id: int = 10
 ) -> TokenBatch:
-    """Ids count up from `first_id`; the first `prompt` tokens and padding past `lengths` are not maskable."""
+    """Ids count up from `first_id`; the loss mask leaves out `prompt` tokens and padding past `lengths`."""
     ids = torch.tensor(chunks)
     num, length = ids.shape
     position = torch.arange(length).expand(num, -1)
@@ -68,3 +68,21 @@ def cross_batches(draw: st.DrawFn) -> Batch:
         padded = [row + [NO_CHUNK] * (max(lengths) - len(row)) for row in side]
         batches.append(token_batch(padded, prompt=prompt, lengths=lengths))
     return cross_batch(*batches)
+
+
+def noised_tokens(
+    masked: torch.Tensor, *, views: int = 1, lengths: tuple[int, ...] | None = None, seed: int = 0
+) -> NoisedTokens:
+    """Random ids below STUDENT_MASK; of two views, each masks every other masked token of a sequence."""
+    num, length = masked.shape
+    token_ids = torch.randint(0, STUDENT_MASK, masked.shape, generator=torch.Generator().manual_seed(seed))
+    valid = torch.arange(length) < torch.tensor(lengths or [length] * num)[:, None]
+    view_of_token = (masked.cumsum(1) - 1).clamp_min(0) % views
+    hidden = masked[:, None] & (view_of_token[:, None] == torch.arange(views)[:, None])
+    rows = (masked & valid).flatten().nonzero().flatten()
+    noised = token_ids[:, None].masked_fill(hidden, STUDENT_MASK)
+    return NoisedTokens(token_ids, valid, noised, rows, view_of_token.flatten()[rows])
+
+
+def random_masked(num: int = 3, length: int = 10, seed: int = 0) -> torch.Tensor:
+    return torch.rand((num, length), generator=torch.Generator().manual_seed(seed)) < 0.5

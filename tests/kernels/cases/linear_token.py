@@ -1,16 +1,17 @@
-"""Inputs, calls and fp64 truth for the tests of linear_token_logprob."""
+"""linear_token_logprob: inputs, calls, truth."""
 
 from __future__ import annotations
 
 import torch
 
+from tests.kernels.cases import widened
 from tide_kernels import linear_token_logprob
 
-EPS32 = torch.finfo(torch.float32).eps
 TENSORS = ("hidden", "weight", "bias")
 
 
 def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24, device="cpu"):
+    """(inputs, upstream gradient); hidden states and head require grad."""
     generator = torch.Generator(device).manual_seed(seed)
     drawn = {"generator": generator, "device": device}
 
@@ -23,7 +24,7 @@ def make(rows=13, vocab=1000, dtype=torch.float32, seed=0, width=24, device="cpu
         "bias": normal(vocab),
         "token_ids": torch.randint(vocab, (rows,), **drawn),
     }
-    # The last column has to matter: a kernel that stops before it must fail.
+    # The last column weighs, and is a token: code that drops it must fail.
     inputs["bias"][-1] += 5
     inputs["token_ids"][::2] = vocab - 1
     for name in TENSORS:
@@ -42,19 +43,8 @@ def gradients(log_p, upstream, inputs, names=TENSORS, **options):
     return torch.autograd.grad(log_p, [inputs[name] for name in names], upstream.to(log_p.dtype), **options)
 
 
-def widened(inputs):
-    return {
-        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
-        for name, x in inputs.items()
-    }
-
-
 def truth(inputs, upstream, **options):
+    """(log_p, gradients) by the definition in fp64, on the same rounded inputs."""
     wide = widened(inputs)
     log_p = call(wide, backend="reference", **options)
     return log_p.detach(), gradients(log_p, upstream, wide)
-
-
-def relative(actual, expected):
-    scale = expected.detach().abs().max().clamp_min(1e-30)
-    return float((actual.detach().double() - expected.detach()).abs().max() / scale)

@@ -1,4 +1,4 @@
-"""Chunks, and their losses and slopes by arithmetic on plain numbers."""
+"""chunk_likelihood: chunks, and their losses and slopes from Python floats."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import math
 
 import torch
 
-EPS32 = torch.finfo(torch.float32).eps
-# Above the definition's fp32 sums; the others work in fp64 and round once.
+from tests.kernels.cases import EPS32
+
+# The definition sums in fp32; the others compute in fp64 and round once.
 BOUND = {"triton": EPS32, "torch": EPS32, "reference": 64 * EPS32}
 
 
 def make(num_chunks=7, batch=3, dtype=torch.float32, seed=0):
-    """Chunks of one to three tokens a side, in order, with tokens of no chunk between them.
+    """Chunks of one to three tokens per side, in order, with unaligned tokens between them.
 
-    Likelihoods reach from exp(-40) to nearly 1, so that both ends of the clamp are met at T = 1.
+    Likelihoods range from exp(-40) to almost 1: both ends of the clamp occur at T = 1.
     """
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(batch, num_chunks, generator=generator) < 0.8
-    mask[:, -1] = True  # an op that stops before the last chunk must fail
+    mask[:, -1] = True  # code that drops the last chunk must fail
     sides = []
     for _ in range(2):
         length = 4 * num_chunks + 1
@@ -48,7 +49,7 @@ def gradient(loss, student, upstream, **options):
 
 
 def loss_and_slope(objective, log_s, log_t, share, temperature, eps):
-    """Loss of one chunk and its slope in the sum of the student's log-probabilities, from two numbers."""
+    """(loss of one chunk, slope in the sum of the student's log-probabilities) from two floats."""
 
     def likelihood(log_p):
         p = math.exp(log_p / temperature)
@@ -73,7 +74,7 @@ def loss_and_slope(objective, log_s, log_t, share, temperature, eps):
 
 
 def by_hand(inputs, upstream, objective, lambda_t=None, temperature=1.0, eps=1e-7):
-    """Loss [B, C] and gradient [B, Ls], one chunk and one token at a time, in Python's fp64."""
+    """(loss [B, C], gradient [B, Ls]), one chunk and one token at a time, in Python floats."""
     student, teacher, student_chunks, teacher_chunks = (x.detach().tolist() for x in inputs[:4])
     loss = torch.zeros(inputs[4].shape, dtype=torch.float64)
     d_student = torch.zeros(inputs[0].shape, dtype=torch.float64)
@@ -86,8 +87,3 @@ def by_hand(inputs, upstream, objective, lambda_t=None, temperature=1.0, eps=1e-
             if chunk == c:
                 d_student[b, i] = slope * float(upstream[b, c])
     return loss, d_student
-
-
-def relative(actual, expected):
-    scale = expected.detach().abs().max().clamp_min(1e-30)
-    return float((actual.detach().double() - expected.detach()).abs().max() / scale)

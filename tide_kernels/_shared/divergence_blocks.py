@@ -1,9 +1,8 @@
-"""The `torch` backend of both divergences: rows in chunks, per-row statistics kept, gradient written once.
+"""`torch` backend of the divergences, by row blocks.
 
-An op supplies two chunk formulas (a `RowDivergence`); the hidden-in ops call the same two on logits that they
-make themselves. Forward reads the logits once per chunk and keeps a handful of numbers per row; backward
-reads them again and writes the gradient. Beyond inputs and gradient, the peak is a few buffers of
-`chunking.rows_per_chunk` rows.
+An op supplies the formulas of a row block (`RowDivergence`); the hidden-in ops run them on logits of their
+own. Forward reads each row once and keeps a few numbers of it; backward reads it again and writes the
+gradient. Memory beyond inputs and gradient: a few buffers of `row_blocks.rows_per_block` rows.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from tide_kernels._shared.chunking import RowChunks, Scratch, active_rows, clear_unread
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
+from tide_kernels._shared.row_blocks import RowBlocks, Scratch, active_rows, clear_unread
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.workers import map_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class RowStatistics(NamedTuple):
-    """Per-row result of a divergence and what its gradient needs; every field is [n]."""
+    """Divergence per row and the numbers its gradient needs; every field is [n]."""
 
     kl: Float[Tensor, " n"]  # nats, not scaled by T^2
     row_max: Float[Tensor, " n"]  # max s
     total: Float[Tensor, " n"]  # sum of exp((s - max s)/T)
     mean_difference: Float[Tensor, " n"]  # the gradient uses u centred by it
-    offset: Float[Tensor, " n"]  # and less this: log(r/p) for a target r
-    infinite: Bool[Tensor, " n"]  # the row holds entries that are not finite
-    careful: Bool[Tensor, " n"]  # value and gradient come from the definition in fp64
+    offset: Float[Tensor, " n"]  # and reduced by this: log(r/p) for a target r
+    infinite: Bool[Tensor, " n"]  # some entry of the row is not finite
+    careful: Bool[Tensor, " n"]  # value and gradient are computed by the definition in fp64
 
 
 class StatisticsFormula(Protocol):
-    """Divergence of one chunk of rows. Reads student and teacher, overwrites the scratch."""
+    """Divergence of a row block. Reads student and teacher, overwrites the scratch."""
 
     def __call__(
         self,
@@ -49,10 +48,10 @@ class StatisticsFormula(Protocol):
 
 
 class GradientFormula(Protocol):
-    """Row-weighted gradient of the divergence of one chunk, written to out.
+    """Row-weighted gradient of the divergence of a row block, written to out.
 
-    out has the dtype of the scratch, is written after student and teacher were last read, and may be either
-    of them or scratch.p.
+    out has the scratch dtype, is written after the last read of student and teacher, and may alias either of
+    them or scratch.p.
     """
 
     def __call__(
@@ -70,7 +69,7 @@ class GradientFormula(Protocol):
 
 
 class ReferenceFormula(Protocol):
-    """The definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
+    """Definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
 
     def __call__(
         self,
@@ -83,21 +82,21 @@ class ReferenceFormula(Protocol):
 
 
 class RowDivergence(NamedTuple):
-    """The formulas of one divergence. A divergence without an interpolation ignores lambda_t."""
+    """Formulas of one divergence. Reverse KL ignores lambda_t."""
 
     statistics: StatisticsFormula
     gradient: GradientFormula
     reference: ReferenceFormula
 
 
-class ChunkStatistics(NamedTuple):
-    """Divergence and, with labels, cross-entropy of a chunk of rows."""
+class BlockStatistics(NamedTuple):
+    """Divergence and, with labels, cross-entropy of a row block."""
 
     divergence: RowStatistics
     label: LabelStatistics | None
 
 
-def chunk_values(
+def block_values(
     op: RowDivergence,
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
@@ -106,24 +105,24 @@ def chunk_values(
     vocabulary: Vocabulary,
     scratch: Scratch,
     labels: Int[Tensor, " n"] | None = None,
-) -> ChunkStatistics:
-    """Per-row divergence, `.divergence.kl`, and with labels their log-probability at T = 1, `.label.log_p`.
+) -> BlockStatistics:
+    """Divergence per row (`.divergence.kl`) and, with labels, their log-probability (`.label.log_p`).
 
     Args:
-        student, teacher: [n, V] in the dtype of the scratch, only read.
-        lambda_t: [n] in the same dtype.
-        vocabulary: what of it the columns are.
-        scratch: three [n, V] buffers; contents before and after mean nothing.
+        student, teacher: [n, V] in the scratch dtype, read only.
+        lambda_t: [n], same dtype.
+        vocabulary: maps columns to the vocabulary.
+        scratch: overwritten.
         labels: [n] int64.
     """
     divergence = op.statistics(student, teacher, lambda_t, temperature, vocabulary, scratch)
     if labels is None:
-        return ChunkStatistics(divergence, None)
+        return BlockStatistics(divergence, None)
     label = label_statistics(student, divergence.row_max, labels, vocabulary, scratch.x)
-    return ChunkStatistics(divergence, label)
+    return BlockStatistics(divergence, label)
 
 
-def chunk_gradient(
+def block_gradient(
     op: RowDivergence,
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
@@ -131,7 +130,7 @@ def chunk_gradient(
     temperature: float,
     vocabulary: Vocabulary,
     scratch: Scratch,
-    statistics: ChunkStatistics,
+    statistics: BlockStatistics,
     d_student: Float[Tensor, "n V"],
     *,
     weight: Float[Tensor, " n"] | None,
@@ -141,16 +140,16 @@ def chunk_gradient(
     """Write d_student, the gradient of sum(weight * kl) + sum(ce_weight * ce) with ce = -log_p.
 
     Args:
-        student, teacher, lambda_t, temperature, vocabulary: as given to `chunk_values`.
-        scratch: three [n, V] buffers, none of them an argument.
-        statistics: of the same rows.
-        d_student: [n, V], any float dtype, every entry written, last; may be `student` or `teacher` itself.
-        weight, ce_weight: [n] in the dtype of the scratch; None leaves that term out.
+        student, teacher, lambda_t, temperature, vocabulary: as given to `block_values`.
+        scratch: overwritten; must not alias another argument.
+        statistics: from `block_values`, same rows.
+        d_student: [n, V], any float dtype, fully written, last; may alias `student` or `teacher`.
+        weight, ce_weight: [n] in the scratch dtype; None drops the term.
     """
     p, _, x = scratch
     label = statistics.label if labels is not None and ce_weight is not None else None
     if weight is not None:
-        # Nothing else to add and no cast to make: straight into the gradient.
+        # No term to add and no cast: write straight into the gradient.
         direct = label is None and d_student.dtype == p.dtype
         out = d_student if direct else p
         values = (student, teacher, lambda_t, temperature)
@@ -165,7 +164,7 @@ def chunk_gradient(
 
 
 class _Buffers(NamedTuple):
-    """What one thread needs; a side whose rows can be read in place has no buffer of its own."""
+    """Buffers of one thread; None for a side that can be read in place."""
 
     scratch: Scratch
     student: Float[Tensor, "n V"] | None
@@ -173,16 +172,16 @@ class _Buffers(NamedTuple):
 
     @classmethod
     def allocate(
-        cls, chunks: RowChunks, student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V2"]
+        cls, blocks: RowBlocks, student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V2"]
     ) -> _Buffers:
         return cls(
-            Scratch.allocate(chunks.size, chunks.vocab, chunks.dtype, chunks.device),
-            chunks.buffer_for(student_logits),
-            chunks.buffer_for(teacher_logits),
+            Scratch.allocate(blocks.size, blocks.vocab, blocks.dtype, blocks.device),
+            blocks.buffer_for(student_logits),
+            blocks.buffer_for(teacher_logits),
         )
 
 
-# Fields of RowStatistics, then of LabelStatistics: what a row keeps.
+# Per row: the fields of RowStatistics, then of LabelStatistics.
 NUM_STATISTICS = len(RowStatistics._fields) + len(LabelStatistics._fields)
 
 
@@ -198,22 +197,22 @@ def chunked_forward(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
     """(kl, ce, statistics) of all rows; ce is empty without labels."""
     num_rows, active, vocabulary = student_logits.shape[0], active_rows(mask), Vocabulary(vocab)
-    chunks = RowChunks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
+    blocks = RowBlocks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
 
-    def values(rows: slice, buffers: _Buffers) -> ChunkStatistics:
-        return chunk_values(
+    def values(rows: slice, buffers: _Buffers) -> BlockStatistics:
+        return block_values(
             op,
-            chunks.load(student_logits, rows, buffers.student),
-            chunks.load(teacher_logits, rows, buffers.teacher),
-            chunks.select(lambda_t, rows),
+            blocks.load(student_logits, rows, buffers.student),
+            blocks.load(teacher_logits, rows, buffers.teacher),
+            blocks.select(lambda_t, rows),
             temperature,
             vocabulary,
             buffers.scratch.head(rows.stop - rows.start),
-            None if labels is None else chunks.select(labels, rows),
+            None if labels is None else blocks.select(labels, rows),
         )
 
-    parts = map_chunks(
-        chunks, values, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+    parts = map_blocks(
+        blocks, values, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits), blocks.device
     )
     statistics = lambda_t.new_zeros((num_rows, NUM_STATISTICS))
     fields = list(map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
@@ -221,7 +220,7 @@ def chunked_forward(
         kept = [part.label for part in parts if part.label is not None]
         fields += map(torch.cat, zip(*kept, strict=True))
     for column, field in enumerate(fields):
-        statistics[:, column] = chunks.scatter(field.to(lambda_t.dtype), num_rows)
+        statistics[:, column] = blocks.scatter(field.to(lambda_t.dtype), num_rows)
     kl = statistics[:, RowStatistics._fields.index("kl")].clone()
     if labels is None:
         return kl, kl.new_empty(0), statistics
@@ -242,34 +241,34 @@ def chunked_backward(
     vocab: int,
     out: Float[Tensor, "N V"] | None,
 ) -> Float[Tensor, "N V"]:
-    """Gradient in the student's logits, in `out` where one is given: it may be those logits."""
+    """Gradient in the student's logits, written to `out` if given; `out` may be those logits."""
     active, vocabulary = active_rows(mask), Vocabulary(vocab)
-    chunks = RowChunks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
-    d_student = chunks.gradient_like(student_logits) if out is None else out
+    blocks = RowBlocks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
+    d_student = blocks.gradient_like(student_logits) if out is None else out
     divergence, label = unpack_statistics(statistics, labels is not None)
 
     def gradient(rows: slice, buffers: _Buffers) -> None:
-        chunk_gradient(
+        block_gradient(
             op,
-            chunks.load(student_logits, rows, buffers.student),
-            chunks.load(teacher_logits, rows, buffers.teacher),
-            chunks.select(lambda_t, rows),
+            blocks.load(student_logits, rows, buffers.student),
+            blocks.load(teacher_logits, rows, buffers.teacher),
+            blocks.select(lambda_t, rows),
             temperature,
             vocabulary,
             buffers.scratch.head(rows.stop - rows.start),
-            ChunkStatistics(
-                RowStatistics(*(chunks.select(field, rows) for field in divergence)),
-                None if label is None else LabelStatistics(*(chunks.select(field, rows) for field in label)),
+            BlockStatistics(
+                RowStatistics(*(blocks.select(field, rows) for field in divergence)),
+                None if label is None else LabelStatistics(*(blocks.select(field, rows) for field in label)),
             ),
-            chunks.target(d_student, rows, buffers.student),
-            weight=None if d_kl is None else chunks.select(d_kl, rows),
-            labels=None if labels is None else chunks.select(labels, rows),
-            ce_weight=None if d_ce is None else chunks.select(d_ce, rows),
+            blocks.target(d_student, rows, buffers.student),
+            weight=None if d_kl is None else blocks.select(d_kl, rows),
+            labels=None if labels is None else blocks.select(labels, rows),
+            ce_weight=None if d_ce is None else blocks.select(d_ce, rows),
         )
-        chunks.store(d_student, rows, buffers.student)
+        blocks.store(d_student, rows, buffers.student)
 
-    map_chunks(
-        chunks, gradient, lambda: _Buffers.allocate(chunks, student_logits, teacher_logits), chunks.device
+    map_blocks(
+        blocks, gradient, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits), blocks.device
     )
     if out is not None:
         clear_unread(d_student, mask, vocab)
@@ -279,7 +278,7 @@ def chunked_backward(
 def unpack_statistics(
     statistics: Float[Tensor, "N F"], with_label: bool
 ) -> tuple[RowStatistics, LabelStatistics | None]:
-    """The columns of a statistics tensor by name."""
+    """Name the columns of a statistics tensor."""
     columns = statistics.unbind(1)
     split = len(RowStatistics._fields)
     divergence = RowStatistics(*columns[:split])

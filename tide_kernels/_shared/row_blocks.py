@@ -1,8 +1,7 @@
-"""How rows of logits go through an op a few at a time.
+"""Process rows of logits in row blocks: a few rows at a time through reused buffers.
 
-A CPU pays more for fresh memory than for arithmetic: writing exp(x) into a new [256, 151936] fp32 tensor
-takes ten times as long as writing it into a buffer that is used again. So an op holds a few small buffers and
-passes rows through them.
+On a CPU fresh memory costs more than arithmetic: writing exp(x) into a new [256, 151936] fp32 tensor takes
+ten times as long as writing it into a reused buffer.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-# One buffer. Three are live at once and should stay in a core's second-level cache (1-2 MiB on servers): one
-# row of 152k entries in fp32. Twice as much runs at half the speed.
+# Per buffer. Three are live at once and should fit a core's L2 cache (1-2 MiB on servers): one row of 152k
+# fp32 entries. Twice the size runs at half the speed.
 CPU_BUFFER_BYTES = 640 << 10
-# On a GPU a chunk only has to be large enough to hide the launches.
+# On a GPU a row block only has to hide the launches.
 GPU_BUFFER_BYTES = 256 << 20
 
 
-def rows_per_chunk(vocab: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Rows of `vocab` entries that one buffer holds; at least 1."""
+def rows_per_block(vocab: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Rows of `vocab` entries per buffer; at least 1."""
     budget = CPU_BUFFER_BYTES if device.type == "cpu" else GPU_BUFFER_BYTES
     return max(1, budget // (vocab * dtype.itemsize))
 
 
 class Scratch(NamedTuple):
-    """Three buffers [rows, V] that the row formulas overwrite; contents mean nothing between calls."""
+    """Three buffers [n, V] that the row formulas overwrite; nothing is kept between calls."""
 
     p: Float[Tensor, "n V"]
     w: Float[Tensor, "n V"]
@@ -41,31 +40,31 @@ class Scratch(NamedTuple):
 
     @classmethod
     def allocate(cls, rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> Scratch:
-        """Buffers for up to `rows` rows in the dtype of accumulation."""
+        """Allocate buffers for up to `rows` rows; dtype is the accumulation dtype."""
         p, w, x = torch.empty((3, rows, vocab), dtype=dtype, device=device)
         return cls(p, w, x)
 
     def head(self, rows: int) -> Scratch:
-        """The buffers cut to their first `rows` rows."""
+        """The first `rows` rows of each buffer."""
         return self if rows == self.p.shape[0] else Scratch(self.p[:rows], self.w[:rows], self.x[:rows])
 
 
 def active_rows(mask: Bool[Tensor, " N"] | None) -> Int[Tensor, " A"] | None:
-    """Indices of the rows that are read, in order; None when every row is."""
+    """Indices of the active rows (mask True), in order; None if all are."""
     return None if mask is None else mask.nonzero().squeeze(1)
 
 
 def clear_unread(d_x: Float[Tensor, "N V"], mask: Bool[Tensor, " N"] | None, vocab: int) -> None:
-    """0 in rows and columns that no op reads, where a gradient in place still holds logits."""
+    """Zero the rows and columns that are not read: an in-place gradient still holds logits there."""
     d_x[:, vocab:].zero_()
     if mask is not None:
         d_x.masked_fill_(~mask[:, None], 0.0)
 
 
-class RowChunks:
-    """Walks over the active rows of [N, V] tensors: in slices if all are active, gathered if some are not.
+class RowBlocks:
+    """Iterates over the active rows of [N, V] tensors: slices if all are active, else gathered rows.
 
-    Rows that are not active are never read.
+    Inactive rows are never read.
     """
 
     def __init__(
@@ -81,26 +80,26 @@ class RowChunks:
         self.vocab = vocab
         self.dtype = dtype
         self.device = device
-        self.size = max(1, min(rows_per_chunk(vocab, dtype, device), self.num_active))
+        self.size = max(1, min(rows_per_block(vocab, dtype, device), self.num_active))
 
     def __iter__(self) -> Iterator[slice]:
-        """Ranges of active rows; one empty range when there are none, so that nobody needs a special case."""
+        """Ranges of active rows; one empty range if there are none, so that callers need no special case."""
         for start in range(0, max(self.num_active, 1), self.size):
             yield slice(start, min(start + self.size, self.num_active))
 
     def buffer(self) -> Float[Tensor, "n V"]:
-        """One buffer for one chunk."""
+        """Allocate a buffer of one row block."""
         return torch.empty((self.size, self.vocab), dtype=self.dtype, device=self.device)
 
     def buffer_for(self, x: Float[Tensor, "N V"]) -> Float[Tensor, "n V"] | None:
-        """A buffer that `load` converts or gathers rows of x into; None where x can be read in place."""
+        """Allocate the buffer that `load` copies rows of x into; None if x can be read in place."""
         in_place = self.active is None and x.dtype == self.dtype and x.stride(1) == 1
         return None if in_place else self.buffer()
 
     def load(
         self, x: Float[Tensor, "N V"], rows: slice, buffer: Float[Tensor, "n V"] | None
     ) -> Float[Tensor, "n V"]:
-        """Rows of x, first `vocab` columns, in the dtype of accumulation; without a buffer, a view."""
+        """Rows of x, first `vocab` columns, in the accumulation dtype; a view without a buffer."""
         part = x[:, : self.vocab]
         part = part[rows] if self.active is None else part.index_select(0, self.active[rows])
         return part if buffer is None else buffer[: part.shape[0]].copy_(part)
@@ -108,11 +107,11 @@ class RowChunks:
     def target(
         self, d_x: Float[Tensor, "N V"], rows: slice, buffer: Float[Tensor, "n V"] | None
     ) -> Float[Tensor, "n V"]:
-        """Where the gradient of these rows is to be written: d_x itself, or a buffer that `store` copies."""
+        """Destination of these rows' gradient: d_x itself, or a buffer that `store` copies."""
         return d_x[rows, : self.vocab] if buffer is None else buffer[: rows.stop - rows.start]
 
     def store(self, d_x: Float[Tensor, "N V"], rows: slice, buffer: Float[Tensor, "n V"] | None) -> None:
-        """Bring the gradient of these rows from the buffer to d_x; nothing to do if it was written there."""
+        """Copy the gradient of these rows from the buffer to d_x; no-op without a buffer."""
         if buffer is None:
             return
         part = buffer[: rows.stop - rows.start]
@@ -122,22 +121,22 @@ class RowChunks:
             d_x[:, : self.vocab].index_copy_(0, self.active[rows], part.to(d_x.dtype))
 
     def gather(self, x: Float[Tensor, "N V"]) -> Float[Tensor, "A V"]:
-        """All active rows of x in the dtype of accumulation, differentiable: what a definition works on."""
+        """All active rows of x in the accumulation dtype, differentiable: input of a definition."""
         part = x[:, : self.vocab]
         return (part if self.active is None else part.index_select(0, self.active)).to(self.dtype)
 
     def select(self, per_row: Tensor, rows: slice) -> Tensor:
-        """The entries of a per-row tensor [N] that belong to these rows."""
+        """Entries of a per-row tensor [N] for these rows."""
         return per_row[rows] if self.active is None else per_row[self.active[rows]]
 
     def scatter(self, per_active_row: Tensor, num_rows: int) -> Tensor:
-        """[A] values of active rows as [N], 0 elsewhere."""
+        """Scatter [A] values of active rows to [N], 0 elsewhere."""
         if self.active is None:
             return per_active_row
         return per_active_row.new_zeros(num_rows).index_copy_(0, self.active, per_active_row)
 
     def gradient_like(self, x: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        """A contiguous gradient for x: zeros if rows or columns are skipped, unset if all get written."""
+        """Allocate a contiguous gradient for x: zeros if rows or columns are skipped, else uninitialised."""
         covered = self.active is None and self.vocab == x.shape[1]
         gradient = on_huge_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
         return gradient if covered else gradient.zero_()
