@@ -1,4 +1,4 @@
-"""Rows chosen by their answers: the right ones, in order, with their own places; unfit ones stay."""
+"""Rows chosen by their answers: the right ones, in order, with their own places; rejected ones stay."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def source(tmp_path):
     return open_source(tmp_path / "rows.jsonl")
 
 
-def test_rows_whose_answers_have_the_text_and_unfit_ones(source):
+def test_rows_with_the_text_in_an_answer_and_rejected_rows_are_selected(source):
     found = source.with_answer("python")
     assert len(found) == 5
     rows = found.rows(range(5))
@@ -54,7 +54,7 @@ def test_another_process_reads_the_same(source):
     assert pickle.loads(pickle.dumps(found)).rows([1]) == found.rows([1])
 
 
-def test_a_row_that_is_not_there(source):
+def test_an_index_out_of_range_is_an_error(source):
     with pytest.raises(IndexError):
         source.with_answer("python").rows([5])
 

@@ -38,14 +38,7 @@ SHARD_ROWS = 4096
 
 @dataclass
 class Preparation:
-    """A recipe's rows in one order, with what makes examples of them.
-
-    Attributes:
-        recipe: to prepare.
-        sources: in the recipe's order.
-        mixture: the order of their rows.
-        shard_rows: rows of the mixture per part.
-    """
+    """A recipe's sources and the order of their rows, in parts of `shard_rows`."""
 
     recipe: Recipe
     sources: list[Source]
@@ -56,12 +49,8 @@ class Preparation:
     def of(
         cls, recipe: Recipe, *, tokenizers: Tokenizers | None = None, shard_rows: int = SHARD_ROWS
     ) -> Preparation:
-        """Load the recipe's tokenizers, then open its sources, which may take minutes.
+        """Load the recipe's tokenizers, unless given, then open its sources, which may take minutes.
 
-        Args:
-            recipe: to prepare.
-            tokenizers: of its method, where they are loaded.
-            shard_rows: rows of the mixture per part.
         Raises:
             ValueError: a tokenizer cannot be used; the recipe names no source; one is missing, holds no rows,
                 or has no row in the mixture.
@@ -156,13 +145,7 @@ class Preparation:
 
 
 def example_builder(recipe: Recipe, tokenizers: Tokenizers, method: str | None = None) -> ExampleBuilder:
-    """Build the recipe's examples.
-
-    Args:
-        recipe: its lengths, block size and filling.
-        tokenizers: of its method.
-        method: another than the recipe's.
-    """
+    """Build the recipe's examples, for its method or another one."""
     return ExampleBuilder(
         recipe.data,
         METHODS[method or recipe.method],
