@@ -175,14 +175,7 @@ def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Par
 
 
 def no_examples(counts: Counts, where: str, first: Rejected, *, rejects: str | None = None) -> ValueError:
-    """The error where every row was rejected.
-
-    Args:
-        counts: of the rows.
-        where: place of the first row.
-        first: its fault.
-        rejects: the files that hold all of them, where some were written.
-    """
+    """The error where every row was rejected: counts, place and fault of the first, files that list all."""
     detail = " ".join(first.detail.removeprefix(f"{where}: ").split())  # a template's error has many lines
     if len(detail) > MAX_DETAIL:
         detail = detail[:MAX_DETAIL] + "..."
