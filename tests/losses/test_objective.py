@@ -68,7 +68,7 @@ def batch(*, across: bool, empty: bool = False) -> NoisedBatch:
         teacher=noised_tokens(teacher_ids, teacher_masked),
         t=t,
         diffusion_weight=1 / t,
-        maskable=bools(STUDENT_MASKABLE),
+        loss_mask=bools(STUDENT_MASKABLE),
         student_chunks=chunks,
         teacher_chunks=torch.tensor(TEACHER_CHUNKS) if across else chunks,
         chunk_mask=(bools(ACTIVE_CHUNKS) & (not empty)) if across else torch.zeros(2, 0, dtype=torch.bool),
@@ -111,7 +111,7 @@ class Case:
         self.student = masked_rows(self.noised.student, V, STUDENT_D, trained=True, **head)
         self.teacher = masked_rows(self.noised.teacher, teacher_vocab, TEACHER_D, trained=False, **head)
         self.wide = _widened(self.student, trained=True)
-        self.sequence = self.noised.student.rows // self.noised.maskable.shape[1]
+        self.sequence = self.noised.student.rows // self.noised.loss_mask.shape[1]
 
     def objective(self, *, shared_vocab_size: int | None = None, **settings: object) -> Objective:
         settings = {"temperature": TEMPERATURE, "chunk_temperature": CHUNK_TEMPERATURE} | settings

@@ -9,7 +9,6 @@ import pytest
 from tests.flow.recipes import tiny_recipe, tiny_values, trainer_of
 from tide.config import Recipe
 from tide.methods import METHODS
-from tide.training.build import build_noiser
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,22 +28,12 @@ def test_the_objective_has_the_recipes_method_and_section(values: dict) -> None:
     assert objective.settings.temperature == 3.0
 
 
-def test_the_noiser_has_the_recipes_settings_and_the_methods_views(values: dict) -> None:
-    for name in METHODS:
-        across = name in ("calm", "tide_cross")
-        masking = {
-            "block_size": 8,
-            "time_epsilon": 0.01,
-            "student_masking": "chunks" if across else "tokens",
-            "demo_ratio": 0.3,
-        }
-        recipe = Recipe.from_dict({**values, "method": name, "masking": masking})
-        noiser = build_noiser(recipe, student_mask_id=7, teacher_mask_id=9)
-        assert (noiser.student_mask_id, noiser.teacher_mask_id) == (7, 9)
-        assert (noiser.time_epsilon, noiser.demo_ratio) == (0.01, 0.3)
-        assert noiser.student_masking == masking["student_masking"]
-        assert noiser.across_tokenizers == across
-        assert noiser.comp_demo == (name == "tide_shared")
+def test_noiser_has_the_recipes_masking_and_method(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", "tide_shared")
+    recipe = recipe.replace(masking={"time_epsilon": 0.01, "demo_ratio": 0.3})
+    noiser = trainer_of(recipe).noiser
+    assert (noiser.masking, noiser.method) == (recipe.masking, METHODS["tide_shared"])
+    assert (noiser.student_mask_id, noiser.teacher_mask_id) == (1, 1)
 
 
 def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

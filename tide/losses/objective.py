@@ -91,7 +91,7 @@ class _Step(NamedTuple):
     @property
     def sequence(self) -> Int[Tensor, " N"]:
         """The sequence of each student row."""
-        return self.noised.student.rows // self.noised.maskable.shape[1]
+        return self.noised.student.rows // self.noised.loss_mask.shape[1]
 
     def lambda_t(self) -> Float[Tensor, " B"]:
         """λ(t, p) of each sequence."""
@@ -107,7 +107,7 @@ class _Step(NamedTuple):
 
     def ce_weights(self) -> Float[Tensor, " N"]:
         """Cross-entropy weight of each student row, normaliser included."""
-        settings, rows, loss_mask = self.objective.settings, self.noised.student.rows, self.noised.maskable
+        settings, rows, loss_mask = self.objective.settings, self.noised.student.rows, self.noised.loss_mask
         masked = torch.zeros_like(loss_mask).flatten().index_fill(0, rows, True).view_as(loss_mask)
         weights = row_weights(
             masked, loss_mask, self.noised.diffusion_weight, normalizer=settings.ce_normalizer
