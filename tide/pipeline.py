@@ -5,13 +5,14 @@ recipe -> tokenizers, configurations (checked) -> examples -> models -> trainer 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tide.config import at_key
+from tide.contract import Contract
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.methods import METHODS
-from tide.models import check_weights, load_config, load_model
+from tide.models import DiffusionModel, check_weights, load_config, load_model
 from tide.preparation import (
     check_embeddings,
     check_shared_ids,
@@ -88,12 +89,7 @@ def distill(
     directory.check_examples(data.fingerprint)
     if resume and (summary := directory.finished_summary()) is not None:
         return _result_of(summary, directory)
-    with at_key("student.path"):
-        student = load_model(recipe.student.path, dtype="float32", trainable=True)
-    teacher = None
-    if recipe.teacher is not None and tokenizers.teacher is not None:
-        with at_key("teacher.path"):
-            teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+    student, teacher = load_models(recipe, tokenizers)
     stop, meter = StopOnSignal(), RunMeter()
     trainer = build_trainer(
         recipe,
@@ -110,7 +106,7 @@ def distill(
         if is_main:
             directory.begin(data.fingerprint)
         checkpoint = directory.newest_checkpoint() if resume else None
-    if is_main and data.counts.dropped:
+    if is_main and data.counts.rejected:
         say(str(data.counts))
     if resume and is_main:
         beginning = f"no checkpoint in {directory.path}: starting from the beginning"
@@ -135,13 +131,25 @@ def distill(
             student,
             tokenizers.student,
             held_out,
-            block_size=recipe.masking.block_size,
             batch_size=recipe.training.batch_size,
         )
         result = replace(result, held_out=likelihood)
     if is_main:
         directory.finish(_summary(result, recipe))
     return result
+
+
+def load_models(recipe: Recipe, tokenizers: Tokenizers) -> tuple[DiffusionModel, DiffusionModel | None]:
+    """Load the student and, if the method has one, the teacher."""
+    block_size, teacher = recipe.masking.block_size, None
+    with at_key("student.path"):
+        network = load_model(recipe.student.path, trainable=True)
+        student = DiffusionModel(network, Contract(tokenizers.student.mask_token_id, block_size))
+    if recipe.teacher is not None and tokenizers.teacher is not None:
+        with at_key("teacher.path"):
+            network = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+        teacher = DiffusionModel(network, Contract(tokenizers.teacher.mask_token_id, block_size))
+    return student, teacher
 
 
 def check(recipe: Recipe, *, resume: bool = False) -> str:
@@ -193,7 +201,7 @@ def _summary(result: DistillResult, recipe: Recipe) -> dict[str, object]:
         "steps": result.steps,
         "seconds": result.seconds,
         "peak_memory_mib": result.peak_memory_mib,
-        "held_out": None if result.held_out is None else asdict(result.held_out),
+        "held_out": None if result.held_out is None else result.held_out.model_dump(mode="json"),
         "log_history": result.log_history,
     }
 
@@ -202,11 +210,7 @@ def _result_of(summary: dict[str, Any], directory: RunDirectory) -> DistillResul
     """The inverse of `_summary`."""
     held_out = summary["held_out"]
     if held_out is not None:
-        by_time = {
-            name: {float(time): value for time, value in held_out[name].items()}
-            for name in ("nats_per_byte", "accuracy")
-        }
-        held_out = HeldOutLikelihood(**{**held_out, **by_time})
+        held_out = HeldOutLikelihood.model_validate(held_out, strict=False)  # the keys of JSON are strings
     return DistillResult(
         output_dir=directory.path,
         finished=True,

@@ -24,7 +24,7 @@ from tests.data.templates import (
     tokenizer_with,
 )
 from tests.tiny import make_tokenizer
-from tide.data.conversation import BadRow, Conversation, Message, TextRow
+from tide.data.conversation import Conversation, Message, RejectedRow, TextRow
 from tide.data.rendering import Rendered, check_chat_template, render, shared_contents
 
 TOKENIZERS = {template: tokenizer_with(template) for template in TEMPLATES}
@@ -48,7 +48,7 @@ def conversations(draw) -> Conversation:
 
 
 def learnt_text(row: Rendered) -> list[str]:
-    return [row.text[start:end] for start, end in row.learnt]
+    return [row.text[start:end] for start, end in row.loss_spans]
 
 
 def content_text(row: Rendered) -> list[str]:
@@ -81,7 +81,7 @@ def test_every_content_is_found_where_the_template_puts_it(template: Template, c
             learnt.append((at, end))
         at = end
     assert at == len(row.text)
-    assert row.learnt == tuple(learnt)
+    assert row.loss_spans == tuple(learnt)
     for number, message in enumerate(conversation.messages):
         start, end = row.contents[number]
         offset = row.offsets[number]
@@ -182,7 +182,7 @@ class TestTemplatesThatLookIntoContents:
 
     def test_a_thought_that_is_written_otherwise_is_not_a_part(self):
         """The template shows it with other white space, so the answer is not what the row has."""
-        with pytest.raises(BadRow, match="template: changes a message: message 1 "):
+        with pytest.raises(RejectedRow, match="template: changes a message: message 1 "):
             render(chat("q", "<think>why</think>so"), self.tokenizer)
 
     def test_a_content_whose_ends_are_read(self):
@@ -223,7 +223,7 @@ class TestTemplatesThatLookIntoContents:
     ],
 )  # fmt: skip
 def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(RejectedRow) as caught:
         render(chat("an answer?", "an answer"), tokenizer_with(template))
     assert caught.value.reason == reason
     with pytest.raises(ValueError, match=f"render: the chat template of the tokenizer fails .*{reason}"):
@@ -243,7 +243,7 @@ def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
 )
 def test_the_unchanged_end_of_a_message_is_no_part_of_it(changed, answer):
     template = f"{{% for m in messages %}}{{{{ m.role + ':' + ({changed}) + '</s>' }}}}{{% endfor %}}"
-    with pytest.raises(BadRow, match="template: changes a message"):
+    with pytest.raises(RejectedRow, match="template: changes a message"):
         render(chat("why", answer), tokenizer_with(template))
 
 
@@ -251,7 +251,7 @@ def test_letters_of_the_templates_own_are_not_taken_for_a_contents():
     template = "{{ messages[0].content }}{{ messages[1].content.split('b')[-1] }}"
     row = render(chat("b", "abcd"), tokenizer_with(template))
     assert row.contents == ((0, 1), (1, 3)) and row.offsets == (0, 2)  # the b is the question's
-    with pytest.raises(BadRow) as caught:  # here it looks like the answer's, too
+    with pytest.raises(RejectedRow) as caught:  # here it looks like the answer's, too
         render(chat("b", "bcd"), tokenizer_with(template))
     assert str(caught.value) == "template: changes a message: two messages share a part of the text"
 
@@ -276,7 +276,7 @@ def test_a_thought_is_left_out_whatever_stands_at_its_end(header, strip, space):
 
 
 def test_a_text_that_holds_the_marker_is_set_aside():
-    with pytest.raises(BadRow, match="template: marker in the text"):
+    with pytest.raises(RejectedRow, match="template: marker in the text"):
         render(chat("Zq7x000001k5wV", "b"), TOKENIZERS[IM_START])
 
 
@@ -287,7 +287,7 @@ def test_a_conversation_without_a_template_is_no_fault_of_the_row():
             ValueError, match=r"render: the tokenizer has no chat template.*Set tokenizer"
         ) as e:
             check()
-        assert not isinstance(e.value, BadRow)
+        assert not isinstance(e.value, RejectedRow)
 
 
 def test_a_template_is_read_when_it_is_used():

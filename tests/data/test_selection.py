@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from tide.data import BadRow, open_source, rows_with_answer
+from tide.data import Rejected, open_source, rows_with_answer
 
 ROWS = [
     {"text": "no"},
@@ -42,7 +42,7 @@ def test_rows_whose_answers_have_the_text_and_unfit_ones(source):
     found = rows_with_answer(source, "python")
     assert len(found) == 5
     rows = found.rows(range(5))
-    assert rows[:4] == [ROWS[2], ROWS[4], ROWS[5], ROWS[7]] and isinstance(rows[4], BadRow)
+    assert rows[:4] == [ROWS[2], ROWS[4], ROWS[5], ROWS[7]] and isinstance(rows[4], Rejected)
     assert found.rows([3, 0, 3]) == [ROWS[7], ROWS[2], ROWS[7]]
     assert [found.where(at) for at in range(5)] == [source.where(at) for at in (2, 4, 5, 7, 10)]
     assert (found.name, found.files) == (source.name, source.files)
@@ -65,8 +65,8 @@ def test_a_row_that_is_not_there(source):
         (['{"text": "a"}', '{"text": "b"}'], "2 rows"),
         (['{"text": "a Python"}', '{"text": "PYTHON"}'], "2 rows"),
         # A row that is unfit is kept, and hides nothing.
-        (['{"text": "a"}', "{broken", '{"text": ""}'], r"3 rows \(2 of them unfit\)"),
-        (["{broken"], r"1 rows \(1 of them unfit\)"),
+        (['{"text": "a"}', "{broken", '{"text": ""}'], r"3 rows \(2 of them rejected\)"),
+        (["{broken"], r"1 rows \(1 of them rejected\)"),
     ],
 )
 def test_a_text_in_no_answer_is_an_error(tmp_path, lines, rows):

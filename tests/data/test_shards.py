@@ -26,7 +26,7 @@ def equal(one: Example, other: Example) -> bool:
         pair = getattr(one, side), getattr(other, side)
         if (pair[0] is None) != (pair[1] is None):
             return False
-        for name in ("token_ids", "maskable", "chunks"):
+        for name in ("token_ids", "loss_mask", "chunks"):
             if pair[0] is not None and not torch.equal(getattr(pair[0], name), getattr(pair[1], name)):
                 return False
     return one.num_chunks == other.num_chunks

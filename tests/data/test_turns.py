@@ -14,7 +14,7 @@ from tide.data.rendering import Rendered, render
 
 
 def learnt_text(row: Rendered) -> list[str]:
-    return [row.text[start:end] for start, end in row.learnt]
+    return [row.text[start:end] for start, end in row.loss_spans]
 
 
 def test_marks_that_follow_one_another_are_one():

@@ -41,25 +41,26 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"prepare: --workers must be at least 1, got {arguments.workers}")
-    from tide.preparation import prepare, rejects_in
+    from tide.preparation import ShardDirectory, prepare
 
     manifest = prepare(
         recipe,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         progress=True,
-        say=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
+        log=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
     )
     num_shards = len(manifest.shards)
     counts = manifest.counts
     print(
         f"{recipe.data.prepared}: {counts.in_a_line}, {num_shards} shard{'s' if num_shards > 1 else ''}",
-        *counts.dropped_in_lines,
+        *counts.rejected_in_lines,
         sep="\n",
     )
-    if counts.dropped:
+    if counts.rejected:
         assert recipe.data.prepared is not None
-        print(f"  dropped rows, with what is wrong: {rejects_in(Path(recipe.data.prepared).expanduser())}")
+        rejects = ShardDirectory(Path(recipe.data.prepared).expanduser()).rejects_glob()
+        print(f"  rejected rows and their faults: {rejects}")
     if len(manifest.sources) > 1:
         print("\n".join(_lines_of_sources(manifest)))
     return 0
@@ -70,7 +71,7 @@ def _lines_of_sources(manifest: Manifest) -> list[str]:
     cells = [
         (
             _name(source),
-            *(f"{number:,}" for number in (counts.rows, counts.kept, counts.dropped)),
+            *(f"{number:,}" for number in (counts.rows, counts.kept, counts.rejected)),
         )
         for source, counts in zip(manifest.plan.sources, manifest.sources, strict=True)
     ]
@@ -79,7 +80,7 @@ def _lines_of_sources(manifest: Manifest) -> list[str]:
         f"  {cell[0]:<{name}}"
         + ",".join(
             f"  {number:>{width}} {what}"
-            for number, width, what in zip(cell[1:], numbers, ("rows", "kept", "dropped"), strict=True)
+            for number, width, what in zip(cell[1:], numbers, ("rows", "kept", "rejected"), strict=True)
         )
         for cell in cells
     ]

@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 import yaml
 
 from tide.config.problem import Place, Problem, RecipeError, printable, shown
+from tide.config.values import FLOAT_PATTERN
 
 KeyPath = tuple[str, ...]
 
 _INTEGER = r"[-+]?(?:0|[1-9][0-9]{0,17})"  # 18 digits stay within int64; more are read as a float
-FLOAT_PATTERN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 _SCALARS: dict[str, Callable[[str], object]] = {
     "tag:yaml.org,2002:str": str,
     "tag:yaml.org,2002:int": int,

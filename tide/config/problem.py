@@ -50,26 +50,17 @@ class RecipeError(ValueError):
 
 
 def shown(value: object) -> str:
-    """The value as an error quotes it: one line, cut short, with its kind where that is not plain."""
+    """Quote a value in an error: one line, cut short."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = _cut(repr(value))
-    if isinstance(value, str):
-        return text
-    return f"{text} ({kind_of(value)})"
+    return _cut(repr(value))
 
 
 def printable(key: str) -> str:
     """A key as an error shows it: bare, unless that would break or widen the line."""
     return key if key.isprintable() and len(key) <= _LONGEST_VALUE else _cut(repr(key))
-
-
-def kind_of(value: object) -> str:
-    """The word that a recipe's author has for a value's type."""
-    words = {int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
-    return words.get(type(value), type(value).__name__)
 
 
 def _cut(text: str) -> str:

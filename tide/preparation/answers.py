@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tide.alignment import ChunkAlignment, Stretches, align_spans, check_merging
-from tide.data import shared_contents
-from tide.preparation.sides import Dropped
+from tide.data import Rejected, shared_contents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,13 +72,13 @@ class _Laid(NamedTuple):
 
 
 def align_answers(
-    pairs: Sequence[tuple[Side, Side] | Dropped],
+    pairs: Sequence[tuple[Side, Side] | Rejected],
     tables: tuple[ByteTable, ByteTable],
     *,
     merge: Literal["none", "words", "length"] = "none",
     max_bytes: int | None = None,
     max_tokens: int | None = None,
-) -> list[AlignedAnswers | Dropped]:
+) -> list[AlignedAnswers | Rejected]:
     """The chunks of the answers of every row, or why it has none; what one side does not learn has none.
 
     Args:
@@ -91,7 +90,7 @@ def align_answers(
     """
     check_merging("align_answers", merge, max_bytes, max_tokens)  # not a fault of the rows
 
-    def aligned(batch: Sequence[tuple[Side, Side]]) -> list[AlignedAnswers | Dropped]:
+    def aligned(batch: Sequence[tuple[Side, Side]]) -> list[AlignedAnswers | Rejected]:
         answers = [list(_answers(*pair)) for pair in batch]
         try:
             student, teacher = (
@@ -102,7 +101,7 @@ def align_answers(
             )
         except ValueError as error:  # The tokens of a row cannot be laid over its text.
             if len(batch) == 1:
-                return [Dropped(NOT_ALIGNED, str(error))]
+                return [Rejected(NOT_ALIGNED, str(error))]
             half = len(batch) // 2
             return aligned(batch[:half]) + aligned(batch[half:])
         together = align_spans(
@@ -115,9 +114,9 @@ def align_answers(
         )
         return list(_row_by_row(together, student, teacher, [len(row) for row in answers]))
 
-    read = [pair for pair in pairs if not isinstance(pair, Dropped)]
+    read = [pair for pair in pairs if not isinstance(pair, Rejected)]
     found = iter([row for batch in _batches(read) for row in aligned(batch)])
-    return [pair if isinstance(pair, Dropped) else next(found) for pair in pairs]
+    return [pair if isinstance(pair, Rejected) else next(found) for pair in pairs]
 
 
 def _batches(pairs: Sequence[tuple[Side, Side]]) -> Iterator[Sequence[tuple[Side, Side]]]:
@@ -147,7 +146,7 @@ def _answers(one: Side, other: Side) -> Iterator[tuple[_Place, _Place]]:
 def _place(content: Span, rendered: Rendered) -> _Place | None:
     """None if the content is empty or not learnt."""
     start, end = content
-    turn = next((begin for begin, close in rendered.learnt if begin <= start < end <= close), None)
+    turn = next((begin for begin, close in rendered.loss_spans if begin <= start < end <= close), None)
     return None if turn is None else _Place(start, end, turn)
 
 

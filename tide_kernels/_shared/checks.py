@@ -139,8 +139,17 @@ def check_no_tangent(function: str, backend: str, tensors: Mapping[str, Tensor |
             )
 
 
+def check_constant(function: str, name: str, value: object) -> None:
+    """Raise if value requires grad: an op takes it as a number and would drop its gradient."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise ValueError(
+            f"{function}: {name} requires grad, but is taken as a constant; pass a number or {name}.detach()."
+        )
+
+
 def check_temperature(function: str, temperature: float) -> float:
     """Raise unless temperature is positive and finite."""
+    check_constant(function, "temperature", temperature)
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"{function}: temperature must be positive and finite; got {temperature}.")
     return float(temperature)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.checks import check_frozen, check_matrix, check_same_length, check_tensor
+from tide_kernels._shared.checks import (
+    check_constant,
+    check_frozen,
+    check_matrix,
+    check_same_length,
+    check_tensor,
+)
 from tide_kernels._shared.head import HALF_DTYPES, HeadOptions
 
 if TYPE_CHECKING:
@@ -52,6 +58,8 @@ def check_head(
 
 def check_head_options(function: str, side: str, logit_scale: float, softcap: float | None) -> HeadOptions:
     """Check scale and soft-cap of a head's logits."""
+    check_constant(function, f"{side}logit_scale", logit_scale)
+    check_constant(function, f"{side}softcap", softcap)
     # Comparisons: under torch.compile the number may be symbolic, which math.isfinite does not take.
     if not -math.inf < logit_scale < math.inf or logit_scale == 0.0:
         raise ValueError(
