@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tide
+from tests.chat import examples_of
 from tests.flow.recipes import tiny_recipe
 from tests.tiny import ROWS, write_rows
 from tide import generate
@@ -21,12 +22,12 @@ from tide.cli.main import main
 from tide.contract import Contract
 from tide.evaluation import held_out_likelihood
 from tide.models import DiffusionModel, load_model, load_tokenizer
-from tide.preparation import same_tokenizer_examples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.tiny import TinyCheckpoints
+    from tests.chat import examples_of
+from tests.tiny import TinyCheckpoints
 
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -45,11 +46,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "align", "prepare", "distill", "sample"):
+    for name in ("align", "prepare", "distill", "sample"):
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["align"], ["prepare"], ["distill"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["align"], ["prepare"], ["distill"], ["sample"]])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))
@@ -72,7 +73,6 @@ def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[st
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
-        "quickstart": ["--full", "--output-dir", "--fresh", "--steps", "--seeds"],
     }
     for command, names in options.items():
         out = shown([command, "--help"], capsys)
@@ -118,7 +118,7 @@ def test_prepare_counts_every_source_of_several(
     rejected, lines = rejected[:2], rejected[2:]
     assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
     (rejects,) = (tmp_path / "prepared").glob("*.rejects.jsonl")
-    assert rejected == ["  1 rejected: empty answer", f"  rejected rows, with what is wrong: {rejects}"]
+    assert rejected == ["  1 rejected: empty answer", f"  rejected rows and their faults: {rejects}"]
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [
@@ -226,7 +226,6 @@ def test_overrides_stand_anywhere(
         (["distill", "recipe.yaml", "--chek", "method=kl"], "--chek"),
         (["distill", "recipe.yaml", "--check", "method"], "method"),
         (["distill", "recipe.yaml", "--method=kl"], "--method=kl"),
-        (["quickstart", "method=kl"], "method=kl"),
         (["sample", "somewhere", "x", "--block-size=3", "a=1"], "a=1"),
     ],
 )
@@ -254,9 +253,7 @@ def test_held_out_text_is_measured_at_the_end(
     student, tokenizer = (
         load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
     )
-    examples = same_tokenizer_examples(
-        list(ROWS[:3]), tokenizer, max_length=48, block_size=8, with_teacher=False
-    )
+    examples = examples_of(ROWS[:3], tokenizer, max_length=48, block_size=8)
     model = DiffusionModel(student, Contract(tokenizer.mask_token_id, block_size=8))
     expected = held_out_likelihood(model, tokenizer, examples).nats_per_byte
     printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())
@@ -363,7 +360,7 @@ def test_sample_answers_bad_input_in_a_line(
     ("command", "options"),
     [
         ("sample somewhere x", ["--max-new-tokens", "--block-size", "--steps-per-block"]),
-        ("quickstart", ["--steps", "--seeds", "--jobs"]),
+        ("align x", ["--rows", "--show", "--chunk-max-tokens", "--chunk-max-bytes"]),
     ],
 )
 @pytest.mark.parametrize("value", ["0", "-2", "many"])

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.chat import examples_of
 from tests.tiny import ROWS, make_model
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
@@ -15,7 +16,6 @@ from tide.data import Collator
 from tide.evaluation import TIMES, held_out_likelihood
 from tide.masking import keyed_generator, one_view
 from tide.models import DiffusionModel
-from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
 
 END, MASK, BLOCK = 0, 1, 8
 
@@ -26,7 +26,7 @@ def with_contract(network) -> DiffusionModel:
 
 @pytest.fixture(scope="module")
 def examples(word_tokenizer):
-    return same_tokenizer_examples(ROWS, word_tokenizer, max_length=64, block_size=BLOCK, with_teacher=False)
+    return examples_of(ROWS, word_tokenizer, max_length=64, block_size=BLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_masks_come_from_the_seed_and_the_teachers_side_is_not_read(
     first = held_out_likelihood(model, word_tokenizer, examples, **options)
     assert tuple(first.nats_per_byte) == TIMES
     assert held_out_likelihood(model, word_tokenizer, examples, **options) == first
-    cross = cross_tokenizer_examples(
+    cross = examples_of(
         ROWS, word_tokenizer, line_tokenizer, max_length=64, teacher_max_length=64, block_size=BLOCK
     )
     assert held_out_likelihood(model, word_tokenizer, cross, **options) == first

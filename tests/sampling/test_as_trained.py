@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.chat import examples_of
 from tests.sampling.scripted import Call, ScriptedModel
 from tests.tiny import make_model, make_tokenizer
 from tide import generate
@@ -15,7 +16,6 @@ from tide.layouts import block_diffusion_layout
 from tide.masking import Noiser
 from tide.methods import METHODS
 from tide.models import output_head, run
-from tide.preparation import same_tokenizer_examples
 
 MASK, BLOCK = 1, 4
 
@@ -28,7 +28,7 @@ def tokenizer():
 
 def noised_at(rows: list[TextRow], tokenizer, *, times: list[float], seed: int = 0):
     """The student's side of `rows` as training noises it at the given times."""
-    examples = same_tokenizer_examples(rows, tokenizer, max_length=32, block_size=BLOCK, with_teacher=False)
+    examples = examples_of(rows, tokenizer, max_length=32, block_size=BLOCK)
     batch = Collator(student_pad_id=0, pad_to_multiple_of=BLOCK)(examples)
     noiser = Noiser(MaskingConfig(), METHODS["none"], student_mask_id=MASK)
     return noiser(batch, torch.Generator().manual_seed(seed), torch.tensor(times)).student

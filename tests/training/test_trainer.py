@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
+from tide.config import ObjectiveConfig
 from tide.contract import Contract
 from tide.losses.objective import Objective
 from tide.methods import METHODS
@@ -164,7 +165,7 @@ def test_a_teacher_that_would_train_is_refused(tiny_checkpoints: TinyCheckpoints
     )
     next(teacher.network.parameters()).requires_grad_(True)
     with pytest.raises(ValueError, match=r"teacher.* would train.*requires_grad_\(False\)"):
-        DistillationModule(student, teacher, Objective(METHODS["kl"]))
+        DistillationModule(student, teacher, Objective(METHODS["kl"], ObjectiveConfig()))
 
 
 def test_checkpoints_are_models_of_transformers(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from tide.data import Collator
-from tide.losses.objective import Objective, method_named
+from tide.losses.objective import Objective
 from tide.masking import Noiser
 from tide.methods import METHODS
 from tide.training.hf_trainer import DistillationTrainer
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
     from tide.config import Recipe
     from tide.data import ShardedExamples
     from tide.models import DiffusionModel
-
-
-def build_objective(recipe: Recipe, *, shared_vocab_size: int | None) -> Objective:
-    """The recipe's method with its settings."""
-    settings = recipe.objective
-    return Objective(
-        method=method_named(
-            recipe.method, lambda_axis=settings.lambda_axis, timestep_weight=settings.timestep_weight
-        ),
-        temperature=settings.temperature,
-        chunk_temperature=settings.chunk_temperature,
-        ce_weight=settings.ce_weight,
-        distill_weight=settings.distill_weight,
-        lambda_init=settings.lambda_init,
-        lambda_max=settings.lambda_max,
-        lambda_decay=settings.lambda_decay,
-        chunk_eps=settings.chunk_eps,
-        chunk_divergence=settings.chunk_divergence,
-        ce_normalizer=settings.ce_normalizer,
-        shared_vocab_size=shared_vocab_size,
-    )
 
 
 def build_trainer(
@@ -69,7 +48,7 @@ def build_trainer(
     """
     if recipe.training.gradient_checkpointing:
         student.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    objective = build_objective(recipe, shared_vocab_size=shared_vocab_size)
+    objective = Objective(METHODS[recipe.method], recipe.objective, shared_vocab_size=shared_vocab_size)
     return DistillationTrainer(
         DistillationModule(student, teacher, objective),
         noiser=Noiser(
