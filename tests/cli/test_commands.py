@@ -46,11 +46,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "align", "prepare", "distill", "sample"):
+    for name in ("align", "prepare", "distill", "sample"):
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["align"], ["prepare"], ["distill"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["align"], ["prepare"], ["distill"], ["sample"]])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))
@@ -73,7 +73,6 @@ def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[st
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
-        "quickstart": ["--full", "--output-dir", "--fresh", "--steps", "--seeds"],
     }
     for command, names in options.items():
         out = shown([command, "--help"], capsys)
@@ -227,7 +226,6 @@ def test_overrides_stand_anywhere(
         (["distill", "recipe.yaml", "--chek", "method=kl"], "--chek"),
         (["distill", "recipe.yaml", "--check", "method"], "method"),
         (["distill", "recipe.yaml", "--method=kl"], "--method=kl"),
-        (["quickstart", "method=kl"], "method=kl"),
         (["sample", "somewhere", "x", "--block-size=3", "a=1"], "a=1"),
     ],
 )
@@ -362,7 +360,7 @@ def test_sample_answers_bad_input_in_a_line(
     ("command", "options"),
     [
         ("sample somewhere x", ["--max-new-tokens", "--block-size", "--steps-per-block"]),
-        ("quickstart", ["--steps", "--seeds", "--jobs"]),
+        ("align x", ["--rows", "--show", "--chunk-max-tokens", "--chunk-max-bytes"]),
     ],
 )
 @pytest.mark.parametrize("value", ["0", "-2", "many"])

@@ -30,8 +30,8 @@ def test_an_object_is_a_row():
     assert typed_row('{"prompt": "p", "completion": "c"}') == TextRow("p", "c")
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "got an empty one"), ('{"a": 1}', "the row is unfit")])
-def test_what_is_no_row_is_refused(text, message):
+@pytest.mark.parametrize(("text", "message"), [("", "got an empty one"), ('{"a": 1}', "row rejected")])
+def test_bad_rows_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         typed_row(text)
 

@@ -299,20 +299,20 @@ def test_frozen_students_need_no_graph_and_autocast_changes_nothing(divergence):
         ({"mask": torch.ones(5, 1, dtype=torch.bool)}, r"mask.*\(5, 1\)"),
         (
             {"student_logits": np.zeros((5, 11))},
-            r"student_logits must be a torch tensor; got ndarray.*as_tensor",
+            "student_logits.*ndarray.*as_tensor",
         ),
         (
             {"teacher_logits": torch.nn.Linear(3, 11)},
-            "teacher_logits must be a torch tensor; got Linear.*returns",
+            "teacher_logits.*Linear.*output",
         ),
-        ({"labels": [0] * 5}, "labels must be a torch tensor; got list"),
-        ({"mask": np.ones(5, dtype=bool)}, "mask must be a torch tensor; got ndarray"),
-        ({"vocab_size": 7.0}, r"vocab_size must be an integer; got 7\.0"),
-        ({"backend": "cudnn"}, "unknown backend 'cudnn'.*auto, reference, torch, triton"),
+        ({"labels": [0] * 5}, "labels.*tensor.*list"),
+        ({"mask": np.ones(5, dtype=bool)}, "mask.*tensor.*ndarray"),
+        ({"vocab_size": 7.0}, r"vocab_size.*integer.*7\.0"),
+        ({"backend": "cudnn"}, "backend 'cudnn'.*triton"),
         ({"teacher_logits": torch.zeros(5, 11, device="meta")}, "teacher_logits.*meta.*cpu"),
     ],
 )
-def test_errors_name_the_function_the_values_and_the_remedy(divergence, changes, message):
+def test_errors_name_function_argument_and_value(divergence, changes, message):
     inputs, _ = make(5, 11)
     options = {"temperature": 2.0} | changes
     with pytest.raises(ValueError, match=f"{divergence}.*{message}"):
@@ -328,7 +328,7 @@ def test_errors_name_the_function_the_values_and_the_remedy(divergence, changes,
         (torch.tensor([0.0, 0.5, 1.0, 1.25, 0.0]), r"\[0, 1\].*1\.25"),
         (torch.tensor([0.0, 0.5, 1.0, float("nan"), 0.0]), "nan"),
         (torch.zeros(4), "lambda_t.*5 rows"),
-        ([0.5] * 5, "lambda_t must be a torch tensor or a number; got list"),
+        ([0.5] * 5, "lambda_t.*number.*list"),
         (torch.zeros(5, 1), r"number or \[N\].*\(5, 1\)"),
         (torch.zeros(5, requires_grad=True), r"lambda_t\.detach\(\)"),
     ],

@@ -72,7 +72,7 @@ def check_vocab(function: str, vocab_size: int | None, *widths: int) -> int:
         if len(set(widths)) > 1:
             raise ValueError(
                 f"{function}: logits must share [N, V]; got widths {' and '.join(map(str, widths))}. "
-                "Pass vocab_size if one is a prefix of the other; otherwise use chunk likelihoods."
+                "If one is a prefix of the other, pass vocab_size; otherwise use chunk likelihoods."
             )
         return widths[0]
     check_integer(function, "vocab_size", vocab_size, VOCAB_REMEDY)

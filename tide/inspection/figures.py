@@ -1,6 +1,6 @@
-"""How figures look: colours for a light and a dark page, axes, legends, PNG.
+"""The look of figures: colours for light and dark pages, axes, legends, PNG.
 
-Every figure is made by matplotlib's object interface on the Agg canvas: no display, no global state.
+Figures use matplotlib's object interface on the Agg canvas: no display, no global state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12.0, 9.5, 9.0  # points
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one appearance. lines: of what is compared; better: behind the side where losses fall."""
+    """Colours of one appearance: `lines` for the series, `better` behind the side where losses fall."""
 
     background: str
     ink: str
@@ -57,16 +57,16 @@ DARK = Theme(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, the same for the same figure (no version or date inside)."""
+    """The figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    # Without facecolor, savefig would put the theme on matplotlib's default background.
+    # Without facecolor, savefig puts the theme on matplotlib's default background.
     background = figure.get_facecolor()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor=background, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def new_figure(width: float, height: float, heading: str, theme: Theme) -> Figure:
-    """An empty figure, inches, with its heading at the upper left."""
+    """An empty figure of this size in inches, its heading at the upper left."""
     figure = Figure(figsize=(width, height), facecolor=theme.background)
     figure.set_layout_engine("constrained", h_pad=0.05, w_pad=0.07)
     figure.suptitle(heading, x=0.008, ha="left", color=theme.ink, fontsize=TITLE_SIZE, weight="bold")
@@ -74,7 +74,7 @@ def new_figure(width: float, height: float, heading: str, theme: Theme) -> Figur
 
 
 def style_axes(axes: Axes, theme: Theme, title: str, x_label: str, y_label: str) -> None:
-    """Colours, a title at the left, labels, a grid; no frame at the top and on the right."""
+    """Set colours, title and labels; draw the grid, and no frame at the top and on the right."""
     axes.set_facecolor(theme.background)
     axes.set_title(title, loc="left", color=theme.ink, fontsize=LABEL_SIZE + 0.5)
     axes.set_xlabel(x_label, color=theme.ink, fontsize=LABEL_SIZE)
@@ -88,9 +88,8 @@ def style_axes(axes: Axes, theme: Theme, title: str, x_label: str, y_label: str)
 
 
 def add_legend(axes: Axes, theme: Theme) -> None:
-    """A legend under the panel, of what has a label; none where nothing has."""
+    """Add a legend under the panel if any series has a label."""
     if axes.get_legend_handles_labels()[0]:
-        # Below the panel: inside, it would hide a line for some data wherever it stands.
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(0, -0.17),

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from examples.quickstart.corpus import functions_in, is_held_out, split_functions, write_rows
 from tide.data import open_source, parse_row
-from tide.quickstart.corpus import _functions, is_held_out, split_functions, write_rows
 
 SOURCE = '''
 def one_line(x): return x
@@ -37,10 +37,10 @@ def split():
     return split_functions()
 
 
-def test_a_function_is_its_signature_and_the_rest(tmp_path):
+def test_a_function_splits_into_signature_and_rest(tmp_path):
     path = tmp_path / "m.py"
     path.write_text(SOURCE)
-    found = dict(_functions(path))
+    found = dict(functions_in(path))
     assert set(found) == {
         "def volume(\n    self,\n) -> float:\n",
         "async def fetch(client, url, *, timeout=30.0, retries=3):\n",
@@ -53,10 +53,10 @@ def test_a_function_is_its_signature_and_the_rest(tmp_path):
         ast.parse(prompt + completion)
 
 
-def test_a_file_that_is_no_python_gives_nothing(tmp_path):
+def test_a_file_that_does_not_parse_gives_no_rows(tmp_path):
     path = tmp_path / "m.py"
     path.write_bytes(b"\xff\xfe def f(")
-    assert _functions(path) == []
+    assert functions_in(path) == []
 
 
 def test_the_split_depends_on_names_alone():
