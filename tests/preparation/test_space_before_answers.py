@@ -79,7 +79,7 @@ def test_the_joined_token_is_in_the_loss_and_the_one_before_it_is_not():
     one, _ = sides(conversation("for value"), student, make_chat_tokenizer())
     tokens = student.convert_ids_to_tokens(one.tokens.token_ids)
     trained = [token for token, in_loss in zip(tokens, one.tokens.loss_mask, strict=True) if in_loss]
-    assert "".join(trained) == "▁for▁value<|end|>" and learnt[0].startswith("▁f")
+    assert "".join(trained) == "▁for▁value<|end|>" and trained[0].startswith("▁f")
     assert "".join(tokens).endswith("▁]" + "".join(trained))
 
 
