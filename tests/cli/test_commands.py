@@ -44,11 +44,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "align", "prepare", "distill", "sample"):
+    for name in ("quickstart", "recipe", "align", "prepare", "distill", "sample"):
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["align"], ["prepare"], ["distill"], ["sample"]])
+@pytest.mark.parametrize(
+    "command", [[], ["quickstart"], ["recipe"], ["align"], ["prepare"], ["distill"], ["sample"]]
+)
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))
