@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.tiny import TinyCheckpoints
 
+COMMANDS = ("quickstart", "recipe", "align", "prepare", "distill", "sample")
+
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a command prints that ends the program itself, with status 0."""
@@ -44,13 +46,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "recipe", "align", "prepare", "distill", "sample"):
+    for name in COMMANDS:
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["quickstart"], ["recipe"], ["align"], ["prepare"], ["distill"], ["sample"]]
-)
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))

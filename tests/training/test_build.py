@@ -119,7 +119,7 @@ def test_arguments_that_transformers_refuses_name_the_section(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", optim="adamm")
-    with pytest.raises(ValueError, match="training: .*adamm.* is not a valid OptimizerNames"):
+    with pytest.raises(ValueError, match=r"training: .*adamm.* is not a valid OptimizerNames"):
         training_arguments(recipe)
     monkeypatch.setattr(arguments, "fields", lambda kind: [])
     with pytest.raises(ValueError, match=r"training\.\w+: transformers .* has no such argument"):

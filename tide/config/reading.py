@@ -34,7 +34,7 @@ def check(
     def report(path: KeyPath, message: str) -> None:
         problems.append(Problem(document.place(path), ".".join(map(printable, path)), message))
 
-    right: Section = recipe
+    right: Any = recipe
     if invalid is not None:
         wrong = _wrong_values(type(recipe), document.values, invalid)
         for path, message in wrong.items():
