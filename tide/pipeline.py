@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tide.config import Record, at_key, decode
+from tide.contract import Contract
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.methods import METHODS
-from tide.models import check_weights, load_config, load_model
+from tide.models import DiffusionModel, check_weights, load_config, load_model
 from tide.preparation import (
     check_embeddings,
     check_shared_ids,
@@ -96,12 +97,7 @@ def distill(
     directory.check_examples(data.fingerprint)
     if resume and (finished := _finished_result(directory)) is not None:
         return finished
-    with at_key("student.path"):
-        student = load_model(recipe.student.path, dtype="float32", trainable=True)
-    teacher = None
-    if recipe.teacher is not None and tokenizers.teacher is not None:
-        with at_key("teacher.path"):
-            teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+    student, teacher = load_models(recipe, tokenizers)
     stop, meter = StopOnSignal(), RunMeter()
     trainer = build_trainer(
         recipe,
@@ -145,13 +141,25 @@ def distill(
             student,
             tokenizers.student,
             held_out,
-            block_size=recipe.masking.block_size,
             batch_size=recipe.training.batch_size,
         )
         result = result.model_copy(update={"held_out": likelihood})
     if is_main:
         directory.finish(result.model_dump_json(indent=1, include=set(RunSummary.model_fields)))
     return result
+
+
+def load_models(recipe: Recipe, tokenizers: Tokenizers) -> tuple[DiffusionModel, DiffusionModel | None]:
+    """Load the student and, if the method has one, the teacher."""
+    block_size, teacher = recipe.masking.block_size, None
+    with at_key("student.path"):
+        network = load_model(recipe.student.path, trainable=True)
+        student = DiffusionModel(network, Contract(tokenizers.student.mask_token_id, block_size))
+    if recipe.teacher is not None and tokenizers.teacher is not None:
+        with at_key("teacher.path"):
+            network = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+        teacher = DiffusionModel(network, Contract(tokenizers.teacher.mask_token_id, block_size))
+    return student, teacher
 
 
 def check(recipe: Recipe, *, resume: bool = False) -> str:

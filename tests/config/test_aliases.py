@@ -17,13 +17,8 @@ def test_every_alias_is_free_and_names_a_key():
 
 
 def test_aliases_set_their_keys(load, minimal):
-    lines = "  lr: 1e-3
-  per_device_train_batch_size: 4
-  warmup: 0.5
-"
-    lines += "  optimizer: adafactor
-  bf16: true
-"
+    lines = "  lr: 1e-3\n  per_device_train_batch_size: 4\n  warmup: 0.5\n"
+    lines += "  optimizer: adafactor\n  bf16: true\n"
     training = load(minimal + lines, ["training.grad_clip=0.5", "data.max_seq_length=64"]).training
     assert (training.learning_rate, training.batch_size, training.warmup_ratio) == (1e-3, 4, 0.5)
     assert (training.optim, training.precision, training.max_grad_norm) == ("adafactor", "bf16", 0.5)

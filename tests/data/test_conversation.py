@@ -62,11 +62,11 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
         # Answers that are not learnt.
         (
             {"messages": [ASK, {**ANSWER, "weight": 0}, ASK, {**ANSWER, "weight": 1}]},
-            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+            Conversation(BOTH + BOTH, context=frozenset({1})),
         ),
         (
             {"messages": [ASK, {**ANSWER, "train": False}, ASK, {**ANSWER, "train": True, "weight": None}]},
-            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+            Conversation(BOTH + BOTH, context=frozenset({1})),
         ),
         (
             {
@@ -77,7 +77,7 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
                     {"from": "gpt", "value": "a", "weight": 1.0},
                 ]
             },
-            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+            Conversation(BOTH + BOTH, context=frozenset({1})),
         ),
         (
             {"prompt": [ASK], "completion": [{**ANSWER, "content": "", "weight": 0}, ASK, ANSWER]},
@@ -146,7 +146,7 @@ def answer(**changes: object) -> dict[str, object]:
         (answer(weight=0.5), "weight of a message", "messages[1] has weight 0.5, expected 0 or 1"),
         (answer(weight="0"), "weight of a message", "has weight '0'"),
         (answer(train="no"), "weight of a message", "has train 'no'"),
-        (answer(weight=0), "no answer", "roles ['user', 'assistant'], not learnt [1]"),
+        (answer(weight=0), "no answer", "roles ['user', 'assistant'], context [1]"),
         ({"messages": [ASK]}, "no answer", "roles ['user']"),
         ({"messages": [ASK, {"role": "Assistant", "content": "a"}]}, "no answer", "'Assistant'"),
         ({"prompt": [ASK, ANSWER], "completion": [ASK]}, "no answer", ""),

@@ -65,8 +65,8 @@ def test_a_row_that_is_not_there(source):
         (['{"text": "a"}', '{"text": "b"}'], "2 rows"),
         (['{"text": "a Python"}', '{"text": "PYTHON"}'], "2 rows"),
         # A row that is unfit is kept, and hides nothing.
-        (['{"text": "a"}', "{broken", '{"text": ""}'], r"3 rows \(2 of them unfit\)"),
-        (["{broken"], r"1 rows \(1 of them unfit\)"),
+        (['{"text": "a"}', "{broken", '{"text": ""}'], r"3 rows \(2 of them rejected\)"),
+        (["{broken"], r"1 rows \(1 of them rejected\)"),
     ],
 )
 def test_a_text_in_no_answer_is_an_error(tmp_path, lines, rows):

@@ -108,6 +108,7 @@ def moved_back(recipe: Recipe, folder: Path, step: int) -> Recipe:
     return recipe.replace(training={"output_dir": str(folder)})
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "killed", "tide_shared", **LONG)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -137,6 +138,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp
     assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 5])  # In the first epoch, and in the second.
 def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     tiny_checkpoints: TinyCheckpoints,
@@ -174,6 +176,7 @@ def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     assert learned(tmp_path / "run") == learned(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "step", "changes"),
     [
@@ -198,7 +201,7 @@ def test_any_checkpoint_leads_to_the_same_end(
     assert learned(tmp_path / "whole") == learned(tmp_path / "again")
 
 
-def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_a_torn_checkpoint_is_skipped(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "whole", **LONG)
     distill(recipe)
     again = moved_back(recipe, tmp_path / "again", 6)
@@ -210,7 +213,9 @@ def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_
     assert_same_bits(tmp_path / "whole", tmp_path / "again")
 
 
-def test_a_finished_run_is_finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_resuming_after_the_last_step_trains_no_further(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path
+) -> None:
     # In the middle of an epoch, where the Trainer's loop would go on.
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **{**LONG, "max_steps": 7})
     distill(recipe)
@@ -264,7 +269,9 @@ def test_a_resumed_run_reports_all_of_its_time_and_memory(
     assert summary["seconds"] > 1e6 and summary["peak_memory_mib"] == 1e9
 
 
-def test_resuming_nothing_starts_and_says_so(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path
+) -> None:
     said: list[str] = []
     started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, log=said.append)
     assert said == [f"no checkpoint in {tmp_path / 'one'}: starting from the beginning"]
@@ -284,7 +291,7 @@ def finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pyt
     return recipe
 
 
-def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
+def test_a_run_with_another_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     before = (tmp_path / "run" / "recipe.yaml").read_text()
     changed = finished.replace(
         objective={"temperature": 3.0}, training={"learning_rate": 0.5, "max_steps": 9}
@@ -296,7 +303,7 @@ def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> No
     assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 
 
-def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
+def test_a_run_with_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", ROWS[:-1])
     recipe = finished.replace(data={"train": str(rows)})
     (tmp_path / "run" / "recipe.yaml").write_text(
@@ -308,14 +315,14 @@ def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
         pipeline.check(recipe, resume=True)
 
 
-def test_a_directory_with_a_run_is_not_written_over(finished: Recipe, tmp_path: Path) -> None:
+def test_a_run_is_not_overwritten(finished: Recipe, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(ValueError, match=r"already holds checkpoint-2 of a run\. Pass --resume"):
         distill(finished)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_path: Path) -> None:
+def test_a_student_without_checkpoints_is_not_overwritten(finished: Recipe, tmp_path: Path) -> None:
     for checkpoint in checkpoints_in(tmp_path / "run"):
         shutil.rmtree(checkpoint)
     with pytest.raises(ValueError, match=r"already holds summary\.json of a run"):
@@ -324,7 +331,7 @@ def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_p
         distill(finished, resume=True)
 
 
-def test_a_file_is_no_directory(finished: Recipe, tmp_path: Path) -> None:
+def test_an_output_directory_that_is_a_file_is_an_error(finished: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     recipe = finished.replace(training={"output_dir": str(tmp_path / "file")})
     with pytest.raises(ValueError, match=r"training\.output_dir .*file' is a file\. Name a directory\."):

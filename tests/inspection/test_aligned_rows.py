@@ -26,7 +26,7 @@ def test_columns_by_hand():
         (["↵"], ["↵"], 2, "after"),
         (["!"], ["!"], 3, None),
     ]
-    assert [token.learnt for token in row.student] == [False, True, True, True, True, True]
+    assert [token.in_loss for token in row.student] == [False, True, True, True, True, True]
     assert [token.chunk for token in row.teacher] == [NO_CHUNK, 0, 0, 1, 2, 3]
 
 
@@ -61,7 +61,7 @@ def test_conversations_have_chunks_in_answers_alone():
             assert held == "".join(answers).encode()
         ends = [token for token in found.student if token.text == "<|end_turn|>"]
         assert len(ends) == len(row.messages) and {token.chunk for token in ends} == {NO_CHUNK}
-        assert sum(token.learnt for token in ends) == len(answers)
+        assert sum(token.in_loss for token in ends) == len(answers)
 
 
 def test_templates_get_the_arguments_of_their_side():
@@ -76,7 +76,7 @@ def test_templates_get_the_arguments_of_their_side():
         assert "".join(texts_of(row.student)).startswith("sweet<|turn|>")
         assert "".join(texts_of(row.teacher)).startswith("sour<|begin|>")
         for tokens, sequence in ((row.student, built.example.student), (row.teacher, built.example.teacher)):
-            end = 1 + max(at for at, token in enumerate(tokens) if token.learnt)
+            end = 1 + max(at for at, token in enumerate(tokens) if token.in_loss)
             assert [token.token_id for token in tokens[:end]] == sequence.token_ids[:end].tolist()
             assert [token.chunk for token in tokens[:end]] == sequence.chunks[:end].tolist()
     (without,) = Aligner(*tokenizers)(rows[:1])

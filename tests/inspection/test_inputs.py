@@ -12,7 +12,7 @@ from tests.tiny import make_tokenizer
 from tide.config import Recipe
 from tide.data import Conversation, Message, Rejected, TextRow, open_source
 from tide.inspection import Aligner, MixedRows, sampled, typed_row
-from tide.preparation.recipe_data import Preparation
+from tide.preparation import Preparation
 
 
 def test_a_text_is_plain():
@@ -30,8 +30,8 @@ def test_an_object_is_a_row():
     assert typed_row('{"prompt": "p", "completion": "c"}') == TextRow("p", "c")
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "got an empty one"), ('{"a": 1}', "the row is unfit")])
-def test_what_is_no_row_is_refused(text, message):
+@pytest.mark.parametrize(("text", "message"), [("", "got an empty one"), ('{"a": 1}', "row rejected")])
+def test_bad_rows_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         typed_row(text)
 

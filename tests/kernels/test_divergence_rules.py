@@ -1,8 +1,8 @@
-"""Rules that interpolated_kl and reverse_kl keep alike: dtypes, masks, layouts, autograd, errors.
+"""Rules that interpolated_kl and reverse_kl share: dtypes, masks, layouts, autograd, errors.
 
 Mutants that this file kills: the last vocabulary column left out, a gradient of the other sign, T missing
 from it, a row's upstream gradient used for its neighbour, a masked row multiplied by 0 instead of skipped,
-cross-entropy at T instead of 1, statistics of one chunk used for another in backward.
+cross-entropy at T instead of 1, statistics of one row block used for another in backward.
 """
 
 from __future__ import annotations
@@ -11,32 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import (
-    BACKENDS,
-    DIVERGENCES,
-    EPS32,
-    call,
-    gradient,
-    make,
-    relative,
-    truth,
-)
-from tide_kernels._shared import chunking
+from tests.kernels.cases import BACKENDS, DIVERGENCES, EPS32, relative
+from tests.kernels.cases.divergence import call, gradient, make, truth
 
 both_divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@pytest.fixture
-def few_rows_at_a_time(monkeypatch):
-    """A buffer of five rows of 1000 fp32 entries, so that a handful of rows takes several chunks."""
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 1000 * 4)
-
-
 @both_backends
 @both_divergences
-@pytest.mark.parametrize("rows", [1, 13])
-@pytest.mark.parametrize("vocab", [1, 7, 1000, 4096, 5003])
+@pytest.mark.parametrize(("vocab", "rows"), [(1, 13), (7, 1), (1000, 13), (4096, 1), (5003, 3)])
 def test_fp32_equals_the_definition_in_fp64(vocab, rows, divergence, backend, few_rows_at_a_time):
     inputs, upstream = make(rows, vocab)
     for temperature in (1.0, 2.5):

@@ -14,17 +14,8 @@ import numpy
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import (
-    BACKENDS,
-    EPS32,
-    call,
-    exact,
-    gradient,
-    make,
-    relative,
-    truth,
-    worst_row,
-)
+from tests.kernels.cases import BACKENDS, EPS32, relative, worst_row
+from tests.kernels.cases.divergence import call, exact, gradient, make, truth
 from tide_kernels import interpolated_kl
 from tide_kernels.interpolated_kl import chunked
 from tide_kernels.interpolated_kl.reference import (

@@ -1,4 +1,4 @@
-"""linear_interpolated_kl and linear_reverse_kl: the rules that every op keeps at the edges of its inputs."""
+"""linear_interpolated_kl and linear_reverse_kl: edge cases, workspace, errors."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.linear_cases import (
-    DIVERGENCES,
-    EPS32,
-    STUDENT,
-    call,
-    gradients,
-    make,
-    relative,
-    truth,
-    widened,
-)
+from tests.kernels.cases import DIVERGENCES, EPS32, relative, widened
+from tests.kernels.cases.linear import STUDENT, call, gradients, make, truth
 from tide_kernels._shared.workspace import plan_rows, row_steps, workspace
 
 CPU = torch.device("cpu")
@@ -90,7 +81,7 @@ def test_inputs_are_read_only_and_need_not_be_contiguous(divergence):
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(divergence):
+def test_runs_are_bit_identical_and_no_buffer_is_read_before_it_is_written(divergence):
     inputs = make(dtype=torch.bfloat16)
     first = call(divergence, inputs, workspace_bytes=8 * 1000 * 4)
     first_gradients = gradients(first, inputs)
@@ -154,7 +145,7 @@ def test_reference_passes_gradcheck(divergence):
     if divergence == "reverse_kl":
         assert torch.autograd.gradcheck(loss, tensors)
         return
-    # The target is held constant, so the numerical derivative has to hold it too.
+    # The target is held constant, so the numerical derivative must hold it too.
     result = call(divergence, inputs, backend="reference")
     student = torch.nn.functional.linear(*tensors).detach()
     teacher = torch.nn.functional.linear(*(inputs[f"teacher_{x}"] for x in ("hidden", "weight", "bias")))
@@ -173,18 +164,18 @@ def test_reference_passes_gradcheck(divergence):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
-def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
-    # A block of r chunks: r 10 + 20 bytes a row of a chunk.
+def test_row_blocks_cover_the_rows_within_the_workspace(monkeypatch):
+    # A gradient block of r row blocks takes r 10 + 20 bytes per row of a row block.
     assert plan_rows(100, 10, 20, 2, 400) == (20, 10)
-    assert plan_rows(100, 10, 20, 4, 600) == (34, 12)  # of 40 and 10, evened; the chunk takes the rest
-    assert plan_rows(12, 10, 20, 2, 400) == (12, 12)  # all rows at once, and then chunks as large as may be
+    assert plan_rows(100, 10, 20, 4, 600) == (34, 12)  # 40 and 10, evened; the row block takes the rest
+    assert plan_rows(12, 10, 20, 2, 400) == (12, 12)  # all rows at once, then the largest row block
     assert plan_rows(16, 10, 20, 4, 400) == (16, 8)
     assert plan_rows(10, 10, 20, 2, 1) == (2, 1)
     assert plan_rows(0, 10, 20, 2, 400) == (1, 1)
     for rows, budget in itertools.product(range(1, 40), range(60, 900, 37)):
-        block, chunk = plan_rows(rows, 10, 20, 2, budget)
-        assert 1 <= chunk <= block <= rows
-        assert block * 10 + chunk * 20 <= max(budget, 40)
+        gradient_block, block = plan_rows(rows, 10, 20, 2, budget)
+        assert 1 <= block <= gradient_block <= rows
+        assert gradient_block * 10 + block * 20 <= max(budget, 40)
     assert row_steps(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert row_steps(slice(4, 9), 3) == [slice(4, 7), slice(7, 9)]
     monkeypatch.delenv("TIDE_WORKSPACE_BYTES", raising=False)

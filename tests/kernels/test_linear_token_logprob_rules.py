@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.linear_token_cases import call, make
+from tests.kernels.cases.linear_token import call, make
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from tests.kernels import linear_cases, linear_token_cases
-from tests.kernels.linear_cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, linear, linear_token, relative
 from tide_kernels import linear_token_logprob
 from tide_kernels._shared import head, head_gradient, linear_divergence_rows
 from tide_kernels._shared.head import Head, HeadOptions, head_logits, product_dtype, rounding_buffer
@@ -117,7 +116,7 @@ def checked_token_call(inputs, **options):
 def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype, columns, monkeypatch):
     """From a part of one run to all logits kept, with a gradient in bf16 beside them."""
     as_on_a_gpu(monkeypatch, chunked)
-    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     # Other inputs than the kernel takes: forward goes by runs as well.
     monkeypatch.setattr(launch, "_product_fits", lambda _: False)
     budget = ROWS * 4 * columns
@@ -139,7 +138,7 @@ def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype
 @pytest.mark.parametrize("columns", [350, 1500])
 def test_no_fp32_copy_of_the_heads_gradient_exists(columns, monkeypatch):
     """Nor of the head: a CPU makes both in fp32, 64 of 512 entries at a time."""
-    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * columns)
     with torch.no_grad():
         _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
@@ -157,7 +156,7 @@ def test_no_fp32_copy_of_the_heads_gradient_exists(columns, monkeypatch):
 @pytest.mark.parametrize("rows_of_parts", [0, 1, 5, 11])
 def test_parts_of_the_product_fit_the_workspace(rows_of_parts):
     """Two numbers a row and tile: of as many rows as have room for them, one at least."""
-    inputs, _ = linear_token_cases.make(ROWS, VOCAB, width=WIDTH)
+    inputs, _ = linear_token.make(ROWS, VOCAB, width=WIDTH)
     arguments, settings = checked_token_call(inputs, backend="triton")
     whole, whole_statistics, _ = launch.linear_token_logprob_forward(arguments, settings._replace(keep=False))
     row_bytes = -(-VOCAB // launch.blocks_for("linear_token_logprob_fwd", whole.device).block_v) * 2 * 4
@@ -181,7 +180,7 @@ def test_slices_of_rows_are_whole_blocks_where_there_is_room():
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, logits_dtype, rows, monkeypatch):
     as_on_a_gpu(monkeypatch, linear_divergence_rows)
-    inputs = linear_cases.make(ROWS, VOCAB, torch.bfloat16, widths=(WIDTH, WIDTH))
+    inputs = linear.make(ROWS, VOCAB, torch.bfloat16, widths=(WIDTH, WIDTH))
     budget, seen = rows * VOCAB * 10, Held()
     inner = linear_divergence_rows.linear_divergence_rows
 
@@ -190,7 +189,7 @@ def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, log
             return inner(*arguments)
 
     monkeypatch.setattr("tide_kernels._shared.linear_divergence.linear_divergence_rows", watched)
-    linear_cases.call(
+    linear.call(
         divergence,
         inputs,
         logits_dtype=logits_dtype,
@@ -206,16 +205,16 @@ def test_a_head_that_is_converted_in_several_tiles_gives_the_definition(op, monk
     """300 entries of 32 fp32 numbers each, 64 at a time."""
     monkeypatch.setattr(head, "CPU_TILE_BYTES", 64 * WIDTH * 4)
     if op == "token_logprob":
-        inputs, upstream = linear_token_cases.make(ROWS, 300, torch.bfloat16, width=WIDTH)
-        expected, d_expected = linear_token_cases.truth(inputs, upstream)
-        actual = linear_token_cases.call(inputs, backend="torch")
-        d_actual = linear_token_cases.gradients(actual, upstream, inputs)
+        inputs, upstream = linear_token.make(ROWS, 300, torch.bfloat16, width=WIDTH)
+        expected, d_expected = linear_token.truth(inputs, upstream)
+        actual = linear_token.call(inputs, backend="torch")
+        d_actual = linear_token.gradients(actual, upstream, inputs)
     else:
-        inputs = linear_cases.make(ROWS, 300, torch.bfloat16, widths=(WIDTH, WIDTH))
-        result, d_expected = linear_cases.truth(op, inputs)
-        made = linear_cases.call(op, inputs, backend="torch")
+        inputs = linear.make(ROWS, 300, torch.bfloat16, widths=(WIDTH, WIDTH))
+        result, d_expected = linear.truth(op, inputs)
+        made = linear.call(op, inputs, backend="torch")
         expected, actual = result.kl, made.kl
-        d_actual = linear_cases.gradients(made, inputs)
+        d_actual = linear.gradients(made, inputs)
     assert relative(actual, expected) < 64 * EPS32
     for one, two in zip(d_actual, d_expected, strict=True):
         assert relative(one, two) <= 0.51 * torch.finfo(torch.bfloat16).eps + 64 * EPS32
@@ -275,20 +274,20 @@ def test_log_p_of_half_logits_is_the_definitions(backend, forward, monkeypatch):
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_a_divergence_of_half_logits_is_the_definitions(backend, divergence):
     generator = torch.Generator().manual_seed(5)
-    inputs = linear_cases.make(5, 300, torch.float16, widths=(16, 16))
+    inputs = linear.make(5, 300, torch.float16, widths=(16, 16))
     for side in ("student", "teacher"):
         names = [f"{side}_{part}" for part in ("hidden", "weight", "bias")]
         inputs.update(zip(names, exact_head(torch.float16, generator), strict=True))
     options = {f"{side}_{name}": x for side in ("student", "teacher") for name, x in
                (("logit_scale", 0.75), ("softcap", 30.0))} | {"logits_dtype": torch.float16}  # fmt: skip
-    wanted = linear_cases.call(divergence, inputs, backend="reference", **options)
-    result = linear_cases.call(divergence, inputs, backend=backend, **options)
+    wanted = linear.call(divergence, inputs, backend="reference", **options)
+    result = linear.call(divergence, inputs, backend=backend, **options)
     assert relative(result.kl, wanted.kl.double()) < 32 * EPS32
     assert relative(result.ce, wanted.ce.double()) < 32 * EPS32
 
 
 def test_hidden_states_are_converted_once_whatever_the_number_of_runs():
-    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * 100)
     with torch.no_grad(), Held() as forward:
         _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)

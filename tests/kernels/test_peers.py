@@ -10,7 +10,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import DIVERGENCES, EPS32, call, make, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases.divergence import call, make
 from tide_kernels import linear_interpolated_kl, linear_reverse_kl, linear_token_logprob
 
 liger = pytest.importorskip("liger_kernel.transformers")

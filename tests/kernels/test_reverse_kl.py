@@ -12,16 +12,8 @@ import numpy
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import (
-    BACKENDS,
-    EPS32,
-    call,
-    exact,
-    gradient,
-    make,
-    relative,
-    worst_row,
-)
+from tests.kernels.cases import BACKENDS, EPS32, relative, worst_row
+from tests.kernels.cases.divergence import call, exact, gradient, make
 from tide_kernels import interpolated_kl, reverse_kl
 from tide_kernels.reverse_kl import chunked
 from tide_kernels.reverse_kl.reference import reverse_kl_gradient, reverse_kl_reference

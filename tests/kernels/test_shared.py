@@ -14,17 +14,17 @@ import time
 import pytest
 import torch
 
-from tide_kernels._shared import chunking, workers
-from tide_kernels._shared.chunking import RowChunks, rows_per_chunk
+from tide_kernels._shared import row_blocks, workers
 from tide_kernels._shared.label import label_gradient, label_statistics
+from tide_kernels._shared.row_blocks import RowBlocks, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import MAX_WORKERS, map_chunks
+from tide_kernels._shared.workers import MAX_WORKERS, map_blocks
 
 CPU = torch.device("cpu")
 
 
 def chunks_of(num_rows, vocab=10, active=None, dtype=torch.float32):
-    return RowChunks(num_rows, active, vocab, dtype, CPU)
+    return RowBlocks(num_rows, active, vocab, dtype, CPU)
 
 
 @pytest.fixture
@@ -36,17 +36,17 @@ def three_threads():
 
 
 def test_a_buffer_holds_as_many_rows_as_its_bytes_allow():
-    budget = chunking.CPU_BUFFER_BYTES
-    assert rows_per_chunk(151_936, torch.float32, CPU) == 1  # what the budget was measured for
-    assert rows_per_chunk(budget // 4, torch.float32, CPU) == 1
-    assert rows_per_chunk(budget // 4 // 7, torch.float32, CPU) == 7
-    assert rows_per_chunk(budget // 4 // 7, torch.float64, CPU) == 3
-    assert rows_per_chunk(10 * budget, torch.float32, CPU) == 1
+    budget = row_blocks.CPU_BUFFER_BYTES
+    assert rows_per_block(151_936, torch.float32, CPU) == 1  # what the budget was measured for
+    assert rows_per_block(budget // 4, torch.float32, CPU) == 1
+    assert rows_per_block(budget // 4 // 7, torch.float32, CPU) == 7
+    assert rows_per_block(budget // 4 // 7, torch.float64, CPU) == 3
+    assert rows_per_block(10 * budget, torch.float32, CPU) == 1
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 4, 5, 6, 23])
 def test_chunks_cover_every_row_once(num_rows, monkeypatch):
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 10 * 4)
+    monkeypatch.setattr(row_blocks, "CPU_BUFFER_BYTES", 5 * 10 * 4)
     covered = [row for rows in chunks_of(num_rows) for row in range(rows.start, rows.stop)]
     assert covered == list(range(num_rows))
     sizes = [rows.stop - rows.start for rows in chunks_of(num_rows)]
@@ -54,7 +54,7 @@ def test_chunks_cover_every_row_once(num_rows, monkeypatch):
 
 
 def test_rows_are_read_in_place_or_through_a_buffer(monkeypatch):
-    monkeypatch.setattr(chunking, "CPU_BUFFER_BYTES", 5 * 10 * 4)
+    monkeypatch.setattr(row_blocks, "CPU_BUFFER_BYTES", 5 * 10 * 4)
     x = torch.randn(12, 13)
     plain = chunks_of(12)
     assert plain.buffer_for(x) is None
@@ -88,7 +88,7 @@ def test_every_chunk_is_run_once_and_answers_in_order(three_threads):
         return rows.start, len(set(buffers))
 
     work = [slice(start, start + 1) for start in range(50)]
-    results = map_chunks(work, run, list, CPU)
+    results = map_blocks(work, run, list, CPU)
     # Each thread keeps buffers of its own.
     assert results == [(start, 1) for start in range(50)]
     starts, identities, threads, grad_modes = zip(*seen, strict=True)
@@ -107,7 +107,7 @@ def test_threads_work_in_the_callers_inference_mode(inference, three_threads):
 
     with torch.inference_mode(inference):
         out = torch.empty(20)
-        map_chunks([slice(row, row + 1) for row in range(20)], run, lambda: torch.empty(1), CPU)
+        map_blocks([slice(row, row + 1) for row in range(20)], run, lambda: torch.empty(1), CPU)
     assert torch.equal(out, torch.arange(20.0))
     modes, grad_modes, identities = zip(*seen, strict=True)
     assert set(modes) == {inference} and set(grad_modes) == {False}
@@ -117,7 +117,7 @@ def test_threads_work_in_the_callers_inference_mode(inference, three_threads):
 def test_the_callers_threads_stay_as_they_were(three_threads):
     workers._forget_pool()  # so that one is started here
     found = []
-    map_chunks([slice(0, 1), slice(1, 2)], lambda rows, _: found.append(rows), lambda: None, CPU)
+    map_blocks([slice(0, 1), slice(1, 2)], lambda rows, _: found.append(rows), lambda: None, CPU)
     assert torch.get_num_threads() == 3 and torch.is_grad_enabled()
     later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     later.start()
@@ -131,11 +131,11 @@ def test_one_thread_or_one_chunk_needs_no_pool(three_threads):
     def run(rows, _):
         identities.append((threading.get_ident(), torch.is_grad_enabled()))
 
-    map_chunks([slice(0, 9)], run, lambda: None, CPU)
+    map_blocks([slice(0, 9)], run, lambda: None, CPU)
     torch.set_num_threads(1)
-    map_chunks([slice(0, 1), slice(1, 2)], run, lambda: None, CPU)
+    map_blocks([slice(0, 1), slice(1, 2)], run, lambda: None, CPU)
     assert set(identities) == {(threading.get_ident(), False)}
-    assert map_chunks([], run, lambda: None, CPU) == []
+    assert map_blocks([], run, lambda: None, CPU) == []
     assert MAX_WORKERS >= 2
 
 
@@ -145,19 +145,19 @@ def test_an_error_in_a_chunk_reaches_the_caller(three_threads):
             raise ArithmeticError("row 7")
 
     with pytest.raises(ArithmeticError, match="row 7"):
-        map_chunks([slice(start, start + 1) for start in range(20)], run, lambda: None, CPU)
-    assert map_chunks([slice(0, 1), slice(1, 2)], lambda rows, _: rows.start, lambda: None, CPU) == [0, 1]
+        map_blocks([slice(start, start + 1) for start in range(20)], run, lambda: None, CPU)
+    assert map_blocks([slice(0, 1), slice(1, 2)], lambda rows, _: rows.start, lambda: None, CPU) == [0, 1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_starts_a_pool_of_its_own(three_threads):
     work = [slice(0, 1), slice(1, 2)]
-    map_chunks(work, lambda rows, _: rows.start, lambda: None, CPU)
+    map_blocks(work, lambda rows, _: rows.start, lambda: None, CPU)
     assert workers._pool is not None
     child = os.fork()
     if child == 0:
-        answer = map_chunks(work, lambda rows, _: rows.start, lambda: None, CPU)
+        answer = map_blocks(work, lambda rows, _: rows.start, lambda: None, CPU)
         os._exit(0 if answer == [0, 1] else 1)
     for _ in range(1000):
         done, status = os.waitpid(child, os.WNOHANG)

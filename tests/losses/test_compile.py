@@ -42,6 +42,15 @@ def test_a_compiled_loss_is_one_graph_with_the_same_values(name, backend):
     assert torch.equal(*(torch.autograd.grad(x, student)[0] for x in (actual, expected)))
 
 
+def test_a_compiled_module_is_one_graph_with_the_same_values():
+    student, teacher, labels, mask = inputs()
+    module = losses.ReverseKLLoss(temperature=1.5, backend="torch")
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    actual = compiled(student, teacher, mask, labels=labels).loss
+    assert torch.equal(actual, module(student, teacher, mask, labels=labels).loss)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_a_gradient_in_place_reaches_the_head(name, backend):

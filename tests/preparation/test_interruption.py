@@ -12,8 +12,8 @@ from importlib import import_module
 import pytest
 
 from tests.preparation.prepared import recipe_of
+from tide.preparation import Preparation, ShardDirectory
 from tide.preparation.prepare import _children_ignore_interrupts, _made
-from tide.preparation.recipe_data import Preparation
 
 PREPARE = import_module("tide.preparation.prepare")  # the package has a function of this name
 
@@ -40,8 +40,8 @@ def test_an_interruption_does_not_wait_for_the_parts_that_no_worker_has(
     sources = [{"path": str(tiny_checkpoints.rows), "weight": 1000}]
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
     preparation = Preparation.of(recipe, shard_rows=10)
-    directory = tmp_path / "prepared"
-    directory.mkdir()
+    directory = ShardDirectory(tmp_path / "prepared")
+    directory.path.mkdir()
     numbers = list(range(800))
     before, said = signal.getsignal(signal.SIGINT), []
     made = _made(preparation, numbers, directory, 2, said.append)
@@ -53,7 +53,7 @@ def test_an_interruption_does_not_wait_for_the_parts_that_no_worker_has(
     with pytest.raises(KeyboardInterrupt):
         made.throw(KeyboardInterrupt)
     assert said == ["stopping; shards in work are being finished"]
-    assert 1 <= len(list(directory.glob("part-*.json"))) < 400
+    assert 1 <= len(list(directory.path.glob("part-*.json"))) < 400
 
 
 def test_a_part_that_cannot_be_cancelled_is_not_begun(monkeypatch):

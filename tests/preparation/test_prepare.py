@@ -12,7 +12,7 @@ import torch
 from tests.preparation.prepared import files, prepare, recipe_of
 from tests.tiny import ROWS
 from tide.config import Recipe
-from tide.data import Manifest, ShardedExamples, SourceCounts, write_json
+from tide.data import Manifest, ShardedExamples, SourceCounts
 from tide.preparation import load_tokenizers, training_data
 
 if TYPE_CHECKING:
@@ -122,13 +122,13 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
         PREPARE, "write_part", lambda given, n, where: (again.append(n), whole(given, n, where))[1]
     )
     said = []
-    prepare(recipe, workers=1, say=said.append)
+    prepare(recipe, workers=1, log=said.append)
     assert made == [0] and again == [1, 2, 3]
     assert files(tmp_path / "prepared") == expected
-    prepare(recipe, workers=1, say=said.append)
+    prepare(recipe, workers=1, log=said.append)
     assert again == [1, 2, 3]
     assert said == [
-        f"{tmp_path / 'prepared'} holds 1 of 4 shards already; going on",
+        f"{tmp_path / 'prepared'} holds 1 of 4 shards already; resuming",
         f"{tmp_path / 'prepared'} was already prepared; nothing is made again",
     ]
 
@@ -191,10 +191,8 @@ def test_parts_of_two_versions_are_not_mixed(tiny_checkpoints, tmp_path, monkeyp
     assert len(training_data(recipe, load_tokenizers(recipe)).examples) == len(ROWS)
     (directory / "manifest.json").unlink()
     (directory / "part-00001.arrow").unlink()
-    message = (
-        rf"made by tokenizers {there['tokenizers']} \(here 9\.9\), and parts of two versions are not mixed"
-    )
-    with pytest.raises(ValueError, match=message + r"\. Go on with those versions, pass --overwrite"):
+    message = rf"made by tokenizers {there['tokenizers']} \(here 9\.9\); parts of two versions are not mixed"
+    with pytest.raises(ValueError, match=message + r"\. Resume with those versions, pass --overwrite"):
         prepare(recipe, workers=1)
     again = prepare(recipe, workers=1, overwrite=True)
     assert again.plan.versions["tokenizers"] == "9.9" and again.shards == first.shards
@@ -205,24 +203,19 @@ def test_parts_of_two_versions_are_not_mixed(tiny_checkpoints, tmp_path, monkeyp
     assert prepare(recipe, workers=1).plan.versions["tokenizers"] == "10"
 
 
-def test_data_without_recorded_versions_is_kept_whole(tiny_checkpoints, tmp_path):
-    recipe = recipe_of(tiny_checkpoints, tmp_path)
-    directory = tmp_path / "prepared"
-    prepare(recipe, workers=1)
-    for name in ("plan.json", "manifest.json", "part-00000.json", "part-00001.json"):
-        values = json.loads((directory / name).read_text())
-        for of_file in (values, values.get("plan", {})):
-            of_file.pop("versions", None)
-        if "plan" in values or "shard" in values:
-            del values["sources"], values["counts"]["without_chunks"]
-        write_json(directory / name, values)
+def test_data_of_format_1_is_refused_by_preparation_and_training(tiny_checkpoints, tmp_path):
+    recipe, directory = recipe_of(tiny_checkpoints, tmp_path), tmp_path / "prepared"
+    first = prepare(recipe, workers=1)
+    for name in ("plan.json", "manifest.json"):
+        text = (directory / name).read_text().replace('"format": 2', '"format": 1')
+        (directory / name).write_text(text.replace('"loss_tokens"', '"learnt_tokens"'))
     before = files(directory)
-    manifest = prepare(recipe, workers=1)
-    assert (manifest.plan.versions, manifest.sources) == ({}, []) and files(directory) == before
-    assert len(training_data(recipe, load_tokenizers(recipe)).examples) == len(ROWS)
-    (directory / "part-00001.json").unlink()
-    with pytest.raises(ValueError, match=r"made by .*tokenizers of a version not recorded \(here \d"):
+    with pytest.raises(ValueError, match=r"manifest\.json' has format 1, expected 2"):
+        training_data(recipe, load_tokenizers(recipe))
+    with pytest.raises(ValueError, match=r"plan\.json' has format 1, expected 2"):
         prepare(recipe, workers=1)
+    assert files(directory) == before
+    assert prepare(recipe, workers=1, overwrite=True) == first
 
 
 def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows):
@@ -253,7 +246,10 @@ def test_rows_are_counted_by_source(tiny_checkpoints, tmp_path, bad_rows):
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
     manifest = prepare(recipe, workers=1)
     assert len(manifest.shards) == 4
-    assert manifest.sources == [SourceCounts(12, 8, 4), SourceCounts(4, 4, 0)]
+    assert manifest.sources == [
+        SourceCounts(rows=12, kept=8, rejected=4),
+        SourceCounts(rows=4, kept=4, rejected=0),
+    ]
     assert Manifest.read(tmp_path / "prepared") == manifest
 
 
@@ -296,7 +292,7 @@ def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
     assert not list((tmp_path / "prepared").glob("*.new"))
     # A plan that cannot be read is some plan, too.
     (tmp_path / "prepared" / "plan.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"plan\.json' has no 'sides'.*Pass --overwrite"):
+    with pytest.raises(ValueError, match=r"plan\.json': .*sides: .*Pass --overwrite"):
         prepare(recipe, workers=1)
     assert prepare(recipe, workers=1, overwrite=True) == first
     (tmp_path / "mine").mkdir()
@@ -344,7 +340,7 @@ def test_shards_with_another_limit_on_chunks_are_refused(tiny_checkpoints, tmp_p
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, monkeypatch, side):
     opened = []
-    module = import_module("tide.preparation.recipe_data")
+    module = import_module("tide.preparation.plan")
     monkeypatch.setattr(module, "open_source", lambda *args, **kwargs: opened.append(args))
     values = recipe_of(tiny_checkpoints, tmp_path).to_dict()
     values[side]["tokenizer"] = str(tmp_path / "nowhere")
@@ -356,7 +352,7 @@ def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, mon
 def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     recipe, loaded = recipe_of(tiny_checkpoints, tmp_path), []
     whole = load_tokenizers
-    module = import_module("tide.preparation.recipe_data")
+    module = import_module("tide.preparation.plan")
     monkeypatch.setattr(module, "load_tokenizers", lambda given: (loaded.append(1), whole(given))[1])
     prepare(recipe, workers=1)
     assert len(loaded) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.preparation.prepared import files, prepare, recipe_of
-from tide.preparation import held_out_examples, load_tokenizers, rejects_in, training_data
+from tide.preparation import ShardDirectory, held_out_examples, load_tokenizers, training_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +56,7 @@ def test_where_no_row_is_left_the_first_is_told(tiny_checkpoints, tmp_path, line
     end = f" Correct the data{remedy}."
     on_disk = recipe_of(tiny_checkpoints, tmp_path, "none", train=str(rows))
     rejects = tmp_path / "prepared" / "part-00000.rejects.jsonl"
-    assert said(lambda: prepare(on_disk, workers=1)) == (
-        f"{begin} What is wrong with each is in {str(rejects)!r}.{end}"
-    )
+    assert said(lambda: prepare(on_disk, workers=1)) == (f"{begin} All are listed in {str(rejects)!r}.{end}")
     assert len(rejects.read_text().splitlines()) == num_rows
     in_memory = recipe_of(tiny_checkpoints, tmp_path, "none", train=str(rows), prepared=None)
     tokenizers = load_tokenizers(in_memory)
@@ -70,7 +68,7 @@ def test_where_no_row_is_left_the_first_is_told(tiny_checkpoints, tmp_path, line
 def test_several_files_of_dropped_rows_are_named_by_a_glob(tiny_checkpoints, tmp_path):
     rows = write(tmp_path / "rows.jsonl", *[EMPTY] * 9)
     message = said(lambda: prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(rows)), workers=1))
-    assert f" is in '{tmp_path / 'prepared' / 'part-*.rejects.jsonl'}'. Correct" in message
+    assert f" listed in '{tmp_path / 'prepared' / 'part-*.rejects.jsonl'}'. Correct" in message
     assert len(list((tmp_path / "prepared").glob("part-*.rejects.jsonl"))) == 3
     assert f"The first, {rows}:1: " in message
 
@@ -81,11 +79,11 @@ def test_dropped_rows_that_are_gone_are_written_again(tiny_checkpoints, tmp_path
     manifest = prepare(recipe, workers=1)
     before = files(tmp_path / "prepared")
     rejects = tmp_path / "prepared" / "part-00002.rejects.jsonl"
-    assert rejects_in(tmp_path / "prepared") == str(rejects)
+    assert ShardDirectory(tmp_path / "prepared").rejects_glob() == str(rejects)
     rejects.unlink()
     heard = []
-    assert prepare(recipe, workers=1, say=heard.append) == manifest
-    assert heard == [f"{tmp_path / 'prepared'} holds 2 of 3 shards already; going on"]
+    assert prepare(recipe, workers=1, log=heard.append) == manifest
+    assert heard == [f"{tmp_path / 'prepared'} holds 2 of 3 shards already; resuming"]
     assert files(tmp_path / "prepared") == before
 
 
@@ -99,11 +97,8 @@ def test_prepared_data_without_its_plan_is_replaced_and_nothing_else(tiny_checkp
     (directory / "part-00007.arrow").write_bytes(b"of more rows")
     (directory / "plan.json").unlink()
     before = files(directory)
-    message = (
-        f"prepare: {str(directory)!r} holds prepared data whose plan.json is missing, so what it was made "
-        "from cannot be compared. Pass --overwrite to replace it, or name another data.prepared."
-    )
-    assert said(lambda: prepare(recipe, workers=1)) == message and files(directory) == before
+    message = said(lambda: prepare(recipe, workers=1))
+    assert "plan.json is missing" in message and "--overwrite" in message and files(directory) == before
     assert prepare(recipe, workers=1, overwrite=True) == manifest
     assert files(directory) == expected | mine
 

@@ -2,7 +2,7 @@
 
 So 2 micro-batches of 4 make the gradient of one batch of 8 with the same noise where the objective is a mean
 over sequences (normalizers "sequence" and "batch"), and for "token" where the micro-batches have equally many
-maskable tokens; else each micro-batch, and not each token, counts the same.
+tokens in the loss mask; else each micro-batch, and not each token, counts the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
-    """Noise that is a function of each text alone: every maskable token with an even id, at t = ½."""
+    """Noise that is a function of each text alone: every token of the loss mask with an even id, at t = ½."""
     student = batch.student
     masked = student.loss_mask & (student.token_ids % 2 == 0)
     rows = masked.flatten().nonzero().flatten()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.tiny import TinyCheckpoints
 
+pytestmark = pytest.mark.slow
+
 # Runs one rank: trains by the recipe in argv[1]; once more, stopped by a signal to the second rank during
 # step 3; and on from there. Leaves in argv[2] what it saw and the weights it ended with.
 RANK = """

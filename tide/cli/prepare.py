@@ -39,14 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"prepare: --workers must be at least 1, got {arguments.workers}")
-    from tide.preparation import prepare, rejects_in
+    from tide.preparation import ShardDirectory, prepare
 
     manifest = prepare(
         recipe,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         progress=True,
-        say=status_log("prepare"),
+        log=status_log("prepare"),
     )
     num_shards = len(manifest.shards)
     counts = manifest.counts
@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if counts.rejected:
         assert recipe.data.prepared is not None
-        print(f"  rejected rows, with what is wrong: {rejects_in(Path(recipe.data.prepared).expanduser())}")
+        rejects = ShardDirectory(Path(recipe.data.prepared).expanduser()).rejects_glob()
+        print(f"  rejected rows and their faults: {rejects}")
     if len(manifest.sources) > 1:
         print("\n".join(_lines_of_sources(manifest)))
     return 0

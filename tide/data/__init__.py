@@ -1,4 +1,7 @@
-"""Data: rows of any source, token ids, shards on disk, batches."""
+"""Data: rows of any source, rendered and tokenized; shards of examples on disk; batches.
+
+conversation (rows) <- sources <- mixing; rendering -> tokenize; shards, manifest; buckets, collate
+"""
 
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
@@ -14,7 +17,9 @@ from tide.data.conversation import (
     read_row,
 )
 from tide.data.counts import Counts, SourceCounts
+from tide.data.files import ScratchFile, file_hash, write_whole
 from tide.data.manifest import (
+    FORMAT,
     MANIFEST_FILE,
     PLAN_FILE,
     Manifest,
@@ -22,18 +27,13 @@ from tide.data.manifest import (
     Plan,
     Shard,
     different_keys,
-    file_hash,
-    read_json,
     read_plan,
     tokenizer_fingerprint,
     versions_here,
-    write_json,
-    write_whole,
+    write_record,
 )
 from tide.data.mixing import Mixture, mix
-from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
-from tide.data.scratch import ScratchFile
 from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Source, files_at, open_source
@@ -41,6 +41,7 @@ from tide.data.template_arguments import check_template_arguments, template_name
 from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [
+    "FORMAT",
     "MANIFEST_FILE",
     "PLAN_FILE",
     "Collator",
@@ -72,9 +73,7 @@ __all__ = [
     "files_at",
     "mix",
     "open_source",
-    "pack",
     "parse_row",
-    "read_json",
     "read_plan",
     "read_row",
     "render",
@@ -84,7 +83,7 @@ __all__ = [
     "tokenize_rendered",
     "tokenizer_fingerprint",
     "versions_here",
-    "write_json",
+    "write_record",
     "write_shard",
     "write_whole",
 ]

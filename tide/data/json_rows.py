@@ -1,7 +1,7 @@
-"""Rows of JSON files: one object a line, or one array of objects; gzip or plain. Any row is read at once.
+"""Rows of JSON files: one object a line, or one array of objects; gzip or plain.
 
-A line that is no JSON object is a Rejected, not a reason to stop. Where lines begin is found in one pass over
-the bytes; gzip and arrays are first written out as plain lines to a temporary file.
+One pass over the bytes finds where lines begin; gzip and arrays are first written to a temporary file as
+plain lines. A line that is no JSON object is a Rejected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tide.data.conversation import Rejected
-from tide.data.scratch import ScratchFile
+from tide.data.files import ScratchFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,14 +31,10 @@ _SCANNED_AT_ONCE = 1 << 26  # bytes
 
 
 class JsonRows:
-    """Rows of one file; blank lines are none.
-
-    Attributes:
-        path: of the file.
-    """
+    """Rows of one file; blank lines are none."""
 
     def __init__(self, path: Path) -> None:
-        """Finds the rows.
+        """Find the rows.
 
         Raises:
             ValueError: the file cannot be read or unpacked, or it is an array and not JSON.
@@ -65,7 +61,7 @@ class JsonRows:
         return len(self._starts)
 
     def rows(self, indices: Iterable[int]) -> list[Raw | Rejected]:
-        """The rows of these numbers, in this order."""
+        """Read rows by number, in this order."""
         return [self._row(index) for index in indices]
 
     def where(self, index: int) -> str:
@@ -102,7 +98,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
 
 
 def _lines(text: mmap.mmap | bytes) -> tuple[Int64[np.ndarray, " R"], Int64[np.ndarray, " R"] | None]:
-    """Where lines begin that are not blank, and their numbers from 1; None if no line is blank."""
+    """Find where the lines begin that are not blank, and their numbers from 1; None if no line is blank."""
     size, codes = len(text), np.frombuffer(text, dtype=np.uint8)
     ends = [
         np.flatnonzero(codes[at : at + _SCANNED_AT_ONCE] == ord("\n")) + at
@@ -111,7 +107,7 @@ def _lines(text: mmap.mmap | bytes) -> tuple[Int64[np.ndarray, " R"], Int64[np.n
     first = len(_BOM) if text[: len(_BOM)] == _BOM else 0
     starts = np.concatenate([np.array([first], dtype=np.int64), *(part + 1 for part in ends)])
     starts = starts[starts < size]
-    # Only a line that begins with white space may be blank.
+    # Only a line that begins with whitespace may be blank.
     blank = np.zeros(len(starts), dtype=bool)
     for line in np.flatnonzero(codes[starts] <= ord(" ")):
         end = starts[line + 1] if line + 1 < len(starts) else size

@@ -1,4 +1,4 @@
-"""Some rows of a source, as a source."""
+"""Select rows of a source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data.conversation import Conversation, Raw, Rejected, Row, read_row
+from tide.data.conversation import Raw, Rejected, read_row
 from tide.data.sources import Source
 
 if TYPE_CHECKING:
@@ -16,37 +16,29 @@ if TYPE_CHECKING:
 
 
 def rows_with_answer(source: Source, text: str) -> Source:
-    """The rows of which an answer contains a text; all are read once to find them.
+    """Select the rows of which an answer contains a text; rejected rows stay, to be counted.
 
     Args:
-        source: any.
-        text: to be found as it is written.
-    Returns:
-        A source of those rows in their order. Rows that are unfit stay in it, to be counted and set aside.
+        source: read once.
+        text: found as it is written.
     Raises:
-        ValueError: no row that is fit has it.
+        ValueError: no row has it.
     """
-    kept, num_unfit = [], 0
+    kept, num_rejected = [], 0
     for index, raw in source:
         row = read_row(raw)
         if isinstance(row, Rejected):
-            num_unfit += 1
+            num_rejected += 1
             kept.append(index)
-        elif any(text in answer for answer in _answers(row)):
+        elif any(text in answer for answer in row.answers):
             kept.append(index)
-    if len(kept) == num_unfit:
-        unfit = f" ({num_unfit} of them unfit)" if num_unfit else ""
+    if len(kept) == num_rejected:
+        rejected = f" ({num_rejected} of them rejected)" if num_rejected else ""
         raise ValueError(
-            f"rows_with_answer: no answer in the {len(source)} rows{unfit} of {source.name!r} contains "
+            f"rows_with_answer: no answer in the {len(source)} rows{rejected} of {source.name!r} contains "
             f"{text!r}, upper and lower case as written. Correct answer_contains, or leave it out."
         )
     return Source(source.name, source.files, [_Selected(source, np.array(kept, dtype=np.int64))])
-
-
-def _answers(row: Row) -> list[str]:
-    if isinstance(row, Conversation):
-        return [message.content for at, message in enumerate(row.messages) if row.is_answer(at)]
-    return [row.completion]
 
 
 class _Selected:

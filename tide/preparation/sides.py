@@ -1,10 +1,10 @@
-"""A row as each model reads it: rendered, tokenized, and its answers aligned. Composes data and alignment."""
+"""Rows as each model reads them: rendered and tokenized."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.data import Rejected, RejectedRow, render, tokenize_rendered
+from tide.data import Rejected, RejectedRow, Rendered, render, tokenize_rendered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-    from tide.data import Rendered, Row, TokenizedText
+    from tide.data import Row, TokenizedText
 
 
 class Side(NamedTuple):
@@ -23,7 +23,7 @@ class Side(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether it is no conversation: prompt and completion are tokenized apart."""
+        """True for a TextRow: prompt and completion are tokenized apart."""
         return len(self.rendered.pieces) > 1
 
 
@@ -32,31 +32,23 @@ def read_sides(
     tokenizer: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Any] | None = None,
 ) -> list[Side | Rejected]:
-    """Rows as one side reads them, or why it cannot.
+    """Render and tokenize rows for one side.
 
     Args:
         rows: of any form.
         tokenizer: with a chat template where a row is a conversation.
         template_arguments: variables of that template.
     """
-    sides: list[Side | Rejected | None] = []
-    rendered: list[Rendered] = []
-    for row in rows:
-        try:
-            rendered.append(render(row, tokenizer, template_arguments))
-        except RejectedRow as error:
-            sides.append(Rejected(error.reason, error.detail))
-        except ValueError as error:
-            # What is wrong with the template, without the function that found it.
-            sides.append(Rejected("no working template", str(error).removeprefix("render: ")))
+    rendered = [_rendered(row, tokenizer, template_arguments) for row in rows]
+    tokenized = iter(tokenize_rendered([row for row in rendered if isinstance(row, Rendered)], tokenizer))
+    sides: list[Side | Rejected] = []
+    for row in rendered:
+        if isinstance(row, Rejected):
+            sides.append(row)
         else:
-            sides.append(None)  # until it is tokenized
-    tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))
-    for at, side in enumerate(sides):
-        if side is None:
-            text, tokens = next(tokenized)
-            sides[at] = tokens if isinstance(tokens, Rejected) else Side(text, tokens)
-    return [side for side in sides if side is not None]
+            tokens = next(tokenized)
+            sides.append(tokens if isinstance(tokens, Rejected) else Side(row, tokens))
+    return sides
 
 
 def read_pairs(
@@ -65,7 +57,7 @@ def read_pairs(
     teacher: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[Side, Side] | Rejected]:
-    """Rows as both sides read them, or why one cannot.
+    """Render and tokenize rows for both sides.
 
     Args:
         rows: of any form.
@@ -85,3 +77,14 @@ def read_pairs(
         else:
             pairs.append((one, other))
     return pairs
+
+
+def _rendered(
+    row: Row, tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Any] | None
+) -> Rendered | Rejected:
+    try:
+        return render(row, tokenizer, arguments)
+    except RejectedRow as error:
+        return Rejected(error.reason, error.detail)
+    except ValueError as error:
+        return Rejected("no working template", str(error).removeprefix("render: "))
