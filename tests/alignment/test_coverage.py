@@ -32,7 +32,9 @@ def standard_library(num_characters: int) -> str:
     """Source of the interpreter's standard library, every file's first part."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     share = 1 + num_characters // len(files)
-    return "".join(file.read_text(encoding="utf-8", errors="ignore")[:share] for file in files)[:num_characters]
+    return "".join(file.read_text(encoding="utf-8", errors="ignore")[:share] for file in files)[
+        :num_characters
+    ]
 
 
 TIKTOKEN = zoo.sequence(
@@ -92,9 +94,7 @@ def test_a_respelled_character_costs_no_other_chunk():
     tokenizer = zoo.tokenizer_of("byte-level, NFKC, prefix space")
     plain = zoo.tokenizer_of("byte-level")
     text = "天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。ｆｕｌｌ ﬁn 1"
-    sides = [
-        ByteTable.from_tokenizer(of).spans(text, of.encode(text).ids) for of in (tokenizer, plain)
-    ]
+    sides = [ByteTable.from_tokenizer(of).spans(text, of.encode(text).ids) for of in (tokenizer, plain)]
     alignment = align_spans(*sides)
     respelled = sum(len(c.encode()) for c in text if unicodedata.normalize("NFKC", c) != c)
     aligned = int((alignment.ends - alignment.starts).sum())

@@ -1,12 +1,13 @@
 """Time grows with a text's length, not faster, whatever the tokenizer makes of it.
 
-Mutants that these tests kill: a search of all that is left behind every difference; one more normalization of a
-run of marks or blanks for each of its characters.
+Mutants that these tests kill: a search of all that is left behind every difference; a run of marks or blanks
+normalized once for each of its characters.
 """
 
 from __future__ import annotations
 
 import time
+import unicodedata
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -35,10 +36,10 @@ HARD = {
 
 
 def seconds(tokenizer: Tokenizer, text: str) -> float:
-    """The least of three runs."""
+    """The lesser of two runs."""
     table, ids = ByteTable.from_tokenizer(tokenizer), tokenizer.encode(text).ids
     best = float("inf")
-    for _ in range(3):
+    for _ in range(2):
         start = time.process_time()
         spans = table.spans_of([text], [ids])
         align_spans(spans, spans)
@@ -47,19 +48,18 @@ def seconds(tokenizer: Tokenizer, text: str) -> float:
 
 
 @pytest.mark.parametrize("name", HARD)
-def test_twice_the_text_takes_about_twice_the_time(name):
+def test_four_times_the_text_takes_about_four_times_as_long(name):
     kind, piece = HARD[name]
     tokenizer = tokenizer_of(kind)
-    size = 100_000 // len(piece)
+    size = 30_000 // len(unicodedata.normalize("NFKC", piece).encode())
     seconds(tokenizer, piece * 100)
     small, large = (seconds(tokenizer, piece * (size * times)) for times in (1, 4))
-    assert large < 10 * small + 0.05, f"{small:.3f} s, then {large:.3f} s"
-    assert large < 4.0
+    assert large < 8 * small + 0.02, f"{small:.3f} s, then {large:.3f} s"
 
 
 def test_blanks_that_no_swallowing_token_stands_beside_take_linear_time():
     tokenizer = Tokenizer.from_str(tokenizer_of(NFC).to_str())
     tokenizer.add_special_tokens([AddedToken("<m>", lstrip=True, rstrip=True)])
-    text = "<m>a" + " " * 100_000
-    small, large = seconds(tokenizer, text), seconds(tokenizer, "<m>a" + " " * 400_000)
-    assert large < 10 * small + 0.05
+    text = "<m>a" + " " * 50_000
+    small, large = seconds(tokenizer, text), seconds(tokenizer, "<m>a" + " " * 200_000)
+    assert large < 8 * small + 0.02

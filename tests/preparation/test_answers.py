@@ -92,7 +92,11 @@ def test_a_respelled_row_costs_no_other(at, tokens_at_once, monkeypatch):
     dropped, part = found.pop(at), found.pop(at)
     assert isinstance(dropped, Dropped) and dropped.reason == "not aligned" and "rejected" in dropped.detail
     assert not isinstance(part, Dropped)
-    assert part.alignment.num_chunks > 0 and part.alignment.ends[-1] <= len("for") and part.alignment.num_rejected
+    assert (
+        part.alignment.num_chunks > 0
+        and part.alignment.ends[-1] <= len("for")
+        and part.alignment.num_rejected
+    )
     for row, aligned in zip(good, found, strict=True):
         assert not isinstance(aligned, Dropped)
         assert aligned.text == row.completion.encode() and aligned.alignment.num_chunks >= 1
