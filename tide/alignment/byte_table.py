@@ -58,32 +58,27 @@ class ByteTable:
         tokens: Sequence[bytes],
         special_ids: Collection[int] = (),
         special_text: Mapping[int, bytes] | None = None,
+        *,
+        spec: TokenizerSpec | None = None,
     ) -> None:
-        """Build a table from bytes that are known already, of a tokenizer that reads text as it is.
+        """Build a table from known bytes.
 
         Args:
             tokens: V byte strings, indexed by token id.
             special_ids: ids of special tokens; their bytes are dropped.
             special_text: literal texts of special tokens, where a text may hold them.
+            spec: what the tokenizer does to text; None if it reads text as it is.
         Raises:
             ValueError: a special id is not in [0, V), or an id with special text is no special id.
         """
-        self._fill(tokens, special_ids, special_text or {}, None)
-
-    def _fill(
-        self,
-        tokens: Sequence[bytes],
-        special_ids: Collection[int],
-        special_text: Mapping[int, bytes],
-        spec: TokenizerSpec | None,
-    ) -> None:
+        special_text = special_text or {}
         self.special = np.zeros(len(tokens), dtype=np.bool_)
         self.special[check_ids(list(special_ids), len(tokens), "ByteTable", "special_ids")] = True
         if unknown := sorted(set(special_text) - set(special_ids)):
             raise ValueError(
                 f"ByteTable: special_text must be of special ids; got {unknown}. Add them to special_ids."
             )
-        # With all 256 bytes in the vocabulary, every text can be spelled: an unknown token is one like others.
+        # With all 256 bytes in the vocabulary, every text can be spelled: no token is unknown.
         spells_all = len({token for token in tokens if len(token) == 1}) == 256
         self._unknown_id = None if spec is None or spells_all else spec.unknown_id
         is_empty = self.special.copy()
@@ -124,10 +119,8 @@ class ByteTable:
         if digest not in _CACHE:
             spec = read_spec(serialised)
             tokens, special_ids = vocabulary_bytes(spec)
-            table = cls.__new__(cls)
             special_text = {a.token_id: a.content.encode() for a in spec.added if a.special}
-            table._fill(tokens, special_ids, special_text, spec)
-            _CACHE[digest] = table
+            _CACHE[digest] = cls(tokens, special_ids, special_text, spec=spec)
             if len(_CACHE) > MAX_CACHED:
                 _CACHE.popitem(last=False)
         _CACHE.move_to_end(digest)
@@ -184,8 +177,8 @@ class ByteTable:
             context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
             raise ValueError(
                 f"ByteTable.spans: the ids must be of the text; its bytes first differ at {at}: tokens "
-                f"{tokens.stream[context]!r} (token {tokens.token_at(at)}), text {spans.text[context]!r}. Pass "
-                "the text that the ids were made of, whole and in one piece."
+                f"{tokens.stream[context]!r} (token {tokens.token_at(at)}), text {spans.text[context]!r}. "
+                "Pass the text that the ids were made of, whole and in one piece."
             )
         return spans
 
@@ -196,7 +189,7 @@ class ByteTable:
             texts: R texts, each what was tokenized in one piece.
             ids: R rows of integers, the tokens of each.
         Returns:
-            Spans of all tokens; the texts, joined, are their text. A text that its ids are not of is rejected.
+            Spans of all tokens; the texts, joined, are their text. A text that is not of its ids is rejected.
         Raises:
             ValueError: ids are not rows of integers in [0, V).
         """

@@ -230,7 +230,7 @@ def _marked(places: Int64[np.ndarray, " K"], num_bytes: int) -> Bool[np.ndarray,
 def _chunks_of_tokens(
     spans: TokenSpans, span_of: Int32[np.ndarray, " B1"], chunk_of_span: Int32[np.ndarray, " K"]
 ) -> Int32[np.ndarray, " L"]:
-    chunks = chunk_of_span[span_of[spans.starts]]
+    chunks: Int32[np.ndarray, " L"] = chunk_of_span[span_of[spans.starts]]
     chunks[~spans.has_bytes] = -1
     return chunks
 

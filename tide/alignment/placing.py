@@ -83,14 +83,14 @@ def read_texts(texts: Texts, literals: Sequence[Literal], speller: Speller) -> R
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     starts, ends, ids, kinds = rows.T
     text_starts, text_ends = texts.byte_at(starts), texts.byte_at(ends)
-    flat, spelling_starts, spelling_lengths = speller.arrays()
-    lengths = spelling_lengths[ids]
+    spellings = speller.arrays()
+    lengths = spellings.lengths[ids]
     grown = np.cumsum(lengths - (text_ends - text_starts))
     read_ends = text_ends + grown
     # An edit that begins at a border belongs to the text behind it.
     num_before = np.append(np.searchsorted(starts, texts.chars[:-1]), len(starts))
     return Reading(
-        data=_spelled(texts.data, text_starts, text_ends, flat, spelling_starts[ids], lengths),
+        data=_spelled(texts.data, text_starts, text_ends, spellings.flat, spellings.starts[ids], lengths),
         borders=texts.bytes + np.append(0, grown)[num_before],
         edits=np.stack([text_starts, text_ends, read_ends - lengths, read_ends, kinds]),
         edit_borders=num_before,
@@ -149,9 +149,8 @@ def _shared(
     )
     rows: list[tuple[int, ...]] = []
     foreign = []
-    for text, ((read, read_end), (at, end), (first, after)) in enumerate(
-        zip(*map(pairwise, bounds), strict=True)
-    ):
+    of_texts = zip(*map(pairwise, bounds), strict=True)
+    for text, ((read, read_end), (at, end), (first, after)) in enumerate(of_texts):
         unknown, num_rows = at_unknown[first:after], len(rows)
         if first == after and reading.data.startswith(tokens.stream[at:end], read, read_end):
             rows.append((text, read, at, end - at))
@@ -173,7 +172,7 @@ def _shared(
 def _cuts(
     reading: Reading, tokens: Tokens, text: int, is_unknown: Bool[np.ndarray, " L"]
 ) -> list[tuple[int, int]]:
-    """Places in reading and stream of the special tokens in a text; none unless all tokens stand for these."""
+    """Where a text's special tokens stand in reading and stream; none unless they are all that there are."""
     edits = reading.edits[:, slice(*reading.edit_borders[text : text + 2])]
     edits = edits[:, edits[4] >= 0]
     here = slice(*tokens.borders[text : text + 2])
@@ -276,8 +275,9 @@ def _special_tokens(texts: Texts, tokens: Tokens, edits: Edits) -> Iterator[tupl
     waiting: defaultdict[tuple[int, ...], deque[int]] = defaultdict(deque)
     at = np.flatnonzero(tokens.special)
     text = np.searchsorted(tokens.borders, at, side="right") - 1
-    for *key, token in zip(text.tolist(), tokens.starts[at].tolist(), tokens.ids[at].tolist(), at.tolist()):
-        waiting[tuple(key)].append(token)
+    keys = zip(text.tolist(), tokens.starts[at].tolist(), tokens.ids[at].tolist(), strict=True)
+    for key, token in zip(keys, at.tolist(), strict=True):
+        waiting[key].append(token)
     edits = edits[:, edits[4] >= 0]
     text = np.searchsorted(texts.bytes, edits[0], side="right") - 1
     for number, (start, end, offset, _, token_id) in zip(text.tolist(), edits.T.tolist(), strict=True):

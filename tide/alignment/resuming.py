@@ -1,6 +1,6 @@
 """Where two streams of bytes agree again behind a difference that no respelled piece explains.
 
-They resume at a string of 8 bytes that each stream holds once: tokens spell text in order, so both are the same
+They resume at a string of 8 bytes that each stream holds once: tokens spell text in order, so it is one
 place. Of the bytes before it and behind the last agreement, those that could belong to either are left out.
 """
 

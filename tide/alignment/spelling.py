@@ -1,8 +1,7 @@
 """What a tokenizer reads in place of a text: normalized, without the whitespace that it drops.
 
-The tokenizer's own steps are run on short pieces between two letters, so that what a step does at the edges of
-a text is told from what it does everywhere. A piece is a character with the marks that join it, or a run of
-blanks where the tokenizer does not read blanks one by one. Each distinct piece is spelled once.
+The tokenizer's own steps are run on short pieces between two letters, once for each. A piece is a character
+with the marks that join it, or a run of blanks where the tokenizer does not read blanks one by one.
 
 Legend: N characters, P pieces that are respelled.
 """
@@ -22,15 +21,13 @@ from tide.alignment.vocabulary import piece_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Int8, Int64, UInt8, UInt32
+    from jaxtyping import Bool, Int8, Int64, UInt8, UInt32
 
     from tide.alignment.literals import Literal
     from tide.alignment.token_stream import Texts
     from tide.alignment.tokenizer_spec import TokenizerSpec
 
     CodePoints = UInt32[np.ndarray, " N"] | UInt8[np.ndarray, " N"]
-    # All spellings, one after the other; where each begins, and its length.
-    Spellings = tuple[UInt8[np.ndarray, " T"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]
 
 # A letter that normalizers leave as it is, and that neither joins its neighbours nor is dropped.
 ANCHOR = "a"
@@ -70,45 +67,44 @@ class Pieces(NamedTuple):
     ids: Int64[np.ndarray, " P"]
 
 
+class Spellings(NamedTuple):
+    """Spellings of all pieces: joined; where each begins, its length, and whether it is not the piece."""
+
+    flat: UInt8[np.ndarray, " T"]
+    starts: Int64[np.ndarray, " I"]
+    lengths: Int64[np.ndarray, " I"]
+    changes: Bool[np.ndarray, " I"]
+
+
 class Speller:
     """Runs a tokenizer's normalizer and pre-tokenizer; without a spec, text is read as it is."""
 
     def __init__(self, spec: TokenizerSpec | None = None) -> None:
         self.respells = spec is not None and not spec.spells_text
         self._spec = spec
-        self._load()
-
-    def _load(self) -> None:
-        normalizer = pre_tokenizer = None
-        if self._spec is not None:
-            normalizer, pre_tokenizer = self._spec.normalizer, self._spec.pre_tokenizer
-        later = without_first_prefix(pre_tokenizer)
-        self._backends = [
-            Tokenizer.from_str(library_document(normalizer, steps)) for steps in (pre_tokenizer, later)
-        ]
+        normalizer, steps = (None, None) if spec is None else (spec.normalizer, spec.pre_tokenizer)
+        documents = (library_document(normalizer, of) for of in (steps, without_first_prefix(steps)))
+        self._backends = [Tokenizer.from_str(document) for document in documents]
         # What stands before the anchor when it begins a text is an added prefix.
         self._prefixes = [
             self.whole(ANCHOR, place).removesuffix(ANCHOR.encode())
             for place in (Place.TEXT_START, Place.BEHIND_ADDED_TOKEN)
         ]
+        self._reads_runs = self.respells and any(map(self._joins_blanks, " \t\n"))
         self._reset()
 
     def _reset(self) -> None:
         self._ids: dict[tuple[str, bytes], int] = {}
         self._inside: dict[str, int] = {}
         self._prefix_of: dict[tuple[str, Place], bytes] = {}
-        self.spellings: list[bytes] = []
-        self.changes: list[bool] = []
+        self._spellings: list[bytes] = []
+        self._changes: list[bool] = []
         self._arrays: Spellings | None = None
         self._kinds: Int8[np.ndarray, " C"] | None = None
         self._singles: Int64[np.ndarray, " C"] | None = None
-        self._reads_runs = self.respells and any(map(self._joins_blanks, " \t\n"))
 
-    def __getstate__(self) -> TokenizerSpec | None:
-        return self._spec
-
-    def __setstate__(self, spec: TokenizerSpec | None) -> None:
-        self.__init__(spec)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[Speller], tuple[TokenizerSpec | None]]:
+        return Speller, (self._spec,)
 
     def whole(self, text: str, place: Place = Place.TEXT_START) -> bytes:
         """What the tokenizer reads for a whole text."""
@@ -122,7 +118,7 @@ class Speller:
         return b"".join(piece_bytes(piece, byte_level=byte_level, space=space) for piece in pieces)
 
     def piece(self, piece: str, place: Place = Place.INSIDE) -> bytes | None:
-        """What it reads for a piece that a letter follows; None where the piece changes the letters beside it."""
+        """What it reads for a piece before a letter; None where the piece changes the letters beside it."""
         head = b""
         if place == Place.INSIDE:
             piece, head = ANCHOR + piece, self._prefixes[Place.TEXT_START] + ANCHOR.encode()
@@ -144,7 +140,7 @@ class Speller:
         if not self.respells or not segments:
             none = np.zeros(0, dtype=np.int64)
             return Pieces(none, none, none)
-        if len(self.spellings) > MAX_PIECES:
+        if len(self._spellings) > MAX_PIECES:
             self._reset()
         kinds = self._kinds_of(points)
         for literal in literals:
@@ -155,7 +151,7 @@ class Speller:
         ids = self._singles[points[starts]]
         for at in np.flatnonzero(ends - starts > 1).tolist():
             ids[at] = self._inside_id(text[starts[at] : ends[at]])
-        is_changed = np.array(self.changes, dtype=np.bool_)[ids]
+        is_changed = self.arrays().changes[ids]
         found = Pieces(starts[is_changed], ends[is_changed], ids[is_changed])
         prefixes = [
             (segment.start, segment.start, self.intern("", prefix))
@@ -170,19 +166,20 @@ class Speller:
 
     def intern(self, piece: str, spelled: bytes) -> int:
         """The number of a piece and its spelling."""
-        number = self._ids.setdefault((piece, spelled), len(self.spellings))
-        if number == len(self.spellings):
-            self.spellings.append(spelled)
-            self.changes.append(spelled != piece.encode())
+        number = self._ids.setdefault((piece, spelled), len(self._spellings))
+        if number == len(self._spellings):
+            self._spellings.append(spelled)
+            self._changes.append(spelled != piece.encode())
             self._arrays = None
         return number
 
     def arrays(self) -> Spellings:
         """The spellings of all pieces by number."""
         if self._arrays is None:
-            lengths = np.fromiter(map(len, self.spellings), dtype=np.int64, count=len(self.spellings))
-            flat = np.frombuffer(b"".join(self.spellings), dtype=np.uint8)
-            self._arrays = flat, np.cumsum(lengths) - lengths, lengths
+            lengths = np.fromiter(map(len, self._spellings), dtype=np.int64, count=len(self._spellings))
+            flat = np.frombuffer(b"".join(self._spellings), dtype=np.uint8)
+            changes = np.array(self._changes, dtype=np.bool_)
+            self._arrays = Spellings(flat, np.cumsum(lengths) - lengths, lengths, changes)
         return self._arrays
 
     def _prefix_at(self, character: str, place: Place) -> bytes:
@@ -191,10 +188,8 @@ class Speller:
         if key not in self._prefix_of:
             prefix, inside = self._prefixes[place], self.piece(character)
             # Some tokenizers add none before a blank.
-            is_added = self.piece(character, place) == prefix + (
-                character.encode() if inside is None else inside
-            )
-            self._prefix_of[key] = prefix if is_added else b""
+            with_prefix = prefix + (character.encode() if inside is None else inside)
+            self._prefix_of[key] = prefix if self.piece(character, place) == with_prefix else b""
         return self._prefix_of[key]
 
     def _inside_id(self, piece: str) -> int:

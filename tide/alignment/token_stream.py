@@ -84,12 +84,14 @@ class Tokens:
     @cached_property
     def starts(self) -> Int64[np.ndarray, " L"]:
         """[L] int64, where each token begins in `stream`."""
-        return self.ends - self.lengths
+        starts: Int64[np.ndarray, " L"] = self.ends - self.lengths
+        return starts
 
     @cached_property
     def stream_borders(self) -> Int64[np.ndarray, " R1"]:
         """[R + 1] int64, where the tokens of each text begin in `stream`, and where the last one's end."""
-        return np.append(np.zeros(1, dtype=np.int64), self.ends)[self.borders]
+        borders: Int64[np.ndarray, " R1"] = np.append(0, self.ends)[self.borders]
+        return borders
 
     def as_text(self, text: bytes) -> TokenSpans:
         """Spans in a text that begins with the stream; special tokens have no bytes in it."""
