@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tide.data.conversation import Raw
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _BOM = b"\xef\xbb\xbf"
 _SCANNED_AT_ONCE = 1 << 26  # bytes
 
@@ -35,11 +34,6 @@ class JsonRows:
     """Rows of one file; blank lines are none."""
 
     def __init__(self, path: Path) -> None:
-        """Find the rows.
-
-        Raises:
-            ValueError: the file cannot be read or unpacked, or it is an array and not JSON.
-        """
         self.path = path
         self._scratch: ScratchFile | None = None
         self._unit = ""  # of `where`
