@@ -124,7 +124,7 @@ def test_other_roles_are_context(role):
 
 
 @pytest.mark.parametrize(
-    ("template", "learnt"),
+    ("template", "expected"),
     [(IM_START, "3<|im_end|>"), (MARKED, "3<|im_end|>\n"), (PLAIN, " 3\n"), (HEADERS, "3<|eot_id|>")],
 )
 def test_answers_in_the_prompt_are_context(template, expected):

@@ -187,7 +187,7 @@ def test_a_prompt_that_fills_the_length_rejects_the_row(word_tokenizer, line_tok
 def test_one_tokenizer_gives_a_teacher_the_students_tokens(word_tokenizer, method):
     build = ExampleBuilder(DataConfig(max_length=32), METHODS[method], word_tokenizer, block_size=8)
     sides = tokenize_rows(ROWS, word_tokenizer, max_length=32, block_size=8)
-    for (example, _), (token_ids, loss_mask) in zip(build(ROWS), sides, strict=True):
+    for (example, *_), (token_ids, loss_mask) in zip(build(ROWS), sides, strict=True):
         student = example.student
         assert example.teacher is (None if method == "none" else student)
         assert torch.equal(student.token_ids, token_ids) and torch.equal(student.loss_mask, loss_mask)

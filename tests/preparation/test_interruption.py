@@ -33,6 +33,7 @@ class RecordingPool(PREPARE.ProcessPoolExecutor):
         return super().submit(*arguments)
 
 
+@pytest.mark.slow
 def test_an_interruption_does_not_wait_for_parts_not_begun(tiny_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(PREPARE, "ProcessPoolExecutor", RecordingPool)
     sources = [{"path": str(tiny_checkpoints.rows), "weight": 1000}]

@@ -139,7 +139,8 @@ def _place(
         if start <= first and last <= end:
             return _with_whitespace(probe, message, first, last, position - cut + first)
         # Of several parts the one at the end: what precedes an answer there is a thought, left out.
-        parts.append((end >= last, end - start, start, cut, position))
+        if start < end:
+            parts.append((end >= last, end - start, start, cut, position))
     if not parts and probe.hidden:
         return None
     _, length, start, cut, position = max(parts, default=(False, 0, 0, 0, 0))

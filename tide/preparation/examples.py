@@ -32,10 +32,11 @@ MAX_DETAIL = 300  # characters of one row's fault in a message
 
 
 class Built(NamedTuple):
-    """An example; `cut` is True if its text goes on behind it."""
+    """An example; `cut` if its text goes on behind it; the number of chunks that alignment rejected."""
 
     example: Example
     cut: bool
+    rejected_chunks: int = 0
 
 
 class Part(NamedTuple):
@@ -167,6 +168,7 @@ def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Par
         teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
         loss_tokens=sum(int(example.student.loss_mask.sum()) for example in examples),
         chunks=sum(example.num_chunks for example in examples),
+        rejected_chunks=sum(row.rejected_chunks for row in kept),
         without_chunks=sum(across and not example.num_chunks for example in examples),
         highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
         rejected=dict(sorted(Counter(row.reason for row in rejected.values()).items())),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-LAMBDA_REMEDY = "lambda is the teacher's share of the target: 0 the student alone, 1 forward KL"
+LAMBDA_REMEDY = "the teacher's share of the target: 0 is the student, 1 forward KL"
 VOCAB_REMEDY = "It is the number of entries to read, e.g. len(tokenizer)."
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
