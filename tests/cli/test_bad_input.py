@@ -194,7 +194,7 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         ),
         (
             missing_tracker,
-            r"training\.report_to: 'clearml' is not installed here\. Install it \(pip install clearml\), or",
+            r"training\.report_to: 'clearml' is not installed\. Install it \(pip install clearml\), or",
         ),
         (
             different_tokenizers,

@@ -26,8 +26,9 @@ from tide.models import DiffusionModel, load_model, load_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.chat import examples_of
-from tests.tiny import TinyCheckpoints
+    from tests.tiny import TinyCheckpoints
+
+COMMANDS = ("recipe", "align", "prepare", "distill", "sample")
 
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -46,11 +47,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("align", "prepare", "distill", "sample"):
+    for name in COMMANDS:
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["align"], ["prepare"], ["distill"], ["sample"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))

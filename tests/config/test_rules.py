@@ -118,14 +118,6 @@ def test_chunk_limits_are_refused_where_alignment_refuses_them(load, minimal, me
     assert by_recipe == is_accepted(lambda: check_merging("test", merging, max_bytes, max_tokens))
 
 
-def test_file_suffixes_match_those_of_sources():
-    from tide.config.rules import FILE_SUFFIXES
-    from tide.data.sources import SUFFIXES
-
-    assert all(suffix.endswith(FILE_SUFFIXES) for suffix in SUFFIXES)
-    assert all(any(suffix.endswith(end) for suffix in SUFFIXES) for end in FILE_SUFFIXES)
-
-
 def test_every_parameter_of_apply_chat_template_is_taken():
     from transformers import PreTrainedTokenizerBase
     from transformers.utils.chat_template_utils import render_jinja_template

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -236,7 +235,7 @@ def test_a_finished_run_keeps_its_figures(finished: Recipe, tmp_path: Path) -> N
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     said: list[str] = []
-    result = distill(finished, resume=True, say=said.append)
+    result = distill(finished, resume=True, log=said.append)
     assert (result.finished, result.already_finished, result.steps, said) == (True, True, 2, [])
     assert (result.seconds, result.peak_memory_mib) == (summary["seconds"], summary["peak_memory_mib"])
     assert result.log_history == summary["log_history"]
@@ -247,9 +246,9 @@ def test_held_out_figures_are_read_back(tiny_checkpoints: TinyCheckpoints, tmp_p
     values = tiny_values(tiny_checkpoints, tmp_path / "run", max_steps=1)
     values["data"]["held_out"] = str(write_rows(tmp_path / "held_out.jsonl", ROWS[:3]))
     recipe, said = Recipe.from_dict(values), []
-    first = distill(recipe, say=said.append)
+    first = distill(recipe, log=said.append)
     assert said == ["evaluating 3 held-out texts"]
-    assert distill(recipe, resume=True) == replace(first, already_finished=True)
+    assert distill(recipe, resume=True) == first.model_copy(update={"already_finished": True})
 
 
 def test_a_resumed_run_reports_all_of_its_time_and_memory(
@@ -274,9 +273,9 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, say=said.append)
+    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, log=said.append)
     assert said == [f"no checkpoint in {tmp_path / 'one'}: starting from the beginning"]
-    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"), say=said.append)
+    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"), log=said.append)
     assert started.steps == 3 and len(said) == 1
     assert_same_bits(tmp_path / "one", tmp_path / "two")
 

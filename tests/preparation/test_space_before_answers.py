@@ -60,9 +60,17 @@ def test_answers_are_covered_from_their_first_byte(kind, swapped):
     text, alignment = "".join(answers).encode(), found.alignment
     assert (found.text, found.number) == (text, len(answers))
     begins = {0, len(answers[0]), len(answers[0] + answers[1])}
-    assert begins <= set(alignment.starts.tolist()) and begins - {0} | {len(text)} <= set(
-        alignment.ends.tolist()
+    assert begins <= set(alignment.starts.tolist())
+    # Where the student drops blanks, words that begin with one are rejected, also at an answer's end.
+    drops = (
+        ByteTable.from_tokenizer(tokenizer_of(kind))
+        .spans("in in", tokenizer_of(kind).encode("in in").ids)
+        .rejected
+        is not None
     )
+    ends = {len(answers[0]), len(text)} if drops else begins - {0} | {len(text)}
+    assert ends <= set(alignment.ends.tolist())
+    assert (alignment.num_rejected > 0) == drops
     for side, chunks in ((one, alignment.student_chunks), (other, alignment.teacher_chunks)):
         assert side.tokens.loss_mask[chunks >= 0].all()
         assert set(chunks.tolist()) == {-1, *range(alignment.num_chunks)}

@@ -9,6 +9,9 @@ import pytest
 from tests.flow.recipes import tiny_recipe, tiny_values, trainer_of
 from tide.config import Recipe
 from tide.methods import METHODS
+from tide.pipeline import distill
+from tide.training import arguments
+from tide.training.arguments import training_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +65,41 @@ def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints
     assert (args.logging_steps, args.save_steps, args.save_total_limit) == (13, 17, 4)
     assert args.report_to == [] and not args.bf16
     assert args.n_gpu <= 1, "a batch is never copied to several devices"
+
+
+def test_other_arguments_are_passed_on(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    given = {"optim": "adafactor", "adam_beta2": 0.95, "logging_first_step": True, "save_strategy": "epoch"}
+    given |= {"warmup_steps": 7, "dataloader_drop_last": True, "hub_model_id": "me/student"}
+    recipe = tiny_recipe(
+        tiny_checkpoints, tmp_path / "run", max_steps=None, num_train_epochs=1.5, warmup_ratio=1.0, **given
+    )
+    args = training_arguments(recipe)
+    assert {name: getattr(args, name) for name in given} == given
+    assert (args.num_train_epochs, args.max_steps, args.get_warmup_steps(100)) == (1.5, -1, 7)
+    whole = training_arguments(recipe.replace(training={"warmup_steps": None}))
+    assert whole.get_warmup_steps(100) == 100
+    assert not (tmp_path / "run").exists()
+
+
+def test_arguments_that_transformers_refuses_name_the_section(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", optim="adamm")
+    with pytest.raises(ValueError, match=r"training: .*adamm.* is not a valid OptimizerNames"):
+        training_arguments(recipe)
+    monkeypatch.setattr(arguments, "fields", lambda kind: [])
+    with pytest.raises(ValueError, match=r"training\.\w+: transformers .* has no such argument"):
+        training_arguments(recipe)
+
+
+def test_a_run_over_epochs_reaches_their_end(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tiny_checkpoints, tmp_path, max_steps=None, num_train_epochs=2, save_strategy="epoch"
+    )
+    result = distill(recipe)
+    assert result.finished and result.steps == result.max_steps == 4  # eight rows in batches of four
+    again = distill(recipe, resume=True)
+    assert again == result.model_copy(update={"already_finished": True})
 
 
 def test_warm_up_and_decay_happen(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tide.cli.subparsers import add_recipe, status_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,27 +16,24 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command."""
+    """Add the command."""
     parser = commands.add_parser(
         "prepare",
         help="render, tokenize and align a recipe's data, once",
         description="Write the examples of a recipe's data, as shards with a manifest, to data.prepared; "
         "`tide distill` with the same recipe reads them. An interrupted preparation goes on where it "
-        "stopped. The files are the same bytes whatever the number of workers.",
+        "stopped. The number of workers does not change the files.",
     )
-    parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", default=(), metavar="key=value", help="such as data.prepared=runs/data"
-    )
+    add_recipe(parser, "data.prepared=runs/data")
     parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
     parser.add_argument(
-        "--overwrite", action="store_true", help="remove what another recipe prepared in data.prepared"
+        "--overwrite", action="store_true", help="remove the shards of another recipe from data.prepared"
     )
     parser.set_defaults(run=run, when_interrupted="Run the same command again to go on.")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command."""
     from tide.config import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         progress=True,
-        log=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
+        log=status_log("prepare"),
     )
     num_shards = len(manifest.shards)
     counts = manifest.counts
@@ -87,7 +85,7 @@ def _lines_of_sources(manifest: Manifest) -> list[str]:
 
 
 def _name(source: Mapping[str, Any]) -> str:
-    """A source's path, with what tells it from others of the same path."""
+    """A source's path, subset, split and filter."""
     parts = [source["path"], source["subset"], None if source["split"] == "train" else source["split"]]
     if source["answer_contains"] is not None:
         parts.append(repr(source["answer_contains"]))

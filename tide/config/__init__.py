@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tide.config.keys import at_key
-from tide.config.problem import Place, Problem, RecipeError
+from tide.config.problem import Place, Problem, RecipeError, at_key
 from tide.config.records import Record, decode
 from tide.config.sections import (
     DataConfig,

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from tide.config.aliases import ALIASES, alias_at
 from tide.config.document import UNREADABLE, Document, KeyPath, override_place, split_override
 from tide.config.problem import Problem, RecipeError, printable, shown
+from tide.config.rules import Rule
+from tide.config.transformers_arguments import REFUSED
 from tide.config.values import Section, hint_for, hint_of, item_section_in, kind_of, section_in, type_of
 
 ANY_ITEM = "*"  # stands for an item's number in the key of what it holds
 _ITEM_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
-
-
-class Rule(NamedTuple):
-    """A rule over several values of a recipe.
-
-    Attributes:
-        key: where a problem is reported.
-        broken: returns the problem and its remedy, or None. It waits, by an AttributeError, for values that
-            are wrong themselves.
-    """
-
-    key: str
-    broken: Callable[[Any], str | None]
 
 
 def check(
@@ -44,7 +34,7 @@ def check(
     def report(path: KeyPath, message: str) -> None:
         problems.append(Problem(document.place(path), ".".join(map(printable, path)), message))
 
-    right: Section = recipe
+    right: Any = recipe
     if invalid is not None:
         wrong = _wrong_values(type(recipe), document.values, invalid)
         for path, message in wrong.items():
@@ -53,11 +43,10 @@ def check(
         right = _right_part(type(recipe), document.values, wrong.keys())
     for rule in rules:
         try:
-            message = rule.broken(right)
-        except AttributeError:
+            for message in rule.problems(right):
+                report(tuple(rule.key.split(".")), message)
+        except AttributeError:  # the rule reads a value that is wrong
             continue
-        if message is not None:
-            report(tuple(rule.key.split(".")), message)
     if problems:
         raise RecipeError(problems)
 
@@ -150,7 +139,7 @@ def apply_overrides(cls: type[Section], document: Document, overrides: Iterable[
     for text in overrides:
         try:
             path, value = split_override(text)
-            problem = _unknown_override(path, cls, document.values)
+            problem = _wrong_path(path, cls, document.values)
             if problem is None:
                 document.override(path, value, override_place(text))
             else:
@@ -160,102 +149,72 @@ def apply_overrides(cls: type[Section], document: Document, overrides: Iterable[
             document.problems.extend(error.problems)
 
 
-def _unknown_override(path: KeyPath, cls: type[Section], values: object) -> str | None:
-    known = dict(declared_keys(cls))
-    parent = known.get(".".join(path[:-1]))
-    if parent is not None and type_of(parent) is dict:
-        return None  # a name in a mapping of names to values
-    return _no_such_item(values, path) if _is_known(path, known) else _unknown(path, cls)
-
-
-def declared_keys(cls: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key with its annotation."""
-    for name, field in cls.model_fields.items():
-        key, hint = prefix + name, hint_of(field)
-        yield key, hint
+def _wrong_path(path: KeyPath, cls: type[Section], values: object) -> str | None:
+    """The problem with the key of an override, if any."""
+    hint: Any = cls
+    for depth, written in enumerate(path):
+        key = alias_at(path[: depth + 1]).key
         if section := section_in(hint):
-            yield from declared_keys(section, f"{key}.")
-        if item := item_section_in(hint):
-            yield from declared_keys(item, f"{key}.{ANY_ITEM}.")
-
-
-def _is_known(path: KeyPath, known: Mapping[str, Any]) -> bool:
-    if ANY_ITEM in path:
-        return False
-    *holder, name = _with_any_item(path)
-    return ".".join((*holder, name)) in known or (
-        name == ANY_ITEM and item_section_in(known.get(".".join(holder))) is not None
-    )
-
-
-def _with_any_item(path: KeyPath) -> KeyPath:
-    return tuple(ANY_ITEM if _ITEM_NUMBER.fullmatch(key) else key for key in path)
-
-
-def _with_numbers(key: str, given: KeyPath) -> str:
-    """A declared key with the item numbers of `given`, as far as both go the same way."""
-    parts = key.split(".")
-    for at, (part, other) in enumerate(zip(parts, given, strict=False)):
-        if part == ANY_ITEM and _ITEM_NUMBER.fullmatch(other):
-            parts[at] = other
-        elif part != other:
-            break
-    return ".".join(parts)
-
-
-def _no_such_item(values: object, path: KeyPath) -> str | None:
-    """The problem with an item's number in the key of an override, if any."""
-    for depth, key in enumerate(path):
-        if _ITEM_NUMBER.fullmatch(key) and (values is None or isinstance(values, list)):
-            length = len(values or [])
-            if int(key) >= length:
-                name = ".".join(path[:depth])
+            if key not in section.model_fields:
+                return _unknown(path, cls)
+            hint = hint_of(section.model_fields[key])
+            values = values.get(key) if isinstance(values, dict) else None
+        elif item := item_section_in(hint):
+            name, length = ".".join(path[:depth]), len(values) if isinstance(values, list) else 0
+            if not _ITEM_NUMBER.fullmatch(key):
+                known = next(
+                    (key for key in path[depth:] if key in item.model_fields), next(iter(item.model_fields))
+                )
+                return (
+                    f"unknown key; {name} is a list and {shown(written)} is not an item's number; items are "
+                    f"numbered from 0: {name}.0.{known}"
+                )
+            if int(key) >= length and (values is None or isinstance(values, list)):
                 return (
                     f"no item {key} in {name}, which has {length}, numbered from 0; give the whole list: "
                     f"{name}=[{{...}}, {{...}}]"
                 )
-            assert isinstance(values, list)
-            values = values[int(key)]
+            hint, values = item, values[int(key)] if isinstance(values, list) else None
+        elif type_of(hint) is dict and path[depth:] == path[-1:]:
+            return None
         else:
-            values = values.get(key) if isinstance(values, dict) else None
+            return _unknown(path, cls)
     return None
 
 
-def _no_item_number(path: KeyPath, known: Mapping[str, Any]) -> str | None:
-    """The problem with a key that stands in place of an item's number, if any."""
-    for depth, key in enumerate(path):
-        item = item_section_in(known.get(".".join(_with_any_item(path[:depth]))))
-        if item is not None and not _ITEM_NUMBER.fullmatch(key):
-            name = next(
-                (name for name in path[depth:] if name in item.model_fields), next(iter(item.model_fields))
-            )
-            holder = ".".join(path[:depth])
-            return (
-                f"unknown key; {holder} is a list and {shown(key)} is not an item's number; items are "
-                f"numbered from 0: {holder}.0.{name}"
-            )
-    return None
+def declared_keys(cls: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key; `*` is the number of an item."""
+    for name, field in cls.model_fields.items():
+        yield prefix + name
+        hint = hint_of(field)
+        if section := section_in(hint):
+            yield from declared_keys(section, f"{prefix}{name}.")
+        if item := item_section_in(hint):
+            yield from declared_keys(item, f"{prefix}{name}.{ANY_ITEM}.")
 
 
-def _unknown(given: KeyPath, cls: type[Section]) -> str:
-    """The key to write instead: the same name elsewhere, else a near one here, else a near one anywhere."""
-    known = dict(declared_keys(cls))
-    if (problem := _no_item_number(given, known)) is not None:
-        return problem
-    path = _with_any_item(given)
-    section, name = ".".join(path[:-1]), path[-1]
-    if "." in name and name in known:
+def _unknown(path: KeyPath, cls: type[Section]) -> str:
+    """Name the key to write: the same name elsewhere, else a near one here, else a near one anywhere."""
+    *holders, name = [ANY_ITEM if _ITEM_NUMBER.fullmatch(key) else key for key in path]
+    known = {key: key for key in declared_keys(cls)}
+    if name in known and "." in name:
         outer, _, inner = name.rpartition(".")
         return f"unknown key; dots nest in overrides only: write {inner} under {outer}"
-    names: dict[str, str] = {}
-    for key in known:
-        names.setdefault(key.rpartition(".")[2], key)
-    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
+    if holders == ["training"] and name in REFUSED:
+        return f"not a key of a recipe: {REFUSED[name]}"
+    here = [key.rpartition(".")[2] for key in known if key.split(".")[:-1] == holders]
+    for written, alias in ALIASES.items():
+        known[written] = f"{written.rpartition('.')[0]}.{alias.key}"
+    names = {key.rpartition(".")[2]: target for key, target in reversed(known.items())}
+    siblings = {
+        key.rpartition(".")[2]: target for key, target in known.items() if key.split(".")[:-1] == holders
+    }
     if not siblings:  # an override into a section that does not exist: match the whole key
-        name, names = ".".join(path), {key: key for key in known}
-    if name in names:
-        return f"unknown key; nearest known key: {_with_numbers(names[name], given)}"
-    for candidates in (siblings, names):
+        name, names = ".".join((*holders, name)), known
+    for candidates in ({name: names[name]} if name in names else {}, siblings, names):
         if near := difflib.get_close_matches(name, candidates, n=1):
-            return f"unknown key; nearest known key: {_with_numbers(candidates[near[0]], given)}"
-    return f"unknown key; known keys here: {', '.join(siblings or cls.model_fields)}"
+            nearest = candidates[near[0]].split(".")
+            for at, (part, given) in enumerate(zip(nearest, path, strict=False)):
+                nearest[at] = given if part == ANY_ITEM and _ITEM_NUMBER.fullmatch(given) else part
+            return f"unknown key; nearest known key: {'.'.join(nearest)}"
+    return f"unknown key; known keys here: {', '.join(here or cls.model_fields)}"

@@ -9,12 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from tide.config.document import Document, to_yaml
 from tide.config.problem import Place
 from tide.config.reading import apply_overrides, check
 from tide.config.rules import RULES
+from tide.config.transformers_arguments import TransformersArguments
 from tide.config.values import (
     Count,
     CountOrZero,
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[tuple(METHODS)]
+LrScheduler = Literal[
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_with_min_lr",
+    "cosine_with_restarts",
+    "inverse_sqrt",
+    "linear",
+    "polynomial",
+    "warmup_stable_decay",
+]
 
 
 class ModelConfig(Section):
@@ -142,20 +154,20 @@ class ObjectiveConfig(Section):
     )
 
 
-class TrainingConfig(Section):
+class TrainingConfig(TransformersArguments):
     """The optimiser and its bookkeeping, by the names that transformers gives them."""
 
     output_dir: Text = Field(
         description="directory of the student, its checkpoints, recipe.yaml and summary.json"
     )
-    max_steps: Count = Field(description="optimiser steps")
+    max_steps: Count | None = Field(None, description="optimiser steps, or use num_train_epochs")
+    num_train_epochs: Positive | None = Field(None, description="passes over the data, in place of max_steps")
     batch_size: Count = Field(8, description="sequences per device and forward pass")
     gradient_accumulation_steps: Count = Field(1, description="forward passes per optimiser step")
     learning_rate: Positive = Field(5e-5, description="peak learning rate")
     warmup_ratio: Fraction = Field(0.1, description="warm-up, as a share of all steps")
-    lr_scheduler: Literal["cosine", "linear", "constant_with_warmup"] = Field(
-        "cosine", description="learning rate after the warm-up"
-    )
+    warmup_steps: CountOrZero | None = Field(None, description="warm-up in steps, in place of warmup_ratio")
+    lr_scheduler: LrScheduler = Field("cosine", description="learning rate after the warm-up")
     weight_decay: NotNegative = Field(0.0, description="AdamW weight decay")
     max_grad_norm: NotNegative = Field(1.0, description="gradient clipping; 0: none")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic; the weights stay float32")
@@ -165,6 +177,13 @@ class TrainingConfig(Section):
     save_total_limit: Count = Field(2, description="checkpoints kept")
     report_to: list[Text] = Field(default_factory=list, description="trackers, by transformers' names")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+
+    @model_serializer(mode="wrap")
+    def _without_unset_arguments(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Put our own keys first, and leave out what transformers decides."""
+        values: dict[str, Any] = handler(self)
+        passed_on = {name: values.pop(name, None) for name in TransformersArguments.model_fields}
+        return values | {name: value for name, value in passed_on.items() if value is not None}
 
 
 class Recipe(Section):

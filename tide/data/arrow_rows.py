@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from tide.data.conversation import Raw
 
-ARROW_SUFFIXES, PARQUET_SUFFIXES = (".arrow", ".feather"), (".parquet",)
 _BATCH_ROWS = 1024
 _FILE_MAGIC = b"ARROW1"  # of the file form; the stream form has none
 

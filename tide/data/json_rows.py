@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tide.data.conversation import Raw
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _BOM = b"\xef\xbb\xbf"
 _SCANNED_AT_ONCE = 1 << 26  # bytes
 

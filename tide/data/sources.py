@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tide.data.arrow_rows import ARROW_SUFFIXES, PARQUET_SUFFIXES, ArrowRows, arrow_rows, parquet_rows
+from tide.config.rules import ARROW_SUFFIXES, FILE_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES
+from tide.data.arrow_rows import ArrowRows, arrow_rows, parquet_rows
 from tide.data.conversation import Raw, Rejected, read_row
 from tide.data.gather import gather
-from tide.data.json_rows import SUFFIXES as JSON_SUFFIXES
 from tide.data.json_rows import JsonRows
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
-SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
-_KNOWN = f"Known are {', '.join(SUFFIXES)}."
+_KNOWN = f"Known are {', '.join(FILE_SUFFIXES)}."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the files of a split
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval"})
@@ -173,7 +172,7 @@ def _file_rows(path: Path) -> _Rows:
 def _suffix(path: Path) -> str | None:
     """The longest known suffix."""
     name = path.name.lower()
-    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default=None)
+    return max((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), key=len, default=None)
 
 
 def _saved_files(directory: Path, split: str) -> list[Path]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
-
-import torch
-from transformers import TrainingArguments
 
 from tide.data import Collator
 from tide.losses.objective import Objective
 from tide.masking import Noiser
 from tide.methods import METHODS
+from tide.training.arguments import training_arguments
 from tide.training.hf_trainer import DistillationTrainer
 from tide.training.module import DistillationModule
 
@@ -62,47 +59,11 @@ def build_trainer(
             teacher_pad_id=None if teacher_tokenizer is None else _pad_id(teacher_tokenizer),
             pad_to_multiple_of=student.contract.block_size,
         ),
-        args=_training_arguments(recipe),
+        args=training_arguments(recipe),
         train_dataset=examples,
         processing_class=student_tokenizer,
         callbacks=list(callbacks),
     )
-
-
-def _training_arguments(recipe: Recipe) -> TrainingArguments:
-    training = recipe.training
-    arguments = TrainingArguments(
-        output_dir=training.output_dir,
-        max_steps=training.max_steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        learning_rate=training.learning_rate,
-        # As steps, because transformers 5 no longer reads a ratio.
-        warmup_steps=math.ceil(training.warmup_ratio * training.max_steps),
-        lr_scheduler_type=training.lr_scheduler,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        bf16=training.precision == "bf16",
-        # transformers asks for this before it allows bf16 on a CPU; left to itself elsewhere.
-        # Apple's devices lack the fp64 in which a few rows of a loss may be computed.
-        use_cpu=not torch.accelerator.is_available() or torch.backends.mps.is_available(),
-        seed=training.seed,
-        data_seed=training.seed,
-        logging_steps=training.logging_steps,
-        save_steps=training.save_steps,
-        save_total_limit=training.save_total_limit,
-        report_to=training.report_to or "none",
-        dataloader_num_workers=recipe.data.num_workers,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        eval_strategy="no",
-        # It would read the loss back at every step, to show a mean where the loss is NaN. See `log`.
-        logging_nan_inf_filter=False,
-    )
-    # One device per process: several come from `accelerate launch`, never from torch's DataParallel, which
-    # would copy a batch to every device instead of splitting it.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -59,7 +59,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self.metric_means = MetricMeans()  # starts its clock
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
-            if state.global_step >= self.args.max_steps:
+            if state.global_step >= state.max_steps:
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
