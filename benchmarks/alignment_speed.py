@@ -149,7 +149,7 @@ def tokenizer_pairs(sample: str) -> dict[str, tuple[Tokenizer, Tokenizer]]:
             trained(sample, 4000, normalizer=normalizers.NFC(), pre_tokenizer=split),
             trained(sample, 12000, normalizer=prefix, fallback=True),
         ),
-        "lower case, no white space; spells it": (
+        "lower case, no whitespace; spells it": (
             trained(
                 sample,
                 4000,

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_builds", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=", ".join(OPS))
-    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {COUNTED} alone")
+    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {COUNTED} only")
     parser.add_argument("--block", type=int, help="columns a tile, instead of the table's")
     parser.add_argument("--warps", type=int, help="warps a program, instead of the table's")
     parser.add_argument("--out", type=Path, help="the page whose section for this Triton is replaced")

@@ -1,84 +1,85 @@
-"""What spans and chunks have to be, said another way and slowly: byte by byte, without arrays."""
+"""Spans and chunks restated slowly: byte by byte, without arrays."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import unicodedata
+from itertools import pairwise
+
+import numpy as np
 
 
-def edits_of(spans):
-    """Start, end and spelling of every respelled stretch."""
-    found = spans.respelled
-    if found is None:
-        return []
-    return [
-        (int(start), int(end), found.spelling(edit))
-        for edit, (start, end) in enumerate(zip(found.edit_starts, found.edit_ends, strict=True))
-    ]
+def owners(spans):
+    """The token that holds each byte of the text as it is; None for no token."""
+    owner = [None] * len(spans.text)
+    for token in np.flatnonzero(spans.has_bytes).tolist():
+        for byte in range(spans.starts[token], spans.ends[token]):
+            assert owner[byte] is None, "two tokens hold one byte"
+            owner[byte] = token
+    return owner
 
 
-def respell(text: bytes, edits) -> bytes:
-    """The text with its edits made."""
-    parts, at = [], 0
-    for start, end, spelled in edits:
-        parts += [text[at:start], spelled]
-        at = end
-    return b"".join([*parts, text[at:]])
+def boundaries(owner):
+    """Places inside the text where a token ends, or begins behind text that none holds."""
+    return {at for at in range(1, len(owner)) if owner[at - 1] != owner[at]} - {
+        at for at in range(1, len(owner)) if owner[at - 1] is None and owner[at] is None
+    }
+
+
+def common_spans(student, teacher):
+    """Spans of bytes from one common boundary to the next, and the owners of either side."""
+    sides = owners(student), owners(teacher)
+    size = len(student.text)
+    edges = sorted(boundaries(sides[0]) & boundaries(sides[1]) | {0, size})
+    return list(pairwise(edges)), sides
 
 
 def chunks(student, teacher):
-    """Chunks as groups of tokens that hold on to a common atom, in text order.
-
-    An atom is a byte that both sides share or, in a stretch that both respell alike, a byte of its spelling.
-    Returns:
-        For each chunk, the positions of its tokens on either side.
-    """
-    sides = (student, teacher)
-    edits = [edits_of(side) for side in sides]
-    alike = set(edits[0]) & set(edits[1])
-    dropped = set()
-    for side, of_side in zip(sides, edits, strict=True):
-        for start, end, spelled in of_side:
-            if not spelled:
-                dropped |= set(range(start, end))
-        for i in range(len(side)):
-            if side.special[i]:
-                dropped |= set(range(side.starts[i], side.ends[i]))
-    inside = {byte: edit for edit in alike for byte in range(edit[0], edit[1])}
-
-    owners = [defaultdict(set), defaultdict(set)]
-    barriers = []
-    for which, side in enumerate(sides):
-        for i in range(len(side)):
-            first, last = int(side.starts[i]), int(side.ends[i])
-            splits = (0, 0)
-            if side.respelled is not None:
-                splits = int(side.respelled.start_splits[i]), int(side.respelled.end_splits[i])
-            if side.special[i]:
-                barriers.append((first, splits[0]))
-                continue
-            for byte in range(first, last) if side.has_bytes[i] else ():
-                if byte not in dropped and byte not in inside:
-                    owners[which][byte, 0].add(i)
-            for start, end, spelled in {inside[byte] for byte in range(first, last) if byte in inside}:
-                low = splits[0] if splits[0] and first == start else 0
-                high = splits[1] if splits[1] and last == end else len(spelled)
-                for k in range(low, high) if side.has_bytes[i] else ():
-                    owners[which][start, k].add(i)
-
-    groups, open_atoms, open_tokens = [], [], set()
-    for atom in sorted(set(owners[0]) | set(owners[1])):
-        here = {(which, i) for which in (0, 1) for i in owners[which][atom]}
-        if open_atoms and not here & open_tokens:
-            groups.append((open_atoms, open_tokens))
-            open_atoms, open_tokens = [], set()
-        open_atoms = [*open_atoms, atom]
-        open_tokens = open_tokens | here
-    if open_atoms:
-        groups.append((open_atoms, open_tokens))
+    """The positions of the tokens of each chunk on either side, in text order."""
+    spans, sides = common_spans(student, teacher)
+    barriers = {int(at) for side in (student, teacher) for at in side.starts[side.special]}
     found = []
-    for atoms, tokens in groups:
-        whole = all(owners[0][atom] and owners[1][atom] for atom in atoms)
-        crossed = any(atoms[0] < barrier <= atoms[-1] for barrier in barriers)
-        if whole and not crossed:
-            found.append(tuple(sorted(i for which, i in tokens if which == side) for side in (0, 1)))
+    for start, end in spans:
+        held = [owner[start:end] for owner in sides]
+        crossed = any(start < barrier < end for barrier in barriers)
+        if not crossed and all(token is not None for owner in held for token in owner):
+            found.append(tuple(sorted(set(owner)) for owner in held))
     return found
+
+
+def rejected(student, teacher):
+    """The first byte of each common span in which a side respells something."""
+    spans, _ = common_spans(student, teacher)
+    masks = [side.rejected for side in (student, teacher) if side.rejected is not None]
+    return [start for start, end in spans if any(mask[start:end].any() for mask in masks)]
+
+
+def assert_right(spans, tokens, *, is_whole=True):
+    """Every token lies over its own bytes, in order, and every byte that none holds is accounted for.
+
+    Args:
+        spans: of one text.
+        tokens: the bytes of each token.
+        is_whole: the tokens are those of the whole text.
+    """
+    data = spans.text
+    assert (np.diff(spans.starts) >= 0).all() and (np.diff(spans.ends) >= 0).all()
+    assert (spans.starts <= spans.ends).all()
+    mask = np.zeros(len(data), dtype=bool) if spans.rejected is None else spans.rejected
+    behind_special = {0, *spans.ends[spans.special].tolist()}
+    held = np.zeros(len(data), dtype=bool)
+    for at, token in enumerate(tokens):
+        start, end = int(spans.starts[at]), int(spans.ends[at])
+        if spans.has_bytes[at]:
+            is_prefixed = data[start:end] != token
+            assert data[start:end] in (token, token.removeprefix(b" ")), f"token {at}"
+            assert not is_prefixed or start in behind_special, f"token {at} has a prefix inside the text"
+            assert not held[start:end].any() and not mask[start:end].any()
+        else:
+            # An added prefix has no text; all else that is not special was rejected.
+            assert spans.special[at] or mask[start:end].all(), f"token {at}"
+        held[start:end] = True
+    last = int(spans.ends.max(initial=0))
+    assert not is_whole or (held | mask)[:last].all(), "bytes that are neither held nor rejected"
+    # Blanks and controls that are dropped at the end look as if the tokens were cut off.
+    rest = "".join(c for c in data[last:].decode() if unicodedata.category(c)[0] not in "ZC")
+    assert not is_whole or not rest or mask[last:].all()

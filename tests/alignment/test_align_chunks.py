@@ -299,7 +299,9 @@ def test_the_rules_reject_a_wrong_alignment(mutant):
     student, teacher, num_chunks = MUTANTS[mutant](
         alignment.student_chunks.copy(), alignment.teacher_chunks.copy()
     )
-    planted = ChunkAlignment(student, teacher, num_chunks, alignment.starts, alignment.ends)
+    planted = dataclasses.replace(
+        alignment, student_chunks=student, teacher_chunks=teacher, num_chunks=num_chunks
+    )
     with pytest.raises(AssertionError):
         assert_aligned(planted, STUDENT, TEACHER)
 

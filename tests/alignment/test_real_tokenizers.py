@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.alignment import oracle, real
 from tests.alignment.samples import PIECES, SAMPLES, texts
+from tests.alignment.test_coverage import standard_library
 from tide.alignment import ByteTable, align_spans
 
 LONG = "".join((*SAMPLES, *PIECES))
@@ -24,7 +25,7 @@ def table_of(kind):
 
 
 def spans_of(kind, text):
-    return table_of(kind).spans(text, real.KINDS[kind]().encode(text).ids)
+    return table_of(kind).spans_of([text], [real.KINDS[kind]().encode(text).ids])
 
 
 def test_the_converted_sentencepiece_model_is_the_model():
@@ -37,7 +38,7 @@ def test_the_converted_sentencepiece_model_is_the_model():
 @settings(deadline=None, max_examples=30)
 @given(text=texts)
 @example(text=LONG)
-def test_chunks_are_the_groups_of_tokens_that_share_bytes(pair, text):
+def test_chunks_are_the_shortest_common_spans(pair, text):
     student, teacher = (spans_of(kind, text) for kind in pair)
     alignment = align_spans(student, teacher)
     found = [
@@ -53,18 +54,22 @@ def test_chunks_are_the_groups_of_tokens_that_share_bytes(pair, text):
 @pytest.mark.parametrize("kind", real.KINDS)
 @settings(deadline=None, max_examples=50)
 @given(text=texts, copies=st.integers(1, 2))
-def test_edits_and_tokens_spell_the_same(kind, text, copies):
-    tokenizer, table = real.KINDS[kind](), table_of(kind)
-    ids = tokenizer.encode("<|end|>".join([text] * copies)).ids
-    spans = table.spans("<|end|>".join([text] * copies), ids)
-    spelled = oracle.respell(spans.text, oracle.edits_of(spans))
-    tokens = b"".join(table.token_bytes(ids))
-    # But for special tokens, which spell nothing, and a prefix per text.
-    assert len(tokens) - copies <= len(spelled.replace(b"<|end|>", b"")) <= len(tokens)
-    if copies == 1:
-        assert tokens.endswith(spelled)
+def test_tokens_lie_over_their_own_bytes(kind, text, copies):
+    joined = "<|end|>".join([text] * copies)
+    spans, ids = spans_of(kind, joined), real.KINDS[kind]().encode(joined).ids
+    oracle.assert_right(spans, table_of(kind).token_bytes(ids))
     assert spans.special.sum() == copies - 1
     assert (spans.ends - spans.starts)[spans.special].tolist() == [len("<|end|>")] * (copies - 1)
+
+
+@pytest.mark.parametrize("kind", real.KINDS)
+def test_the_standard_library_stays_aligned(kind):
+    text = standard_library(60_000)
+    spans = spans_of(kind, text)
+    assert (spans.ends - spans.starts)[spans.has_bytes].sum() >= 0.999 * len(
+        text.encode()
+    ) or "Unigram" in kind
+    oracle.assert_right(spans, table_of(kind).token_bytes(real.KINDS[kind]().encode(text).ids))
 
 
 def test_a_rendered_conversation_and_its_beginning_of_text():

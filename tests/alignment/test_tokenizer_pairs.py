@@ -1,4 +1,4 @@
-"""Every pair of tokenizer types, on random Unicode: exact spans, and chunks minimal, whole and complete."""
+"""Every pair of tokenizer types, on random Unicode: exact spans, and chunks shortest, whole and complete."""
 
 from __future__ import annotations
 
@@ -14,20 +14,13 @@ from tide.alignment import ByteTable, align_spans
 
 kinds = st.sampled_from(list(KINDS))
 LONG = "".join((*SAMPLES, *PIECES))
-# The tokenizer has no entry for some characters, or reads an entry for a byte as the text that it is.
-REFUSALS = "could not spell a stretch|the tokens must spell the text"
 
 
 def spans_of(kind, text):
-    """Spans of a text's tokens; None where the tokenizer cannot spell the text."""
+    """Spans of a text's tokens, its encoding and the table."""
     tokenizer = tokenizer_of(kind)
     table, encoding = ByteTable.from_tokenizer(tokenizer), tokenizer.encode(text)
-    try:
-        return table.spans(text, encoding.ids), encoding, table
-    except ValueError as error:
-        if "[UNK]" in encoding.tokens and "could not spell" in str(error):
-            return None
-        raise
+    return table.spans_of([text], [encoding.ids]), encoding, table
 
 
 def chunk_groups(alignment):
@@ -46,36 +39,17 @@ def chunk_groups(alignment):
 @example(kind="Unigram, words with a prefix each", text="\x1cİ<|end|>\x0b\u200b#")
 @example(kind="Unigram, words with a prefix each", text="Z    <|end|>\x0b  <0x4a\n.\rb\n▁▁a  ")
 def test_spans_are_the_bytes_that_tokens_spell(kind, text):
-    found = spans_of(kind, text)
-    if found is None:
-        return
-    spans, encoding, table = found
-    data, edits = text.encode(), oracle.edits_of(spans)
-    assert spans.text == data
-    assert (np.diff(spans.starts) >= 0).all()
-    assert (np.diff(spans.ends) >= 0).all()
-    assert (spans.starts <= spans.ends).all()
-    # Made by hand, the edits give what the tokens spell, but for prefixes.
-    spelled = oracle.respell(data, edits)
-    tokens = table.token_bytes(encoding.ids)
-    assert spelled in (b"".join(tokens), b"".join(tokens)[1:]) or any(spans.special)
-    changed = np.zeros(len(data) + 1, dtype=bool)
-    for start, end, _ in edits:
-        changed[start:end] = True
-    for i, token in enumerate(tokens):
-        start, end = int(spans.starts[i]), int(spans.ends[i])
-        if spans.has_bytes[i] and not changed[start:end].any():
-            assert data[start:end] in (token, token.removeprefix(b" ")), f"token {i}"
+    spans, encoding, table = spans_of(kind, text)
+    assert spans.text == text.encode()
+    oracle.assert_right(spans, table.token_bytes(encoding.ids), is_whole="[UNK]" not in encoding.tokens)
 
 
-def test_every_kind_is_tried_in_earnest():
-    """Each trained tokenizer spells the long text, and all but the first respell some of it."""
+def test_every_kind_keeps_most_of_its_tokens_and_respells_some():
     for kind in KINDS:
-        spans, encoding, _ = spans_of(kind, LONG)
-        assert spans.has_bytes.mean() > 0.9, kind
-        assert len(oracle.edits_of(spans)) > 0 or kind in (
-            "byte-level", "BPE, byte fallback, prefix at the beginning"
-        ), kind  # fmt: skip
+        spans, encoding, table = spans_of(kind, LONG)
+        oracle.assert_right(spans, table.token_bytes(encoding.ids))
+        assert spans.has_bytes.mean() > 0.75, kind
+        assert (spans.rejected is not None) == (kind != "byte-level"), kind
         assert len(encoding.ids) > 250
 
 
@@ -85,34 +59,16 @@ def test_every_kind_is_tried_in_earnest():
 @example(
     pair=("WordPiece, lower case without accents", "byte-level, lower case, word ends marked"), text=LONG
 )
-def test_chunks_are_the_groups_of_tokens_that_share_bytes(pair, text):
-    found = [spans_of(kind, text) for kind in pair]
-    if None in found:
-        return
-    (student, *_), (teacher, *_) = found
+def test_chunks_are_the_shortest_common_spans(pair, text):
+    (student, *_), (teacher, *_) = (spans_of(kind, text) for kind in pair)
     alignment = align_spans(student, teacher)
-    groups = oracle.chunks(student, teacher)
-    assert chunk_groups(alignment) == groups
-    assert alignment.num_chunks == len(groups) == len(alignment.starts) == len(alignment.ends)
-    assert (alignment.starts < alignment.ends).all()
-    assert (np.diff(alignment.starts) >= 0).all()
-    for chunk, (mine, theirs) in enumerate(groups):
-        for side, tokens in ((student, mine), (teacher, theirs)):
-            assert side.starts[tokens].min() <= alignment.starts[chunk]
-            assert side.ends[tokens].max() >= alignment.ends[chunk]
-    # Complete: a token in no chunk has no bytes that the other side has.
-    for side, chunks, other in (
-        (student, alignment.student_chunks, teacher),
-        (teacher, alignment.teacher_chunks, student),
-    ):
-        shared = np.zeros(len(text.encode()), dtype=bool)
-        for start, end in zip(other.starts[other.has_bytes], other.ends[other.has_bytes], strict=True):
-            shared[start:end] = True
-        for spans in (side, other):
-            for start, end, spelled in oracle.edits_of(spans):
-                shared[start:end] &= bool(spelled)
-        for i in np.flatnonzero(side.has_bytes & (chunks < 0)):
-            assert not shared[side.starts[i] : side.ends[i]].any(), f"token {i} is left out"
+    assert chunk_groups(alignment) == oracle.chunks(student, teacher)
+    assert alignment.rejected.tolist() == oracle.rejected(student, teacher)
+    assert alignment.num_chunks == len(alignment.starts) == len(alignment.ends)
+    for chunk, groups in enumerate(chunk_groups(alignment)):
+        for side, tokens in zip((student, teacher), groups, strict=True):
+            assert side.starts[tokens].min() == alignment.starts[chunk]
+            assert side.ends[tokens].max() == alignment.ends[chunk]
 
 
 @pytest.mark.parametrize("student", KINDS)
@@ -121,7 +77,8 @@ def test_all_pairs_on_one_long_text(student):
         sides = [spans_of(kind, LONG)[0] for kind in (student, teacher)]
         alignment = align_spans(*sides)
         assert chunk_groups(alignment) == oracle.chunks(*sides)
-        assert alignment.num_chunks > 100
+        assert alignment.num_chunks > 50
+        assert alignment.rejected.tolist() == oracle.rejected(*sides)
         back = align_spans(*reversed(sides))
         assert back.student_chunks.tolist() == alignment.teacher_chunks.tolist()
         assert back.starts.tolist() == alignment.starts.tolist()
@@ -131,19 +88,12 @@ def test_all_pairs_on_one_long_text(student):
 @given(pair=st.tuples(kinds, kinds), text=texts, keep=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_a_cut_on_either_side_drops_the_chunk_on_both(pair, text, keep):
     found = [spans_of(kind, text) for kind in pair]
-    if None in found:
-        return
     whole = align_spans(found[0][0], found[1][0])
     kept = [round(len(side[0]) * share) for side, share in zip(found, keep, strict=True)]
-    try:
-        sides = [
-            table.spans(text, encoding.ids[:count])
-            for (_, encoding, table), count in zip(found, kept, strict=True)
-        ]
-    except ValueError as error:
-        # A cut inside a character that the tokenizer cannot spell.
-        assert "could not spell" in str(error)
-        return
+    sides = [
+        table.spans_of([text], [encoding.ids[:count]])
+        for (_, encoding, table), count in zip(found, kept, strict=True)
+    ]
     cut = align_spans(*sides)
     full = (whole.student_chunks, whole.teacher_chunks)
     lost = [
@@ -160,8 +110,6 @@ def test_a_cut_on_either_side_drops_the_chunk_on_both(pair, text, keep):
 def test_a_text_that_repeats_aligns_to_its_own_place(pair, text, copies):
     """As an answer that stands in the prompt, too: behind a special token, every copy has the same chunks."""
     found = [spans_of(kind, "<|end|>".join([text] * copies)) for kind in pair]
-    if None in found:
-        return
     size, per_copy = len(text.encode()), []
     for copy in range(copies):
         start = copy * (size + len("<|end|>"))
@@ -185,18 +133,14 @@ def test_a_text_that_repeats_aligns_to_its_own_place(pair, text, copies):
 @settings(deadline=None, max_examples=200)
 @given(kind=kinds, text=texts)
 def test_spans_agree_with_the_offsets_of_the_library(kind, text):
-    """Its offsets are in characters, and right only apart from what is respelled: there they are ours."""
-    found = spans_of(kind, text)
-    if found is None:
-        return
-    spans, encoding, _ = found
+    """Its offsets are in characters, and right only beside what is not respelled."""
+    spans, encoding, _ = spans_of(kind, text)
     char_of = [i for i, c in enumerate(text) for _ in c.encode()]
-    changed = {byte for start, end, _ in oracle.edits_of(spans) for byte in range(start - 1, end + 1)}
     for i, offsets in enumerate(encoding.offsets):
         start, end = int(spans.starts[i]), int(spans.ends[i])
-        # A prefix that stands where white space was dropped: for us it is that white space.
+        # A prefix that stands where whitespace was dropped: for us it is that whitespace.
         is_prefix = "prefix each" in kind and encoding.tokens[i].startswith("▁")
-        if spans.has_bytes[i] and not is_prefix and changed.isdisjoint(range(start, end)):
+        if spans.has_bytes[i] and not is_prefix:
             ours = char_of[start], char_of[end - 1] + 1
             if encoding.tokens[i].startswith("<0x"):  # one offset for all bytes in a row
                 assert offsets[0] <= ours[0] < ours[1] <= offsets[1], f"token {i}"

@@ -77,7 +77,7 @@ def test_products_that_cannot_be_avoided(case, num_flops, monkeypatch):
     op = load_op(case.op)
     assert op.least_flops(case) == num_flops
     (products,) = (c for c in op.contestants if c.products)
-    # What it runs is that many operations.
+    # The products contestant runs that many operations.
     ran, mm = [], torch.mm
     monkeypatch.setattr(
         torch, "mm", lambda a, b, out: ran.append(2 * a.numel() * b.shape[1]) or mm(a, b, out=out)

@@ -10,7 +10,7 @@ from benchmarks import report
 from benchmarks._cases import BOTH, HEADLINE_VOCAB, LAYOUTS
 from benchmarks._targets import HIDDEN_IN, VARIANTS, judge, judge_hidden_in
 
-# Ops of the variants with a name of their own.
+# Ops of the variants whose name differs.
 OPS = {
     "tidal": "interpolated_kl",
     "linear_tidal": "linear_interpolated_kl",

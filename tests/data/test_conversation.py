@@ -59,7 +59,7 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
             {"messages": [ANSWER, {"role": "tool", "content": ""}]},
             Conversation((BOTH[1], Message("tool", ""))),
         ),
-        # Answers that are not learnt.
+        # Answers outside the loss.
         (
             {"messages": [ASK, {**ANSWER, "weight": 0}, ASK, {**ANSWER, "weight": 1}]},
             Conversation(BOTH + BOTH, context=frozenset({1})),
@@ -163,7 +163,7 @@ def answer(**changes: object) -> dict[str, object]:
         (answer(role="\ud800"), "half a surrogate pair", "messages[1] has"),
     ],
 )
-def test_what_is_no_row_has_a_reason(value, reason, detail):
+def test_a_mapping_in_no_form_is_rejected_with_a_reason(value, reason, detail):
     with pytest.raises(RejectedRow) as caught:
         parse_row(value)
     assert caught.value.reason == reason
@@ -202,7 +202,7 @@ anything = st.recursive(
         st.sampled_from(["messages", "conversations", "prompt", "completion", "text"]), anything
     )
 )
-def test_nothing_but_a_bad_row_comes_of_a_strange_value(value):
+def test_a_strange_value_raises_nothing_but_RejectedRow(value):
     try:
         row = parse_row(value)
     except RejectedRow as error:
@@ -211,6 +211,6 @@ def test_nothing_but_a_bad_row_comes_of_a_strange_value(value):
         assert isinstance(row, TextRow | Conversation)
 
 
-def test_a_bad_row_can_be_sent_to_another_process():
+def test_a_rejected_row_can_be_pickled():
     copy = pickle.loads(pickle.dumps(RejectedRow("not JSON", "rows.jsonl:3")))
     assert (copy.reason, copy.detail, str(copy)) == ("not JSON", "rows.jsonl:3", "not JSON: rows.jsonl:3")

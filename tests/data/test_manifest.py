@@ -1,4 +1,4 @@
-"""A manifest says what shards are made of: equal plans are equal, and counts add up."""
+"""Records of a directory of shards: plans compare, counts add up, other formats are refused."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_plans_differ_where_they_differ():
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, True), (0, False), (1, 1.0), (True, 1.0), (None, False)])
-def test_what_python_takes_for_equal_differs_as_a_template_argument(one, other):
+def test_equal_numbers_of_other_types_differ_as_template_arguments(one, other):
     plans = [
         changed(PLAN, options={"student_template_arguments": {"enable_thinking": value}})
         for value in (one, other)
@@ -217,7 +217,7 @@ def test_a_shard_that_was_changed_is_named(shards, tmp_path):
         shards.examples(tmp_path, shared=False)
 
 
-def test_what_is_no_manifest_is_named(tmp_path):
+def test_a_missing_or_broken_manifest_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"manifest.json' is not there\. Run `tide prepare`"):
         Manifest.read(tmp_path)
     (tmp_path / "plan.json").write_text("{}")
@@ -258,7 +258,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_decides_ids_or_templates_changes_the_fingerprint(change):
+def test_a_change_of_ids_or_template_changes_the_fingerprint(change):
     tokenizer = make_tokenizer(300)
     before = tokenizer_fingerprint(tokenizer)
     CHANGES[change](tokenizer)

@@ -1,4 +1,4 @@
-"""Orders of mixed sources: shares, draws, passes, and that they hang on nothing but their arguments."""
+"""Orders of mixed sources: shares, passes, and that they depend on their arguments alone."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_sources_take_turns_at_random():
         ([3], None, {"total": 0}, r"mix: total must be 1 or more; got 0\."),
     ],
 )
-def test_what_cannot_be_mixed(rows, weights, options, message):
+def test_impossible_mixtures_are_errors(rows, weights, options, message):
     with pytest.raises(ValueError, match=message):
         mix(rows, weights, seed=0, **options)
 

@@ -125,7 +125,7 @@ def test_temporary_files_go_with_the_source(tmp_path, monkeypatch):
     assert list(scratch.iterdir()) == []
 
 
-def test_lines_that_are_no_rows_are_set_aside_with_their_place(tmp_path):
+def test_lines_that_are_no_rows_are_rejected_with_their_place(tmp_path):
     lines = [
         b'\xef\xbb\xbf{"text": "a"}\r',
         b"",

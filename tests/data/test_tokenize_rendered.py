@@ -1,7 +1,7 @@
-"""Token ids of rendered rows, and which are learnt: those that begin inside a learnt span.
+"""Token ids of rendered rows and their loss mask: tokens that begin inside a loss span.
 
 Where tokens begin is counted in bytes of their spelling here, not read off offsets. Mutants that these tests
-kill: offsets that leave out a token's space taken as they are; tokens that only end in a span learnt.
+kill: offsets that leave out a token's space taken as they are; tokens that only end in a span counted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ words = st.lists(
 ).map("".join)
 
 
-def learnt_text(row: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
+def loss_text(row: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
     (tokenized,) = tokenize_rendered([row], tokenizer)
     assert not isinstance(tokenized, Rejected)
     assert tokenized.token_ids.dtype == np.int64 and tokenized.loss_mask.dtype == np.bool_
@@ -62,7 +62,7 @@ def learnt_text(row: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
 @example(turns=[("hi", " yes  "), (" ", "  hi")])
 @pytest.mark.parametrize("kind", SPANNING)
 @pytest.mark.parametrize("template", [PLAIN, STRIPPED_PLAIN], ids=repr)
-def test_tokens_that_begin_in_a_span_are_learnt(template, kind, turns):
+def test_tokens_that_begin_in_a_loss_span_are_in_the_loss_mask(template, kind, turns):
     tokenizer = SPANNING[kind]
     tokenizer.chat_template = template.source
     row = render(chat(*(text for turn in turns for text in turn)), tokenizer)
@@ -71,8 +71,8 @@ def test_tokens_that_begin_in_a_span_are_learnt(template, kind, turns):
     assert len("".join(tokens)) == len(row.text.encode())
     spans = [tuple(len(row.text[:place].encode()) for place in span) for span in row.loss_spans]
     begin = 0
-    for token, learnt in zip(tokens, tokenized.loss_mask, strict=True):
-        assert learnt == any(start <= begin < end for start, end in spans), (begin, token)
+    for token, in_loss in zip(tokens, tokenized.loss_mask, strict=True):
+        assert in_loss == any(start <= begin < end for start, end in spans), (begin, token)
         begin += len(token)
 
 
@@ -155,10 +155,10 @@ def test_a_tokenizer_that_drops_spaces_and_lowers_letters():
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     fast.chat_template = PLAIN.source
     row = render(chat("Hi", "E\u0301 hi", "hi", "HI"), fast)
-    assert learnt_text(row, fast).split() == ["é", "hi", "hi"]
+    assert loss_text(row, fast).split() == ["é", "hi", "hi"]
 
 
-def test_a_mask_token_in_the_text_sets_the_row_aside_and_no_other():
+def test_a_mask_token_in_the_text_rejects_its_row_alone():
     tokenizer = make_tokenizer(258)
     rows = [TextRow("a", "b"), TextRow(f"a{MASK}", "b"), TextRow("", f"b{MASK}"), TextRow("", f"c{END}")]
     first, *masked, last = tokenize_rendered([render(row, tokenizer) for row in rows], tokenizer)

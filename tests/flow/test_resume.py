@@ -280,15 +280,21 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(
     assert_same_bits(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.fixture
-def finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """The recipe of a run that is there. No weights may load after it."""
-    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", max_steps=2, save_steps=1)
+@pytest.fixture(scope="module")
+def finished_once(tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path_factory.mktemp("once") / "run", max_steps=2, save_steps=1)
     distill(recipe)
+    return recipe
+
+
+@pytest.fixture
+def finished(finished_once: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The recipe of a finished run in `tmp_path / "run"`. Weights must not load after it."""
+    shutil.copytree(finished_once.training.output_dir, tmp_path / "run")
     monkeypatch.setattr(
         pipeline, "load_model", lambda *args, **kwargs: pytest.fail("weights were loaded before the error")
     )
-    return recipe
+    return finished_once.replace(training={"output_dir": str(tmp_path / "run")})
 
 
 def test_a_run_with_another_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:

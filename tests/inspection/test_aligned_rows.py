@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
 from tests.inspection.samples import aligned, fixed_aligner, texts_of
 from tests.tiny import make_tokenizer
+from tide.config import DataConfig
 from tide.data import Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner
 from tide.inspection.readable import readable
+from tide.methods import METHODS
 from tide.preparation import NO_CHUNK
-from tide.preparation.examples import ExampleBuilder, Layout
+from tide.preparation.examples import ExampleBuilder
 
 
 def test_columns_by_hand():
@@ -71,7 +73,9 @@ def test_templates_get_the_arguments_of_their_side():
     arguments = {"student": {"flavour": "sweet"}, "teacher": {"flavour": "sour"}}
     rows = [parse_row(row) for row in CONVERSATIONS]
     given = Aligner(*tokenizers, template_arguments=arguments)(rows)
-    build = ExampleBuilder(Layout(8, 800, 800), *tokenizers, template_arguments=arguments)
+    build = ExampleBuilder(
+        DataConfig(max_length=800), METHODS["calm"], *tokenizers, block_size=8, template_arguments=arguments
+    )
     for row, built in zip(given, build(rows), strict=True):
         assert "".join(texts_of(row.student)).startswith("sweet<|turn|>")
         assert "".join(texts_of(row.teacher)).startswith("sour<|begin|>")

@@ -266,62 +266,61 @@ def test_opcheck_passes(backend):
 
 
 IDS = torch.tensor([[0, 1, 2], [0, 1, -1]])
-NEEDS = "lambda_t belongs to 'interpolated' alone"
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"mask": torch.ones(2, 3)}, {}, r"chunk_mask must be bool \[B, C\]; got torch.float32 \(2, 3\)"),
-        ({"mask": torch.ones(2, dtype=torch.bool)}, {}, r"chunk_mask must be bool \[B, C\]"),
-        ({"student": IDS}, {}, r"student_token_log_probs must be floating \[B, L\]; got torch.int64"),
-        ({"teacher": -torch.ones(6)}, {}, r"teacher_token_log_probs must be floating \[B, L\].*\(6,\)"),
+        ({"mask": torch.ones(2, 3)}, {}, r"chunk_mask.*bool.*float32"),
+        ({"mask": torch.ones(2, dtype=torch.bool)}, {}, r"chunk_mask.*\[B, C\].*\(2,\)"),
+        ({"student": IDS}, {}, r"student_token_log_probs.*floating.*int64"),
+        ({"teacher": -torch.ones(6)}, {}, r"teacher_token_log_probs.*\[B, L\].*\(6,\)"),
         (
             {"teacher": -torch.ones(2, 3, requires_grad=True)},
             {},
-            r"teacher_token_log_probs requires grad.*detach",
+            r"teacher_token_log_probs.*detach",
         ),
         (
             {"student_chunks": IDS.float()},
             {},
-            r"student_chunks must be integers, one per token.*torch.float32",
+            r"student_chunks.*integers.*float32",
         ),
         (
             {"teacher_chunks": IDS[:, :2]},
             {},
-            r"teacher_chunks must be integers, one per token, \(2, 3\).*\(2, 2\)",
+            r"teacher_chunks.*\(2, 3\).*\(2, 2\)",
         ),
-        ({"student": -torch.ones(1, 3), "student_chunks": IDS[:1]}, {}, "one entry for each of the 2 rows"),
-        ({"student_chunks": IDS + 1}, {}, r"student_chunks must lie in \[-1, 3\), -1 for none; got 3"),
-        ({"teacher_chunks": IDS - 1}, {}, r"teacher_chunks must lie in \[-1, 3\), -1 for none; got -2"),
+        ({"student": -torch.ones(1, 3), "student_chunks": IDS[:1]}, {}, "student_token_log_probs.*2 rows"),
+        ({"student_chunks": IDS + 1}, {}, r"student_chunks.*\[-1, 3\).*3"),
+        ({"teacher_chunks": IDS - 1}, {}, r"teacher_chunks.*\[-1, 3\).*-2"),
         (
             {"mask": torch.ones(2, 3, dtype=torch.bool)},
             {},
-            "active chunk 2 of sequence 1 has no student token.*clear it in chunk_mask",
+            "chunk 2 of sequence 1.*student token.*chunk_mask",
         ),
-        ({"teacher_chunks": IDS.clamp(max=0)}, {}, "active chunk 1 of sequence 0 has no teacher token"),
-        ({}, {"objective": "js"}, "unknown objective 'js'; choose one of forward, reverse, kl, interpolated"),
-        ({}, {"objective": "interpolated"}, f"objective 'interpolated' needs lambda_t; {NEEDS}"),
-        ({}, {"objective": "kl", "lambda_t": 0.5}, f"objective 'kl' takes no lambda_t; {NEEDS}"),
-        ({}, {"objective": "interpolated", "lambda_t": 1.5}, r"lambda_t must lie in \[0, 1\]; got 1.5"),
+        ({"teacher_chunks": IDS.clamp(max=0)}, {}, "chunk 1 of sequence 0.*teacher token"),
+        ({}, {"objective": "js"}, "objective 'js'.*interpolated"),
+        ({}, {"objective": "interpolated"}, "'interpolated' needs lambda_t"),
+        ({}, {"objective": "kl", "lambda_t": 0.5}, "'kl' takes no lambda_t"),
+        ({}, {"objective": "interpolated", "lambda_t": 1.5}, r"lambda_t.*\[0, 1\].*1.5"),
         (
             {},
             {"objective": "interpolated", "lambda_t": torch.tensor([0.5, math.nan])},
-            r"lambda_t .* got nan",
+            "lambda_t.*nan",
         ),
         (
             {},
             {"objective": "interpolated", "lambda_t": torch.ones(3)},
-            "lambda_t must have one entry for each of the 2",
+            "lambda_t.*2 rows",
         ),
-        ({}, {"temperature": 0.0}, "temperature must be positive and finite; got 0.0"),
-        ({}, {"temperature": math.inf}, "temperature must be positive and finite; got inf"),
-        ({}, {"eps": 0.0}, r"eps must lie in \(0, 0.5\); got 0.0"),
-        ({}, {"eps": 0.5}, r"eps must lie in \(0, 0.5\); got 0.5"),
-        ({}, {"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
+        ({}, {"temperature": 0.0}, "temperature.*positive.*0.0"),
+        ({}, {"temperature": math.inf}, "temperature.*finite.*inf"),
+        ({}, {"eps": 0.0}, r"eps.*\(0, 0.5\).*0.0"),
+        ({}, {"eps": 0.5}, r"eps.*\(0, 0.5\); got 0.5"),
+        ({}, {"backend": "cuda"}, "backend 'cuda'.*triton"),
     ],
 )
-def test_errors_name_function_rule_values_and_remedy(change, options, message):
+def test_errors_name_function_argument_and_value(change, options, message):
     arguments = {
         "student": -torch.ones(2, 3),
         "teacher": -torch.ones(2, 3),

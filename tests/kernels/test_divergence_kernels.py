@@ -30,7 +30,7 @@ def tiles(monkeypatch):
 
 
 @both_divergences
-@pytest.mark.parametrize("splits", [1, 2, 3, 8])
+@pytest.mark.parametrize("splits", [1, 2, 8])
 @pytest.mark.parametrize("vocab", [63, 64, 65, 331])
 def test_every_column_is_read_once_however_a_row_is_cut(vocab, splits, divergence, tiles):
     tiles(64, splits)
@@ -45,19 +45,19 @@ def test_every_column_is_read_once_however_a_row_is_cut(vocab, splits, divergenc
 @both_divergences
 @pytest.mark.parametrize("splits", [1, 3])
 def test_rows_that_begin_anywhere(divergence, splits, tiles):
-    # Rows of 151 entries in fp32 begin at every multiple of 4 bytes; tiles begin on 16 bytes of each.
+    # Rows of 71 fp32 entries start at every multiple of 4 bytes; tiles are 16-byte aligned.
     tiles(32, splits)
-    inputs, upstream = make(9, 151)
-    wide_student = torch.full((9, 159), torch.nan)
-    wide_student[:, :151] = inputs["student_logits"].detach()
+    inputs, upstream = make(8, 71)
+    wide_student = torch.full((8, 79), torch.nan)
+    wide_student[:, :71] = inputs["student_logits"].detach()
     same = {"teacher_logits": inputs["teacher_logits"]}
     other = {
-        "teacher_logits": torch.cat([inputs["teacher_logits"], torch.full((9, 3), torch.nan)], 1)[:, :151]
+        "teacher_logits": torch.cat([inputs["teacher_logits"], torch.full((8, 3), torch.nan)], 1)[:, :71]
     }
     kl, ce, d_student = truth(divergence, inputs, upstream)
     for student, teacher in (
         (inputs["student_logits"], same),  # in lockstep
-        (wide_student[:, :151].requires_grad_(), same),  # 8 entries further apart: still in lockstep
+        (wide_student[:, :71].requires_grad_(), same),  # 8 entries further apart: still in lockstep
         (inputs["student_logits"], other),  # not
     ):
         results = call(divergence, inputs | teacher, student_logits=student, backend="triton")
@@ -73,9 +73,9 @@ def test_no_digits_are_lost_between_tiles(splits, temperature, distance, diverge
     # The entry that dominates the row comes in the fourth tile, with its own difference.
     tiles(64, splits)
     generator = torch.Generator().manual_seed(4)
-    student = 2 * torch.randn(6, 515, generator=generator)
+    student = 2 * torch.randn(6, 323, generator=generator)
     student[:, 200] += torch.tensor([0.0, 5.0, 9.0, 14.0, 18.0, 22.0])
-    teacher = student + distance * torch.randn(6, 515, generator=generator)
+    teacher = student + distance * torch.randn(6, 323, generator=generator)
     if distance >= 0.3:
         # The offset costs z - s its last digits.
         teacher[::2] += 30
@@ -102,7 +102,7 @@ def test_targets_beyond_the_range_of_exponentials(gap, divergence, tiles):
     teacher[0, 100:110] += 2 * gap
     teacher[1, 12] += 2 * gap
     student.requires_grad_()
-    for lambda_t in (0.7, 1.0):
+    for lambda_t in (0.7, 1.0) if divergence == "interpolated_kl" else (1.0,):
         lambdas = torch.full((2,), lambda_t)
         inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
         expected, d_expected = exact(divergence, student, teacher, lambdas, 1.0)
@@ -120,23 +120,24 @@ def test_finite_stand_ins_for_minus_infinity_do_not_move_the_centre(side, value,
     # Many programs exclude a token by -1e4 or the dtype's least number.
     tiles(64, splits)
     generator = torch.Generator().manual_seed(6)
-    student = 2 * torch.randn(2, 200, generator=generator)
-    teacher = student + 0.3 * torch.randn(2, 200, generator=generator)
+    student = 2 * torch.randn(3, 200, generator=generator)
+    teacher = student + 0.3 * torch.randn(3, 200, generator=generator)
     if side != "student":
         teacher[:, 150] = value
     if side != "teacher":
         student[:, 150] = value
     student.requires_grad_()
-    for lambda_t in (0.05, 0.5, 1.0):
-        lambdas = torch.full((2,), lambda_t)
-        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
-        expected, d_expected = exact(divergence, student, teacher, lambdas, 2.0)
-        kl, _ = call(divergence, inputs, 2.0, backend="triton")
+    lambdas = torch.tensor([0.05, 0.5, 1.0])
+    inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
+    expected, d_expected = exact(divergence, student, teacher, lambdas, 2.0)
+    kl, _ = call(divergence, inputs, 2.0, backend="triton")
+    d_student = gradient((kl,), student, (torch.ones(3),))
+    for row in range(3):
         # If the teacher has mass on what the student excludes, log-sum-exps are used: an absolute error.
-        alone = side == "student" and (lambda_t == 1.0 or divergence == "reverse_kl")
-        assert float(((kl - expected).abs() - 64 * EPS32 * expected).max()) < (16 * EPS32 if alone else 1e-12)
-        error = worst_row(gradient((kl,), student, (torch.ones(2),)), d_expected)
-        assert error < (1e-4 if alone else 64 * EPS32)
+        alone = side == "student" and (row == 2 or divergence == "reverse_kl")
+        error = (kl[row] - expected[row]).abs() - 64 * EPS32 * expected[row]
+        assert float(error) < (16 * EPS32 if alone else 1e-12)
+        assert relative(d_student[row], d_expected[row]) < (1e-4 if alone else 64 * EPS32)
 
 
 @both_divergences

@@ -186,62 +186,62 @@ def test_row_blocks_cover_the_rows_within_the_workspace(monkeypatch):
     assert workspace("op", 200, CPU) == 200
     for bad in ("many", "0", "-3"):
         monkeypatch.setenv("TIDE_WORKSPACE_BYTES", bad)
-        with pytest.raises(ValueError, match=f"op: .*TIDE_WORKSPACE_BYTES must be a positive number.*{bad}"):
+        with pytest.raises(ValueError, match=f"op: .*TIDE_WORKSPACE_BYTES.*positive.*{bad}"):
             workspace("op", None, CPU)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"student_hidden": torch.zeros(13, 5)}, r"must share d; got \(13, 5\)"),
-        ({"student_weight": torch.zeros(1000, 24, 1)}, "student_weight must be two-dimensional"),
+        ({"student_hidden": torch.zeros(13, 5)}, r"share d.*\(13, 5\)"),
+        ({"student_weight": torch.zeros(1000, 24, 1)}, "student_weight.*two-dimensional"),
         (
             {"teacher_hidden": torch.zeros(12, 40)},
-            "teacher_hidden must have one entry for each of the 13 rows",
+            "teacher_hidden.*13 rows",
         ),
-        ({"teacher_weight": torch.zeros(999, 40), "teacher_bias": None}, "pass vocab_size"),
-        ({"vocab_size": 1001}, r"vocab_size must lie in \[1, 1000\]"),
-        ({"teacher_hidden": torch.zeros(13, 40, requires_grad=True)}, "teacher_hidden requires grad"),
-        ({"teacher_weight": torch.zeros(1000, 40, requires_grad=True)}, "teacher_weight requires grad"),
-        ({"weight": torch.ones(13, requires_grad=True)}, "weight requires grad"),
-        ({"weight": torch.ones(13, 1)}, r"weight must be \[N\]"),
-        ({"ce_weight": torch.ones(12)}, "ce_weight must have one entry for each of the 13 rows"),
-        ({"labels": None}, "ce_weight needs labels"),
-        ({"labels": torch.full((13,), 1000)}, r"labels must lie in \[0, 1000\)"),
-        ({"labels": torch.zeros(13)}, "labels must be integers"),
-        ({"student_bias": torch.zeros(999)}, "student_bias must have one entry for each of the 1000"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"workspace_bytes": 0}, "workspace_bytes must be positive"),
+        ({"teacher_weight": torch.zeros(999, 40), "teacher_bias": None}, "999.*vocab_size"),
+        ({"vocab_size": 1001}, r"vocab_size.*\[1, 1000\].*1001"),
+        ({"teacher_hidden": torch.zeros(13, 40, requires_grad=True)}, r"teacher_hidden\.detach"),
+        ({"teacher_weight": torch.zeros(1000, 40, requires_grad=True)}, r"teacher_weight\.detach"),
+        ({"weight": torch.ones(13, requires_grad=True)}, r"weight\.detach"),
+        ({"weight": torch.ones(13, 1)}, r"weight.*\[N\].*\(13, 1\)"),
+        ({"ce_weight": torch.ones(12)}, "ce_weight.*13 rows"),
+        ({"labels": None}, "ce_weight.*labels"),
+        ({"labels": torch.full((13,), 1000)}, r"labels.*\[0, 1000\).*1000"),
+        ({"labels": torch.zeros(13)}, "labels.*integers.*float32"),
+        ({"student_bias": torch.zeros(999)}, "student_bias.*1000.*999"),
+        ({"temperature": 0.0}, "temperature.*positive.*0"),
+        ({"workspace_bytes": 0}, "workspace_bytes.*positive.*0"),
         (
             {"student_weight": torch.nn.Linear(24, 1000)},
-            r"student_weight must be a torch tensor; got Linear\. Pass",
+            r"student_weight.*Linear.*lm_head\.weight",
         ),
         (
             {"teacher_weight": torch.nn.Linear(40, 1000)},
-            r"teacher_weight .* got Linear\. Pass lm_head\.weight",
+            r"teacher_weight.*Linear.*lm_head\.weight",
         ),
-        ({"teacher_bias": torch.nn.Linear(40, 1000)}, r"teacher_bias .* got Linear\. Pass lm_head\.bias"),
+        ({"teacher_bias": torch.nn.Linear(40, 1000)}, r"teacher_bias.*Linear.*lm_head\.bias"),
         (
             {"teacher_hidden": np.zeros((13, 40))},
-            r"teacher_hidden must be a torch tensor; got ndarray\. torch",
+            "teacher_hidden.*ndarray.*as_tensor",
         ),
-        ({"labels": [0] * 13}, "labels must be a torch tensor; got list"),
-        ({"weight": np.ones(13)}, "weight must be a torch tensor; got ndarray"),
-        ({"vocab_size": "40"}, "vocab_size must be an integer; got '40'"),
-        ({"workspace_bytes": "1G"}, "workspace_bytes must be an integer; got '1G'.*1 GiB is 1 << 30"),
-        ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
-        ({"student_logit_scale": 0.0}, "student_logit_scale must be finite and not 0; got 0.0"),
-        ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale must be finite"),
-        ({"teacher_logit_scale": -float("inf")}, "teacher_logit_scale must be finite"),
-        ({"student_logit_scale": float("nan")}, "student_logit_scale must be finite"),
-        ({"student_softcap": 0.0}, "student_softcap must be positive and finite; got 0.0"),
-        ({"teacher_softcap": -1.0}, "teacher_softcap must be positive and finite; got -1.0"),
-        ({"logits_dtype": torch.bfloat16}, "logits_dtype must be torch.float32, or the half type"),
-        ({"logits_dtype": torch.float64}, "logits_dtype must be torch.float32, or the half type"),
+        ({"labels": [0] * 13}, "labels.*tensor.*list"),
+        ({"weight": np.ones(13)}, "weight.*tensor.*ndarray"),
+        ({"vocab_size": "40"}, "vocab_size.*integer.*'40'"),
+        ({"workspace_bytes": "1G"}, "workspace_bytes.*integer.*'1G'.*1 << 30"),
+        ({"backend": "cuda"}, "backend 'cuda'.*triton"),
+        ({"student_logit_scale": 0.0}, "student_logit_scale.*finite.*0.0"),
+        ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale.*finite.*inf"),
+        ({"teacher_logit_scale": -float("inf")}, "teacher_logit_scale.*finite.*-inf"),
+        ({"student_logit_scale": float("nan")}, "student_logit_scale.*finite.*nan"),
+        ({"student_softcap": 0.0}, "student_softcap.*positive.*0.0"),
+        ({"teacher_softcap": -1.0}, "teacher_softcap.*positive.*-1.0"),
+        ({"logits_dtype": torch.bfloat16}, "logits_dtype.*float32.*bfloat16"),
+        ({"logits_dtype": torch.float64}, "logits_dtype.*float32.*float64"),
     ],
 )
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_errors_name_function_rule_values_and_remedy(divergence, change, message):
+def test_errors_name_function_argument_and_value(divergence, change, message):
     with pytest.raises(ValueError, match=f"linear_{divergence}: .*{message}"):
         inputs = make()
         tensors = {name: value for name, value in change.items() if name in inputs}
@@ -252,5 +252,5 @@ def test_errors_name_function_rule_values_and_remedy(divergence, change, message
     "lambda_t", [1.5, -0.1, torch.full((13,), 2.0), torch.full((12,), 0.5), np.full(13, 0.5)]
 )
 def test_lambda_outside_its_range_or_shape(lambda_t):
-    with pytest.raises(ValueError, match="linear_interpolated_kl: lambda_t must"):
+    with pytest.raises(ValueError, match="linear_interpolated_kl: lambda_t"):
         call("interpolated_kl", {**make(), "lambda_t": lambda_t})

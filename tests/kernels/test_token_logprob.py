@@ -301,26 +301,26 @@ IDS = torch.zeros(13, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.zeros(13)}, r"logits must be two-dimensional, rows by columns; got \(13,\)"),
-        ({"logits": torch.zeros(13, 0)}, r"logits has no columns, shape \(13, 0\)"),
-        ({"logits": torch.zeros(13, 9, dtype=torch.int64)}, "logits must be fp32, bf16.*Cast it first"),
+        ({"logits": torch.zeros(13)}, r"logits.*two-dimensional.*\(13,\)"),
+        ({"logits": torch.zeros(13, 0)}, r"logits.*columns.*\(13, 0\)"),
+        ({"logits": torch.zeros(13, 9, dtype=torch.int64)}, "logits.*bf16.*int64.*Cast"),
         (
             {"token_ids": IDS[:12]},
-            r"token_ids must have one entry for each of the 13 rows; got shape \(12,\)",
+            r"token_ids.*13 rows.*\(12,\)",
         ),
-        ({"token_ids": IDS.float()}, r"token_ids must be integers \[N\]; got torch.float32 \(13,\)"),
-        ({"token_ids": IDS[:, None]}, r"token_ids must be integers \[N\]; got torch.int64 \(13, 1\)"),
-        ({"token_ids": IDS - 100}, r"token_ids must lie in \[0, 9\).*got -100. Exclude .* through the mask"),
-        ({"token_ids": IDS + 9}, r"token_ids must lie in \[0, 9\).*got 9"),
-        ({"token_ids": IDS + 5, "vocab_size": 5}, r"token_ids must lie in \[0, 5\).*got 5"),
-        ({"mask": IDS}, r"mask must be bool \[N\]; got torch.int64 \(13,\).*cast with .bool\(\)"),
-        ({"mask": IDS[:12].bool()}, "mask must have one entry for each of the 13 rows"),
-        ({"vocab_size": 0}, r"vocab_size must lie in \[1, 9\].*got 0"),
-        ({"vocab_size": 10}, r"vocab_size must lie in \[1, 9\].*got 10"),
-        ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
+        ({"token_ids": IDS.float()}, r"token_ids.*integers.*float32"),
+        ({"token_ids": IDS[:, None]}, r"token_ids.*integers.*\(13, 1\)"),
+        ({"token_ids": IDS - 100}, r"token_ids.*\[0, 9\).*-100.*mask"),
+        ({"token_ids": IDS + 9}, r"token_ids.*\[0, 9\).*9"),
+        ({"token_ids": IDS + 5, "vocab_size": 5}, r"token_ids.*\[0, 5\).*5"),
+        ({"mask": IDS}, r"mask.*int64.*\.bool\(\)"),
+        ({"mask": IDS[:12].bool()}, "mask.*13 rows"),
+        ({"vocab_size": 0}, r"vocab_size.*\[1, 9\].*0"),
+        ({"vocab_size": 10}, r"vocab_size.*\[1, 9\].*10"),
+        ({"backend": "cuda"}, "backend 'cuda'.*triton"),
     ],
 )
-def test_errors_name_function_rule_values_and_remedy(change, message):
+def test_errors_name_function_argument_and_value(change, message):
     arguments = {"logits": torch.zeros(13, 9), "token_ids": IDS, **change}
     with pytest.raises(ValueError, match=f"token_logprob: .*{message}"):
         token_logprob(**arguments)

@@ -266,22 +266,22 @@ def test_the_bounds_would_show_the_last_column_missing(backend):
 @pytest.mark.parametrize(
     ("logits", "options", "message"),
     [
-        (torch.zeros(2, 3, 9), {}, r"logits must be two-dimensional.*got \(2, 3, 9\).*flatten\(0, -2\)"),
-        (torch.zeros(3, 0), {}, r"logits has no columns, shape \(3, 0\)"),
+        (torch.zeros(2, 3, 9), {}, r"logits.*\(2, 3, 9\).*flatten"),
+        (torch.zeros(3, 0), {}, r"logits.*columns.*\(3, 0\)"),
         (
             torch.zeros(3, 9, dtype=torch.int64),
             {},
-            "logits must be fp32, bf16.*got torch.int64. Cast it first",
+            "logits.*bf16.*int64.*Cast",
         ),
-        (torch.zeros(3, 9), {"vocab_size": 0}, r"vocab_size must lie in \[1, 9\].*got 0"),
-        (torch.zeros(3, 9), {"vocab_size": 10}, r"vocab_size must lie in \[1, 9\].*got 10"),
+        (torch.zeros(3, 9), {"vocab_size": 0}, r"vocab_size.*\[1, 9\].*0"),
+        (torch.zeros(3, 9), {"vocab_size": 10}, r"vocab_size.*\[1, 9\].*10"),
         (
             torch.zeros(3, 9),
             {"backend": "cuda"},
-            "unknown backend 'cuda'; choose one of auto, reference, torch, triton",
+            "backend 'cuda'.*triton",
         ),
     ],
 )
-def test_errors_name_function_rule_values_and_remedy(logits, options, message):
+def test_errors_name_function_argument_and_value(logits, options, message):
     with pytest.raises(ValueError, match=f"token_scores: .*{message}"):
         token_scores(logits, **options)

@@ -176,7 +176,7 @@ def test_lambda_per_sequence_per_row_and_as_a_number(linear, data):
     assert loss("tidal", data, lambda_t=0.0) == 0
 
 
-def test_lambda_per_sequence_where_sequences_are_as_many_as_positions(data):
+def test_lambda_per_sequence_where_b_equals_l(data):
     square = {"student": data["student"][:, :B], "teacher": data["teacher"][:, :B]}
     values = tidal_loss(
         **{f"{k}_logits": v for k, v in square.items()}, lambda_t=data["lambda_t"], reduction="none"
@@ -219,7 +219,7 @@ def test_no_rows_at_all(name):
 
 @pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
 @pytest.mark.parametrize("name", NAMES)
-def test_nan_where_nobody_reads_stays_there(name, linear, data):
+def test_nan_in_unread_rows_stays_there(name, linear, data):
     mask, loss = data["mask"], linear_loss if linear else logits_loss
     kinds = ("student_hidden", "teacher_hidden") if linear else ("student", "teacher")
     leaf = kinds[0]
@@ -285,7 +285,7 @@ def test_student_and_teacher_must_have_the_same_rows(name, data):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_teacher_that_would_train_is_an_error(name, data):
+def test_trainable_teacher_is_an_error(name, data):
     with pytest.raises(ValueError, match="requires grad, but only the student"):
         logits_loss(name, {**data, "teacher": data["teacher"].requires_grad_()})
     with pytest.raises(ValueError, match="teacher_weight requires grad"):

@@ -215,7 +215,7 @@ def test_none_is_the_diffusion_cross_entropy() -> None:
 
 @pytest.mark.parametrize("method", [*SHARED, *CHUNKED])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 0.7), (0.3, 2.5)])
-def test_a_method_is_its_two_weighted_terms(method: str, weights: tuple[float, float]) -> None:
+def test_loss_is_the_weighted_sum_of_two_terms(method: str, weights: tuple[float, float]) -> None:
     case = Case(method)
     ce_weight, distill_weight = weights
     objective = case.objective(ce_weight=ce_weight, distill_weight=distill_weight)
@@ -253,7 +253,7 @@ def test_chunk_probabilities_are_clamped_at_the_given_eps(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", SHARED)
-def test_heads_of_different_width_meet_in_their_shared_prefix(method: str) -> None:
+def test_heads_of_different_width_compare_their_shared_prefix(method: str) -> None:
     case = Case(method, teacher_vocab=TEACHER_V)
     assert int(case.noised.student.labels.max()) >= 10, (
         "a label past the prefix, which the cross-entropy reads"

@@ -33,7 +33,7 @@ def test_shapes_that_do_not_match_are_errors(shape):
         spread(torch.ones(shape), (2, 3))
 
 
-def test_mean_divides_by_active_rows_and_ignores_what_others_carry():
+def test_mean_divides_by_active_rows_and_ignores_the_others():
     weight = torch.tensor([[2.0, torch.nan], [4.0, torch.inf]])
     mask = torch.tensor([[True, False], [True, False]])
     like = torch.zeros(2, 2)
@@ -60,7 +60,7 @@ def test_normalizers_count_the_loss_mask(normalizer, denominators):
 
 
 @pytest.mark.parametrize("normalizer", ["token", "sequence"])
-def test_weights_of_one_over_t_are_one_on_average(normalizer):
+def test_weights_of_one_over_t_average_to_one(normalizer):
     """Masking with probability t and weighting by 1/t leaves the expected total at 1, whatever t is."""
     generator = torch.Generator().manual_seed(0)
     loss_mask = torch.ones(4, 20_000, dtype=torch.bool)
@@ -71,7 +71,7 @@ def test_weights_of_one_over_t_are_one_on_average(normalizer):
     )
 
 
-def test_a_count_over_more_batches_replaces_this_batch_s_own():
+def test_count_replaces_the_denominator_of_the_batch():
     weights = row_weights(MASKED, LOSS_MASK, count=60)
     assert float(weights.sum()) == pytest.approx(3 / 60)
     assert float(

@@ -1,7 +1,7 @@
 """Answers of many rows in one pass are those of each row alone; one that cannot be aligned costs no other.
 
-Mutants that these tests kill: a failing batch dropped whole; chunk ids or places that count from the batch;
-tokens of the prompt counted as the completion's.
+Mutants that these tests kill: a batch dropped for one of its rows; chunk ids or places that count from the
+batch; rejected chunks counted over the batch; tokens of the prompt counted as the completion's.
 """
 
 from __future__ import annotations
@@ -80,21 +80,28 @@ def test_many_rows_are_each_row_alone(kinds, templates, batch, merge):
 
 @pytest.mark.parametrize("at", [0, 2, 4])
 @pytest.mark.parametrize("tokens_at_once", [1, 20, 1 << 16])
-def test_a_row_that_cannot_be_aligned_costs_no_other(at, tokens_at_once, monkeypatch):
+def test_a_respelled_row_costs_no_other(at, tokens_at_once, monkeypatch):
     monkeypatch.setattr(answers, "TOKENS_AT_ONCE", tokens_at_once)
     student = PreTrainedTokenizerFast(tokenizer_object=tokenizer_of("WordPiece, lower case without accents"))
     teacher = make_tokenizer(300)
     good = [TextRow("a ", word) for word in ("return first", "for value in values", "if not", "def add")]
-    batch = [*good[:at], TextRow("", "for \u2603 value"), *good[at:]]
-    pairs = read_pairs(batch, student, teacher, {})
+    hard = [TextRow("", "\u2603\u2603"), TextRow("", "for \u2603 value")]
+    pairs = read_pairs([*good[:at], *hard, *good[at:]], student, teacher, {})
     tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
     found = align_answers(pairs, tables)
-    dropped = found.pop(at)
-    assert isinstance(dropped, Rejected) and dropped.reason == "not aligned"
-    assert "could not spell a stretch of the text" in dropped.detail
+    dropped, part = found.pop(at), found.pop(at)
+    assert isinstance(dropped, Rejected) and dropped.reason == "not aligned" and "rejected" in dropped.detail
+    assert not isinstance(part, Rejected)
+    assert (
+        part.alignment.num_chunks > 0
+        and part.alignment.ends[-1] <= len("for")
+        and part.alignment.num_rejected
+    )
     for row, aligned in zip(good, found, strict=True):
         assert not isinstance(aligned, Rejected)
         assert aligned.text == row.completion.encode() and aligned.alignment.num_chunks >= 1
+        # The student drops blanks, which rejects the teacher's tokens that begin with them.
+        assert (aligned.alignment.num_rejected > 0) == (" " in row.completion)
 
 
 def test_no_rows_have_no_answers():

@@ -107,7 +107,7 @@ def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokeniz
 
 @pytest.mark.parametrize("max_length", [8, 12, 20, 100])
 @pytest.mark.parametrize("teacher_max_length", [4, 12, 100])
-def test_a_chunk_cut_on_either_side_is_dropped_on_both(
+def test_a_chunk_cut_on_either_side_is_removed_on_both(
     word_tokenizer, line_tokenizer, max_length, teacher_max_length
 ):
     check_cross(ROWS, word_tokenizer, line_tokenizer, max_length, teacher_max_length, 4)
@@ -171,7 +171,7 @@ def test_a_cut_before_the_first_shared_byte_leaves_the_teacher_nothing(word_toke
     assert len(example.teacher.token_ids) == 0
 
 
-def test_a_prompt_that_fills_the_length_drops_the_row(word_tokenizer, line_tokenizer):
+def test_a_prompt_that_fills_the_length_rejects_the_row(word_tokenizer, line_tokenizer):
     long = TextRow("value = 1\n" * 20, "done\n")
     settings = {"max_length": 20, "teacher_max_length": 100, "block_size": 4}
     examples = examples_of([long, ROWS[0]], word_tokenizer, line_tokenizer, **settings)
@@ -187,7 +187,7 @@ def test_a_prompt_that_fills_the_length_drops_the_row(word_tokenizer, line_token
 def test_one_tokenizer_gives_a_teacher_the_students_tokens(word_tokenizer, method):
     build = ExampleBuilder(DataConfig(max_length=32), METHODS[method], word_tokenizer, block_size=8)
     sides = tokenize_rows(ROWS, word_tokenizer, max_length=32, block_size=8)
-    for (example, _), (token_ids, loss_mask) in zip(build(ROWS), sides, strict=True):
+    for (example, *_), (token_ids, loss_mask) in zip(build(ROWS), sides, strict=True):
         student = example.student
         assert example.teacher is (None if method == "none" else student)
         assert torch.equal(student.token_ids, token_ids) and torch.equal(student.loss_mask, loss_mask)

@@ -1,4 +1,4 @@
-"""An interrupted preparation with several workers: the parent stops, the workers hear nothing of it."""
+"""An interrupted preparation with several workers: the parent stops, the workers ignore the signal."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ class RecordingPool(PREPARE.ProcessPoolExecutor):
         return super().submit(*arguments)
 
 
-def test_an_interruption_does_not_wait_for_the_parts_that_no_worker_has(
-    tiny_checkpoints, tmp_path, monkeypatch
-):
+@pytest.mark.slow
+def test_an_interruption_does_not_wait_for_parts_not_begun(tiny_checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(PREPARE, "ProcessPoolExecutor", RecordingPool)
     sources = [{"path": str(tiny_checkpoints.rows), "weight": 1000}]
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)

@@ -52,7 +52,7 @@ def bad_rows(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross"])
-def test_shards_hold_the_examples_that_memory_would(tiny_checkpoints, tmp_path, method):
+def test_shards_hold_the_examples_of_an_in_memory_preparation(tiny_checkpoints, tmp_path, method):
     recipe = recipe_of(tiny_checkpoints, tmp_path, method)
     manifest = prepare(recipe, workers=1)
     assert [shard.examples for shard in manifest.shards] == [4, 4]
@@ -64,7 +64,7 @@ def test_shards_hold_the_examples_that_memory_would(tiny_checkpoints, tmp_path, 
     assert all(equal(*pair) for pair in zip(on_disk.examples, in_memory.examples, strict=True))
 
 
-def test_counts_are_of_what_the_examples_hold(tiny_checkpoints, tmp_path):
+def test_counts_match_the_examples(tiny_checkpoints, tmp_path):
     # The teacher's tokens are cut before most of the answers begin.
     recipe = recipe_of(tiny_checkpoints, tmp_path, max_length=24, teacher_max_length=8)
     counts = prepare(recipe, workers=1).counts
@@ -94,7 +94,7 @@ def test_bytes_are_the_same_again_and_with_more_workers(tiny_checkpoints, tmp_pa
     assert {"manifest.json", "plan.json", "part-00000.arrow", "part-00004.arrow"} <= written[0].keys()
 
 
-def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows, monkeypatch):
+def test_an_interrupted_preparation_resumes(tiny_checkpoints, tmp_path, bad_rows, monkeypatch):
     sources = [{"path": str(bad_rows)}, {"path": str(tiny_checkpoints.rows), "weight": 0.25}]
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
     prepare(recipe, workers=1)
@@ -146,7 +146,7 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
         ("manifest.json", '{"plan'),
     ],
 )
-def test_what_is_torn_is_made_again(tiny_checkpoints, tmp_path, name, text):
+def test_torn_files_are_made_again(tiny_checkpoints, tmp_path, name, text):
     recipe = recipe_of(tiny_checkpoints, tmp_path)
     manifest = prepare(recipe, workers=1)
     expected = files(tmp_path / "prepared")
@@ -218,7 +218,7 @@ def test_data_of_format_1_is_refused_by_preparation_and_training(tiny_checkpoint
     assert prepare(recipe, workers=1, overwrite=True) == first
 
 
-def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows):
+def test_rejected_rows_are_counted_and_written(tiny_checkpoints, tmp_path, bad_rows):
     manifest = prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(bad_rows)), workers=1)
     counts = manifest.counts
     assert (counts.rows, counts.kept) == (12, 8) and sum(counts.rejected.values()) == 4
@@ -270,7 +270,7 @@ def test_a_source_without_a_row_in_the_mixture_is_an_error(tiny_checkpoints, tmp
     assert not (tmp_path / "prepared").exists()
 
 
-def test_a_mixture_takes_its_shares(tiny_checkpoints, tmp_path):
+def test_a_mixture_takes_weighted_shares(tiny_checkpoints, tmp_path):
     source = {"path": str(tiny_checkpoints.rows)}
     data = {"train": None, "sources": [source, {**source, "weight": 0.5}]}
     manifest = prepare(recipe_of(tiny_checkpoints, tmp_path, **data), workers=1)
@@ -302,7 +302,7 @@ def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
-def test_everything_that_the_rows_follow_from_is_in_the_plan(tiny_checkpoints, tmp_path):
+def test_every_option_that_decides_the_rows_is_in_the_plan(tiny_checkpoints, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(tiny_checkpoints.rows.read_bytes())
     sources = [{"path": str(rows)}, {"path": str(tiny_checkpoints.rows)}]
@@ -361,7 +361,7 @@ def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     assert len(loaded) == 1
 
 
-def test_without_a_place_or_a_source_there_is_nothing(tiny_checkpoints, tmp_path):
+def test_a_recipe_without_prepared_or_sources_is_an_error(tiny_checkpoints, tmp_path):
     with pytest.raises(ValueError, match=r"neither data\.train nor data\.sources, so there are no rows"):
         prepare(recipe_of(tiny_checkpoints, tmp_path, train=None))
     with pytest.raises(ValueError, match=r"data\.prepared says where the shards go, and is null"):

@@ -1,4 +1,4 @@
-"""Rows that make no example: what an error says of them, and the files that hold them."""
+"""Rejected rows: the error where none is left, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ LONG = json.dumps({"prompt": "p" * 100, "completion": "c"})
         ),
     ],
 )
-def test_where_no_row_is_left_the_first_is_told(tiny_checkpoints, tmp_path, lines, reasons, first, remedy):
+def test_the_error_without_examples_names_the_first_rejected_row(
+    tiny_checkpoints, tmp_path, lines, reasons, first, remedy
+):
     rows = write(tmp_path / "rows.jsonl", *lines)
     num_rows = sum(map(bool, lines))
     begin = f"prepare: none of {num_rows} rows makes an example ({reasons}). The first, {rows}:{first}."
@@ -65,7 +67,7 @@ def test_where_no_row_is_left_the_first_is_told(tiny_checkpoints, tmp_path, line
     assert said(lambda: held_out_examples(held_out, tokenizers)) == begin + end
 
 
-def test_several_files_of_dropped_rows_are_named_by_a_glob(tiny_checkpoints, tmp_path):
+def test_several_files_of_rejected_rows_are_named_by_a_glob(tiny_checkpoints, tmp_path):
     rows = write(tmp_path / "rows.jsonl", *[EMPTY] * 9)
     message = said(lambda: prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(rows)), workers=1))
     assert f" listed in '{tmp_path / 'prepared' / 'part-*.rejects.jsonl'}'. Correct" in message
@@ -73,7 +75,7 @@ def test_several_files_of_dropped_rows_are_named_by_a_glob(tiny_checkpoints, tmp
     assert f"The first, {rows}:1: " in message
 
 
-def test_dropped_rows_that_are_gone_are_written_again(tiny_checkpoints, tmp_path):
+def test_missing_rejected_rows_are_written_again(tiny_checkpoints, tmp_path):
     lines = [*tiny_checkpoints.rows.read_text().splitlines(), EMPTY]
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=str(write(tmp_path / "rows.jsonl", *lines)))
     manifest = prepare(recipe, workers=1)
@@ -104,7 +106,7 @@ def test_prepared_data_without_its_plan_is_replaced_and_nothing_else(tiny_checkp
 
 
 @pytest.mark.parametrize("lost", ["shards", "manifest", "format"])
-def test_what_may_be_of_another_program_is_never_replaced(tiny_checkpoints, tmp_path, lost):
+def test_files_of_another_program_are_never_replaced(tiny_checkpoints, tmp_path, lost):
     recipe, directory = recipe_of(tiny_checkpoints, tmp_path), tmp_path / "prepared"
     prepare(recipe, workers=1)
     (directory / "plan.json").unlink()

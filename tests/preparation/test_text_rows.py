@@ -19,7 +19,7 @@ def byte_tokenizer():
 
 
 def tokens_of(rows, tokenizer, *, max_length, block_size):
-    """Ids and what is learnt, of every row that makes an example."""
+    """Ids and loss mask of every row that makes an example."""
     examples = examples_of(rows, tokenizer, max_length=max_length, block_size=block_size)
     return [(example.student.token_ids, example.student.loss_mask) for example in examples]
 
@@ -75,7 +75,7 @@ def test_lengths_are_whole_blocks_and_no_more_than_allowed(
     assert loss_mask.tolist() == [position >= num_prompt for position in range(len(token_ids))]
 
 
-def test_every_row_is_itself_whatever_stands_beside_it(word_tokenizer):
+def test_a_rows_example_does_not_depend_on_the_others(word_tokenizer):
     together = tokens_of(ROWS, word_tokenizer, max_length=96, block_size=8)
     for row, (token_ids, loss_mask) in zip(ROWS, together, strict=True):
         ((alone_ids, alone_mask),) = tokens_of([row], word_tokenizer, max_length=96, block_size=8)
@@ -102,7 +102,7 @@ def test_a_truncation_stored_with_the_tokenizer_is_not_applied():
 
 
 @pytest.mark.parametrize("row", [TextRow(f"a{MASK}", "b"), TextRow("", f"{'b' * 30}{MASK}")])
-def test_a_text_that_contains_the_mask_token_is_dropped(byte_tokenizer, row):
+def test_a_text_that_contains_the_mask_token_is_rejected(byte_tokenizer, row):
     """Also where truncation would cut it off: whether a row is fit should not hang on the length."""
     assert len(tokens_of([ROWS[0], row, ROWS[4]], byte_tokenizer, max_length=40, block_size=4)) == 2
     assert tokens_of([row], byte_tokenizer, max_length=16, block_size=4) == []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from tide.alignment.byte_table import ByteTable
-from tide.alignment.chunk_alignment import ChunkAlignment
-from tide.alignment.chunks import align_chunks, align_spans
+from tide.alignment.chunks import ChunkAlignment, align_chunks, align_spans
 from tide.alignment.merging import check_merging
-from tide.alignment.token_pairs import align_tokens
 from tide.alignment.token_spans import Stretches, TokenSpans
 
 __all__ = [
@@ -16,6 +14,5 @@ __all__ = [
     "TokenSpans",
     "align_chunks",
     "align_spans",
-    "align_tokens",
     "check_merging",
 ]

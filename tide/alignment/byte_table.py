@@ -1,4 +1,4 @@
-"""The bytes that every token id of a tokenizer stands for, and where tokens lie in a text.
+"""The bytes of every token id of a tokenizer, and where tokens lie in a text.
 
 Everything is read from the serialised tokenizer (the contents of `tokenizer.json`) and checked against the
 text; no model family is known by name.
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.alignment.as_written import spans_as_written
-from tide.alignment.reconcile import reconcile
-from tide.alignment.speller import Speller
-from tide.alignment.token_stream import Texts, Tokens, offsets
-from tide.alignment.tokenizer_spec import read_spec
-from tide.alignment.units import UnitTable, gather
+from tide.alignment.literals import find_literals
+from tide.alignment.placing import place_tokens
+from tide.alignment.spelling import Speller
+from tide.alignment.token_stream import ERROR_CONTEXT, Texts, Tokens, first_difference, gather, offsets
+from tide.alignment.tokenizer_spec import AddedToken, read_spec
 from tide.alignment.vocabulary import vocabulary_bytes
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tide.alignment.token_spans import TokenSpans
-    from tide.alignment.tokenizer_spec import AddedToken, TokenizerSpec
+    from tide.alignment.tokenizer_spec import TokenizerSpec
 
 # Tables that `from_tokenizer` keeps, by the digest of the serialised tokenizer.
 MAX_CACHED = 16
@@ -45,7 +44,7 @@ class ByteTable:
         special: [V] bool, True for special tokens: they contribute no bytes, and no chunk crosses one.
         special_text: the literal text of special tokens, as it stands in a rendered template.
         spells_text: nothing is done to the text before the model reads it, so that joined bytes are the text.
-            Where it is False, they may be the text in another spelling; `spans` reconciles the two.
+            Where it is False, `spans` rejects what the tokenizer respells.
     """
 
     tokens: tuple[bytes, ...]
@@ -59,46 +58,44 @@ class ByteTable:
         tokens: Sequence[bytes],
         special_ids: Collection[int] = (),
         special_text: Mapping[int, bytes] | None = None,
+        *,
+        spec: TokenizerSpec | None = None,
     ) -> None:
-        """Build a table from bytes that are known already, of a tokenizer that reads text as it is.
+        """Build a table from known bytes.
 
         Args:
             tokens: V byte strings, indexed by token id.
             special_ids: ids of special tokens; their bytes are dropped.
             special_text: literal texts of special tokens, where a text may hold them.
+            spec: what the tokenizer does to text; None if it reads text as it is.
         Raises:
             ValueError: a special id is not in [0, V), or an id with special text is no special id.
         """
-        self._fill(tokens, special_ids, special_text or {}, None)
-
-    def _fill(
-        self,
-        tokens: Sequence[bytes],
-        special_ids: Collection[int],
-        special_text: Mapping[int, bytes],
-        spec: TokenizerSpec | None,
-    ) -> None:
+        special_text = special_text or {}
         self.special = np.zeros(len(tokens), dtype=np.bool_)
         self.special[check_ids(list(special_ids), len(tokens), "ByteTable", "special_ids")] = True
         if unknown := sorted(set(special_text) - set(special_ids)):
             raise ValueError(
                 f"ByteTable: special_text must be of special ids; got {unknown}. Add them to special_ids."
             )
+        # With all 256 bytes in the vocabulary, every text can be spelled: no token is unknown.
+        spells_all = len({token for token in tokens if len(token) == 1}) == 256
+        self._unknown_id = None if spec is None or spells_all else spec.unknown_id
+        is_empty = self.special.copy()
+        if self._unknown_id is not None:
+            is_empty[self._unknown_id] = True
         self.tokens = tuple(
-            b"" if special else token for token, special in zip(tokens, self.special.tolist(), strict=True)
+            b"" if empty else token for token, empty in zip(tokens, is_empty.tolist(), strict=True)
         )
         self.lengths = np.fromiter(map(len, self.tokens), dtype=np.int32, count=len(tokens))
         self.special_text = dict(special_text)
         self.spells_text = spec is None or spec.spells_text
         self._flat = np.frombuffer(b"".join(self.tokens), dtype=np.uint8)
         self._offsets = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        self._units = UnitTable(Speller(spec))
+        self._speller = Speller(spec)
         self._added: dict[int, AddedToken] = {} if spec is None else {a.token_id: a for a in spec.added}
-        self._strips = {id_ for id_, token in self._added.items() if token.lstrip or token.rstrip}
-        # With all 256 bytes in the vocabulary, every text can be spelled, and an unknown token means
-        # something else.
-        spells_all = len({token for token in self.tokens if len(token) == 1}) == 256
-        self._unknown_id = None if spec is None or spells_all else spec.unknown_id
+        for token_id, content in special_text.items():
+            self._added.setdefault(token_id, AddedToken(token_id, content.decode(), special=True))
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast | Tokenizer) -> ByteTable:
@@ -122,10 +119,8 @@ class ByteTable:
         if digest not in _CACHE:
             spec = read_spec(serialised)
             tokens, special_ids = vocabulary_bytes(spec)
-            table = cls.__new__(cls)
             special_text = {a.token_id: a.content.encode() for a in spec.added if a.special}
-            table._fill(tokens, special_ids, special_text, spec)
-            _CACHE[digest] = table
+            _CACHE[digest] = cls(tokens, special_ids, special_text, spec=spec)
             if len(_CACHE) > MAX_CACHED:
                 _CACHE.popitem(last=False)
         _CACHE.move_to_end(digest)
@@ -159,7 +154,8 @@ class ByteTable:
         """Where each token lies in the UTF-8 bytes of the text that it was made of.
 
         Special tokens whose literal text stands in `text` span it; those that were added to it span nothing.
-        The text may go on behind the last token (truncation).
+        The text may go on behind the last token (truncation). Where the tokenizer respells the text, tokens
+        are rejected; an unknown token is rejected with the text that it may stand for.
 
         >>> from tide.alignment import ByteTable
         >>> table = ByteTable([b"un", b"happy", b"<s>"], special_ids=[2], special_text={2: b"<s>"})
@@ -171,12 +167,20 @@ class ByteTable:
             text: what was tokenized, in one piece.
             ids: [L] integers, no padding but special tokens.
         Returns:
-            Spans [L]. O(L) where the tokens spell the text as it stands.
+            Spans [L]. O(L).
         Raises:
-            ValueError: ids is not one row of integers in [0, V); the tokens do not spell the text as the
-                tokenizer reads it; or the tokenizer could not spell a stretch of it (an unknown token).
+            ValueError: ids is not one row of integers in [0, V), or they are of another text.
         """
-        return self.spans_of([text], [ids])
+        spans, tokens, foreign = self._placed([text], [ids])
+        if foreign:
+            at = first_difference(tokens.stream, spans.text) or 0
+            context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
+            raise ValueError(
+                f"ByteTable.spans: the ids must be of the text; its bytes first differ at {at}: tokens "
+                f"{tokens.stream[context]!r} (token {tokens.token_at(at)}), text {spans.text[context]!r}. "
+                "Pass the text that the ids were made of, whole and in one piece."
+            )
+        return spans
 
     def spans_of(self, texts: Sequence[str], ids: Sequence[ArrayLike]) -> TokenSpans:
         """Where the tokens of several texts lie, one text after the other: `spans` of all in one go.
@@ -185,40 +189,21 @@ class ByteTable:
             texts: R texts, each what was tokenized in one piece.
             ids: R rows of integers, the tokens of each.
         Returns:
-            Spans of all tokens; the texts, joined, are their text.
+            Spans of all tokens; the texts, joined, are their text. A text that is not of its ids is rejected.
         Raises:
-            ValueError: as `spans` does, for any of them; a text that is not the last goes on behind its last
-                token.
+            ValueError: ids are not rows of integers in [0, V).
         """
+        return self._placed(texts, ids)[0]
+
+    def _placed(
+        self, texts: Sequence[str], ids: Sequence[ArrayLike]
+    ) -> tuple[TokenSpans, Tokens, Sequence[int]]:
+        """Spans, what the tokens spell, and the texts that they are not of."""
         rows = check_ids(ids[0] if len(ids) == 1 else _joined(ids), len(self), "ByteTable.spans", "ids")
         joined, tokens = Texts.joined(texts), self.stream(rows, offsets(map(np.size, ids)))
-        unknown = np.flatnonzero(rows == (-1 if self._unknown_id is None else self._unknown_id))
-        try:
-            spans = spans_as_written(
-                joined,
-                tokens,
-                self._units.speller,
-                self.special_text,
-                self._strips,
-                may_go_on=self.spells_text,
-            )
-            if spans is None:
-                spans = reconcile(joined, tokens, self._units, self._added, self.tokens)
-        except ValueError:
-            if not len(unknown):
-                raise
-            spans = None
-        of_text = np.searchsorted(tokens.borders, unknown, side="right")
-        for position, text in zip(unknown.tolist(), of_text.tolist(), strict=True):
-            if spans is None or spans.ends[tokens.borders[text] - 1] < joined.bytes[text]:
-                raise ValueError(
-                    "ByteTable.spans: the tokenizer could not spell a stretch of the text: id "
-                    f"{self._unknown_id} at position {position} is its unknown token, "
-                    "and what that covers cannot be told. Drop the text, or use a tokenizer with byte "
-                    "fallback."
-                )
-        assert spans is not None
-        return spans
+        literals = find_literals(joined, tokens, self._added)
+        spans, foreign = place_tokens(joined, tokens, self._speller, literals, self._unknown_id)
+        return spans, tokens, foreign
 
 
 def _joined(ids: Sequence[ArrayLike]) -> Int64[np.ndarray, " L"]:

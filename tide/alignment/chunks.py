@@ -1,32 +1,71 @@
 """Chunks: the shortest byte spans that are whole tokens on both sides of a pair of tokenizers.
 
-Legend: L_s, L_t tokens; C chunks; K edges, that is places at which both sides have a token boundary.
+Legend: L_s, L_t tokens; B bytes of text; C chunks; K edges, places at which both sides have a token boundary.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.alignment.boundaries import shared_scale
 from tide.alignment.byte_table import check_ids
-from tide.alignment.chunk_alignment import ChunkAlignment
 from tide.alignment.merging import check_merging, merge_chunks
-from tide.alignment.reconcile import first_difference
+from tide.alignment.token_stream import ERROR_CONTEXT, first_difference
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
     from numpy.typing import ArrayLike
 
-    from tide.alignment.boundaries import Side
     from tide.alignment.byte_table import ByteTable
     from tide.alignment.merging import Merge
     from tide.alignment.token_spans import TokenSpans
     from tide.alignment.token_stream import Tokens
 
-# Bytes of each stream that an error shows on either side of the first difference.
-ERROR_CONTEXT = 20
+
+@dataclass(frozen=True, eq=False)
+class ChunkAlignment:
+    """The chunk of every token on both sides.
+
+    Chunk ids run 0, 1, ..., num_chunks - 1 from left to right; each occurs on both sides.
+
+    Attributes:
+        student_chunks: [L_s] int32, -1 for tokens in no chunk.
+        teacher_chunks: [L_t] int32, -1 for tokens in no chunk.
+        num_chunks: number of chunks.
+        starts: [C] int64, the first byte of each chunk in the text.
+        ends: [C] int64, the byte after its last.
+        rejected: [J] int64, the first byte of each shortest common span that is no chunk because a tokenizer
+            respells some of it.
+    """
+
+    student_chunks: Int32[np.ndarray, " L_s"]
+    teacher_chunks: Int32[np.ndarray, " L_t"]
+    num_chunks: int
+    starts: Int64[np.ndarray, " C"]
+    ends: Int64[np.ndarray, " C"]
+    rejected: Int64[np.ndarray, " J"]
+
+    @property
+    def num_rejected(self) -> int:
+        """Spans that would be chunks if both tokenizers spelled the text."""
+        return len(self.rejected)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One side's tokens in the text.
+
+    Attributes:
+        boundaries: [K] int64, where one token ends, or begins behind text that none covers.
+        holes: [H] int64, where text begins that no token covers.
+        barriers: [S] int64, where special tokens stand.
+    """
+
+    boundaries: Int64[np.ndarray, " K"]
+    holes: Int64[np.ndarray, " H"]
+    barriers: Int64[np.ndarray, " S"]
 
 
 def align_spans(
@@ -40,26 +79,23 @@ def align_spans(
 ) -> ChunkAlignment:
     """Assign the tokens of two tokenizations of one text to the chunks they share.
 
-    A chunk runs from one place at which both sides have a token boundary to the next. Bytes that one side
-    drops
-    (white space, control characters) or holds in a special token are not shared: they have no width, and
-    tokens of nothing else are in no chunk. A place inside a stretch that a tokenizer respells is a boundary
-    only if the other respells it alike. Special tokens belong to no chunk, and a span with one in its
-    interior is no chunk. Where one side ends early (truncation), the span that the cut splits and all that
-    follows it are in no chunk, on both sides.
+    A chunk runs from one place at which both sides have a token boundary to the next. A span with text that
+    a tokenizer respells or drops, or with a special token in its interior, is no chunk. Where one side ends
+    early (truncation), the span that the cut splits and all that follows it are in no chunk, on both sides.
 
     Args:
         student: spans [L_s].
         teacher: spans [L_t] in the same text.
         borders: [A + 1] integers, where pieces of the text begin and end, in bytes: from 0 to its length, in
             order. Each piece is aligned as if it stood alone. None for a text in one piece.
-        merge: "none" for the shortest chunks; "words" joins those that lie in one word, that is white space
+        merge: "none" for the shortest chunks; "words" joins those that lie in one word, that is whitespace
             and what follows it up to the next; "length" joins as many as the limits allow. Chunks are never
             joined across a special token or across text that is in no chunk.
         max_bytes: limit on the bytes of a joined chunk. A chunk that is longer by itself stays whole.
         max_tokens: limit on its tokens, on the side that has more.
     Returns:
-        Chunk ids [L_s] and [L_t], int32, their number and the bytes that they span. O(L).
+        Chunk ids [L_s] and [L_t], int32, their number, the bytes that they span, and what is rejected.
+        O(L + B).
     Raises:
         ValueError: the two texts differ, borders are not as above, or the options for merging contradict
             each other.
@@ -71,27 +107,32 @@ def align_spans(
             f"{_shown(teacher.text)}. Cut both with `within` to the content that they share."
         )
     check_merging("align_spans", merge, max_bytes, max_tokens)
-    scale = shared_scale(student, teacher, _checked_borders(borders, len(student.text)))
-    is_common = np.zeros(scale.size + 1, dtype=np.bool_)
-    is_common[scale.student.boundaries] = True
-    is_teacher = np.zeros(scale.size + 1, dtype=np.bool_)
-    is_teacher[scale.teacher.boundaries] = True
-    is_common &= is_teacher
-    is_common[scale.borders] = True
-    is_common[0] = False  # the first span begins there, whatever the tokens do
-    edges = np.concatenate([np.zeros(1, dtype=np.int64), np.flatnonzero(is_common)])
-    span_of = np.cumsum(is_common, dtype=np.int32)  # the span that each place is in, or begins
+    pieces = _checked_borders(borders, len(student.text))
+    sides = _side(student, pieces), _side(teacher, pieces)
+    is_edge = _marked(sides[0].boundaries, len(student.text)) & _marked(
+        sides[1].boundaries, len(student.text)
+    )
+    is_edge[pieces] = True
+    is_edge[0] = False  # the first span begins there, whatever the tokens do
+    edges = np.append(0, np.flatnonzero(is_edge))
+    span_of = np.cumsum(is_edge, dtype=np.int32)  # the span that each place is in, or begins
 
-    barriers = np.concatenate([scale.student.barriers, scale.teacher.barriers, scale.borders])
-    is_chunk = _are_chunks(edges, span_of, barriers, [scale.student.holes, scale.teacher.holes])
+    # The span that begins at the last edge is none. A special token inside a span makes it no chunk.
+    is_chunk = np.ones(len(edges), dtype=np.bool_)
+    is_chunk[-1] = False
+    barriers = np.concatenate([sides[0].barriers, sides[1].barriers, pieces])
+    is_chunk[span_of[barriers[edges[span_of[barriers]] != barriers]]] = False
+    for side in sides:
+        is_chunk[span_of[side.holes]] = False
     chunk_of_span = np.where(is_chunk, np.cumsum(is_chunk) - 1, -1).astype(np.int32)
     spans = np.flatnonzero(is_chunk)
     alignment = ChunkAlignment(
-        student_chunks=_chunks_of_tokens(scale.student, span_of, chunk_of_span),
-        teacher_chunks=_chunks_of_tokens(scale.teacher, span_of, chunk_of_span),
+        student_chunks=_chunks_of_tokens(student, span_of, chunk_of_span),
+        teacher_chunks=_chunks_of_tokens(teacher, span_of, chunk_of_span),
         num_chunks=len(spans),
-        starts=scale.text_starts(edges[spans]),
-        ends=scale.text_ends(edges[spans + 1]),
+        starts=edges[spans],
+        ends=edges[spans + 1],
+        rejected=edges[_rejected_spans((student, teacher), span_of)],
     )
     if merge == "none" or not len(spans):
         return alignment
@@ -117,8 +158,8 @@ def align_chunks(
     """Assign the tokens of two tokenizations of one text to the chunks they share.
 
     Without `text`, both sides' tokens must spell the same bytes, and `starts` and `ends` count those. A
-    tokenizer that normalises, adds a prefix or drops white space spells other bytes than the text has: pass
-    the text. What a chunk is and how chunks are merged is told by `align_spans`.
+    tokenizer that normalises, adds a prefix or drops whitespace spells other bytes than the text has: pass
+    the text. `align_spans` defines chunks and how they are merged.
 
     >>> from tide.alignment import ByteTable
     >>> student, teacher = ByteTable([b"un", b"happy", b"!"]), ByteTable([b"unh", b"appy", b"!"])
@@ -161,29 +202,44 @@ def _checked_borders(borders: ArrayLike | None, num_bytes: int) -> Int64[np.ndar
     return array.astype(np.int64)
 
 
-def _are_chunks(
-    edges: Int64[np.ndarray, " K"],
-    span_of: Int32[np.ndarray, " P"],
-    barriers: Int64[np.ndarray, " S"],
-    holes: list[Int64[np.ndarray, " H"]],
-) -> Bool[np.ndarray, " K"]:
-    """Whether the span that begins at each edge is a chunk; the last is open, and none."""
-    is_chunk = np.ones(len(edges), dtype=np.bool_)
-    is_chunk[-1] = False
-    # A special token at an edge stands between two spans; at any other place it stands inside one.
-    crossed = span_of[barriers]
-    is_chunk[crossed[edges[crossed] != barriers]] = False
-    for places in holes:
-        is_chunk[span_of[places]] = False
-    return is_chunk
+def _side(spans: TokenSpans, borders: Int64[np.ndarray, " A1"]) -> _Side:
+    counted = spans.has_bytes
+    starts, ends = (
+        (spans.starts, spans.ends) if counted.all() else (spans.starts[counted], spans.ends[counted])
+    )
+    # What is covered before each token, and before the end of each piece.
+    before = np.append(borders[:1], ends[:-1])[: len(starts)]
+    covered = np.append(borders[:1], ends)[np.searchsorted(starts, borders[1:], side="left")]
+    if len(borders) > 2:
+        before = np.maximum(before, borders[np.searchsorted(borders, starts, side="right") - 1])
+        covered = np.maximum(covered, borders[:-1])
+    behind_hole = np.flatnonzero(starts > before)
+    return _Side(
+        boundaries=np.append(ends, starts[behind_hole]),
+        holes=np.append(before[behind_hole], covered[covered < borders[1:]]),
+        barriers=spans.starts[spans.special],
+    )
+
+
+def _marked(places: Int64[np.ndarray, " K"], num_bytes: int) -> Bool[np.ndarray, " B1"]:
+    marked = np.zeros(num_bytes + 1, dtype=np.bool_)
+    marked[places] = True
+    return marked
 
 
 def _chunks_of_tokens(
-    side: Side, span_of: Int32[np.ndarray, " P"], chunk_of_span: Int32[np.ndarray, " K"]
+    spans: TokenSpans, span_of: Int32[np.ndarray, " B1"], chunk_of_span: Int32[np.ndarray, " K"]
 ) -> Int32[np.ndarray, " L"]:
-    chunks = np.full(len(side.counted), -1, dtype=np.int32)
-    chunks[side.counted] = chunk_of_span[span_of[side.starts]]
+    chunks: Int32[np.ndarray, " L"] = chunk_of_span[span_of[spans.starts]]
+    chunks[~spans.has_bytes] = -1
     return chunks
+
+
+def _rejected_spans(
+    sides: tuple[TokenSpans, TokenSpans], span_of: Int32[np.ndarray, " B1"]
+) -> Int32[np.ndarray, " J"]:
+    found = [span_of[:-1][side.rejected] for side in sides if side.rejected is not None]
+    return np.unique(np.concatenate([span_of[:0], *found]))
 
 
 def _merged(alignment: ChunkAlignment, groups: Int32[np.ndarray, " C"]) -> ChunkAlignment:
@@ -197,6 +253,7 @@ def _merged(alignment: ChunkAlignment, groups: Int32[np.ndarray, " C"]) -> Chunk
         num_chunks=int(is_first.sum()),
         starts=alignment.starts[is_first],
         ends=alignment.ends[is_last],
+        rejected=alignment.rejected,
     )
 
 

@@ -12,10 +12,10 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
 
-    from tide.alignment.chunk_alignment import ChunkAlignment
+    from tide.alignment.chunks import ChunkAlignment
 
 Merge = Literal["none", "words", "length"]
-# White space of more than one byte: Unicode's White_Space beyond ASCII.
+# Whitespace of more than one byte: Unicode's White_Space beyond ASCII.
 WIDE_BLANKS = (
     *(chr(point).encode() for point in (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)),
     *(chr(point).encode() for point in range(0x2000, 0x200B)),
@@ -63,9 +63,7 @@ def merge_chunks(
     """
     is_break = ~may_join
     if merge == "words":
-        # Chunks that meet inside a character both reach to its end: no word begins between them.
-        is_apart = alignment.ends[:-1] <= alignment.starts[1:]
-        is_break = is_break | (_word_begins(text, alignment.ends[:-1]) & is_apart)
+        is_break = is_break | _word_begins(text, alignment.ends[:-1])
     breaks = np.concatenate([np.zeros(1, dtype=np.bool_), is_break])
     if max_bytes is None and max_tokens is None:
         return np.cumsum(breaks, dtype=np.int32)
@@ -93,7 +91,7 @@ def merge_chunks(
 
 
 def _word_begins(text: bytes, places: Int64[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Whether white space begins at each place: there is some behind it, and none before it."""
+    """Whether whitespace begins at each place: there is some behind it, and none before it."""
     is_blank, is_last = _blanks(text)
     begins: Bool[np.ndarray, " K"] = is_blank[places] & ~is_last[places]
     return begins

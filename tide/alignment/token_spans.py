@@ -1,11 +1,6 @@
 """Where the tokens of one sequence lie in the UTF-8 bytes of its text.
 
-Most tokens spell the bytes of the text, and their spans follow one another. A tokenizer that normalises reads
-some stretches of the text in another spelling: these are edits. A token may begin or end inside an edit; such
-a place is no offset of the text, and is written as the edge of the edit and the number of spelled bytes
-before the place (a split).
-
-Legend: L tokens, E edits; of stretches of the text, A stretches with K tokens.
+Legend: L tokens, B bytes of text; A stretches of the text, with K tokens.
 """
 
 from __future__ import annotations
@@ -22,83 +17,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Respelling:
-    """The edits of one text, and the tokens that begin or end inside one.
-
-    Attributes:
-        stream: the bytes that all tokens spell.
-        edit_starts: [E] int64, increasing: where each edited stretch begins in the text, in bytes.
-        edit_ends: [E] int64: where it ends; never empty.
-        stream_starts: [E] int64: where its spelling begins in `stream`.
-        stream_ends: [E] int64: where its spelling ends; at its beginning where the tokenizer drops it.
-        start_splits: [L] int64: spelled bytes of an edit that lie before the token; 0 where it begins at an
-            offset of the text. Where positive, the token's start is the beginning of that edit.
-        end_splits: [L] int64: the same for the token's end; where positive, it is the end of that edit.
-    """
-
-    stream: bytes
-    edit_starts: Int64[np.ndarray, " E"]
-    edit_ends: Int64[np.ndarray, " E"]
-    stream_starts: Int64[np.ndarray, " E"]
-    stream_ends: Int64[np.ndarray, " E"]
-    start_splits: Int64[np.ndarray, " L"]
-    end_splits: Int64[np.ndarray, " L"]
-
-    @property
-    def dropped(self) -> Bool[np.ndarray, " E"]:
-        """[E] bool: edits of which the tokenizer spells nothing."""
-        dropped: Bool[np.ndarray, " E"] = self.stream_starts == self.stream_ends
-        return dropped
-
-    def spelling(self, edit: int) -> bytes:
-        """What the tokenizer reads in place of the edit's text."""
-        return self.stream[self.stream_starts[edit] : self.stream_ends[edit]]
-
-    def gathered(
-        self,
-        starts: Int64[np.ndarray, " A"],
-        ends: Int64[np.ndarray, " A"],
-        shifts: Int64[np.ndarray, " A"],
-        tokens: Int64[np.ndarray, " K"],
-        clipped: Bool[np.ndarray, " K"],
-    ) -> Respelling:
-        """The edits inside stretches of the text, each moved by its shift, for these tokens.
-
-        Dropped stretches are clipped: a part of nothing is nothing. Of other edits that stand across an edge
-        no token is kept, so they are left out. `clipped` tokens begin where their stretch does.
-        """
-        first = np.searchsorted(self.edit_ends, starts, side="right")
-        after = np.maximum(first, np.searchsorted(self.edit_starts, ends, side="left"))
-        edits, stretch = runs(first, after)
-        clipped_starts = np.maximum(self.edit_starts[edits], starts[stretch])
-        clipped_ends = np.minimum(self.edit_ends[edits], ends[stretch])
-        whole = (clipped_starts == self.edit_starts[edits]) & (clipped_ends == self.edit_ends[edits])
-        inside = (clipped_starts < clipped_ends) & (whole | self.dropped[edits])
-        edits, shift = edits[inside], shifts[stretch[inside]]
-        return Respelling(
-            stream=self.stream,
-            edit_starts=clipped_starts[inside] + shift,
-            edit_ends=clipped_ends[inside] + shift,
-            stream_starts=self.stream_starts[edits],
-            stream_ends=self.stream_ends[edits],
-            start_splits=np.where(clipped, 0, self.start_splits[tokens]),
-            end_splits=self.end_splits[tokens],
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class TokenSpans:
     """Byte spans of the tokens of one sequence: half-open, in order.
 
     Attributes:
         text: the text, UTF-8.
         starts: [L] int64, where each token begins in `text`.
-        ends: [L] int64, where it ends. A token that ends inside an edit ends where the edit does, and the
-            next one begins where the edit begins: their spans overlap, and there is no boundary between them.
-        has_bytes: [L] bool, False for special tokens and for tokens that cover nothing of the text.
+        ends: [L] int64, where it ends. The span of a rejected token reaches over all text that its bytes may
+            stand for, so that it may overlap its neighbours'.
+        has_bytes: [L] bool, the token's bytes are those of the text in its span, but for an added prefix.
+            False for special tokens, rejected ones, and those that cover nothing of the text.
         special: [L] bool. A special token that stands in the text spans its literal text; one that was added
             has an empty span.
-        respelled: the edits of the text; None where the tokens spell the text itself.
+        rejected: [B] bool, bytes that the tokenizer respells or drops, and those of tokens over them; None
+            where there are none.
     """
 
     text: bytes
@@ -106,7 +38,7 @@ class TokenSpans:
     ends: Int64[np.ndarray, " L"]
     has_bytes: Bool[np.ndarray, " L"]
     special: Bool[np.ndarray, " L"]
-    respelled: Respelling | None = None
+    rejected: Bool[np.ndarray, " B"] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -134,22 +66,16 @@ class TokenSpans:
         return spans, slice(int(firsts[0]), int(afters[0]))
 
     def positions(self, stretches: Stretches) -> tuple[Int64[np.ndarray, " A"], Int64[np.ndarray, " A"]]:
-        """[A] each: the first token that lies in each stretch, and the one after its last.
-
-        Args:
-            stretches: of the text.
-        """
+        """[A] each: the first token that lies in each stretch, and the one after its last."""
         starts, ends = stretches.starts, stretches.ends
         firsts = np.searchsorted(self.starts, starts, side="left")
         if len(self):
-            # A token that is white space up to the stretch, and more behind it, counts as the part inside.
+            # A token that is whitespace up to the stretch, and more behind it, counts as the part inside.
             before = np.maximum(firsts - 1, 0)
             begins, reach = self.starts[before], self.ends[before]
             reaches_in = (stretches.blanks_from <= begins) & (begins < starts) & (starts < reach)
-            reaches_in &= ~self.special[before]
-            for at in np.flatnonzero(reaches_in).tolist():
-                blank = self.text[begins[at] : starts[at]].decode(errors="replace")
-                firsts[at] -= blank.isspace() and not self._is_inside_edit(int(starts[at]))
+            for at in np.flatnonzero(reaches_in & self.has_bytes[before]).tolist():
+                firsts[at] -= self.text[begins[at] : starts[at]].decode(errors="replace").isspace()
         return firsts, np.maximum(firsts, np.searchsorted(self.ends, ends, side="right"))
 
     def gathered(
@@ -162,33 +88,24 @@ class TokenSpans:
 
         Args:
             stretches: of the text.
-            firsts, afters: [A] int64, as `positions` tells them.
+            firsts, afters: [A] int64, as `positions` returns them.
         Returns:
             Spans of those tokens, with the stretches, joined, as their text; and [K] int64, their positions.
         """
-        starts = stretches.starts
-        shifts = stretches.borders[:-1] - starts
         tokens, stretch = runs(firsts, afters)
-        clipped = self.starts[tokens] < starts[stretch]
-        shift = shifts[stretch]
+        shift = (stretches.borders[:-1] - stretches.starts)[stretch]
+        rejected = self.rejected
+        if rejected is not None:
+            rejected = np.concatenate([rejected[:0], *(rejected[start:end] for start, end in stretches)])
         spans = TokenSpans(
             text=b"".join(self.text[start:end] for start, end in stretches),
-            starts=np.where(clipped, starts[stretch], self.starts[tokens]) + shift,
+            starts=np.maximum(self.starts[tokens], stretches.starts[stretch]) + shift,
             ends=self.ends[tokens] + shift,
             has_bytes=self.has_bytes[tokens],
             special=self.special[tokens],
-            respelled=None
-            if self.respelled is None
-            else self.respelled.gathered(starts, stretches.ends, shifts, tokens, clipped),
+            rejected=rejected,
         )
         return spans, tokens
-
-    def _is_inside_edit(self, place: int) -> bool:
-        edits = self.respelled
-        if edits is None:
-            return False
-        edit = int(np.searchsorted(edits.edit_starts, place, side="left")) - 1
-        return edit >= 0 and place < int(edits.edit_ends[edit])
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +115,7 @@ class Stretches:
     Attributes:
         starts, ends: [A] int64, half-open.
         blanks_from: [A] int64: a token that begins there or behind it, but before the stretch, and holds
-            white space alone up to the stretch, counts as the part of it that lies inside.
+            whitespace alone up to the stretch, counts as the part of it that lies inside.
     """
 
     starts: Int64[np.ndarray, " A"]

@@ -1,11 +1,12 @@
 """Texts that follow one another, and the bytes that their tokens spell.
 
-Legend: R texts, L tokens of all of them.
+Legend: R texts, N characters, B bytes, L tokens of all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,10 @@ from tide.alignment.token_spans import TokenSpans
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from jaxtyping import Bool, Int64
+    from jaxtyping import Bool, Int64, UInt8, UInt32
+
+
+ERROR_CONTEXT = 20  # bytes that an error shows on either side of a difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,22 @@ class Texts:
         encoded = [text.encode() for text in texts]
         return cls("".join(texts), b"".join(encoded), offsets(map(len, texts)), offsets(map(len, encoded)))
 
+    @cached_property
+    def points(self) -> UInt32[np.ndarray, " N"] | UInt8[np.ndarray, " N"]:
+        """[N], the code point of each character."""
+        if self.text.isascii():
+            return np.frombuffer(self.data, dtype=np.uint8)
+        return np.frombuffer(self.text.encode("utf-32-le"), dtype="<u4")
+
+    def byte_at(self, characters: Int64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
+        """[K] int64, where these characters, or the end, begin in `data`."""
+        if self.text.isascii() or not len(characters):
+            return characters
+        # The first byte of a character is no continuation 10xxxxxx.
+        first = np.flatnonzero((np.frombuffer(self.data, dtype=np.uint8) & 0xC0) != 0x80)
+        found: Int64[np.ndarray, " K"] = np.append(first, len(self.data))[characters]
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -61,16 +81,16 @@ class Tokens:
     stream: bytes
     borders: Int64[np.ndarray, " R1"]
 
-    @property
+    @cached_property
     def starts(self) -> Int64[np.ndarray, " L"]:
         """[L] int64, where each token begins in `stream`."""
         starts: Int64[np.ndarray, " L"] = self.ends - self.lengths
         return starts
 
-    @property
+    @cached_property
     def stream_borders(self) -> Int64[np.ndarray, " R1"]:
         """[R + 1] int64, where the tokens of each text begin in `stream`, and where the last one's end."""
-        borders: Int64[np.ndarray, " R1"] = np.append(np.zeros(1, dtype=np.int64), self.ends)[self.borders]
+        borders: Int64[np.ndarray, " R1"] = np.append(0, self.ends)[self.borders]
         return borders
 
     def as_text(self, text: bytes) -> TokenSpans:
@@ -85,3 +105,21 @@ class Tokens:
 def offsets(lengths: Iterable[int]) -> Int64[np.ndarray, " R1"]:
     """[R + 1] int64: where each of R things begins when they follow one another, and where the last ends."""
     return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def gather(
+    flat: UInt8[np.ndarray, " T"], starts: Int64[np.ndarray, " K"], lengths: Int64[np.ndarray, " K"]
+) -> UInt8[np.ndarray, " S"]:
+    """The bytes of K parts of `flat`, one after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return flat[np.repeat(starts - (ends - lengths), lengths) + np.arange(total)]
+
+
+def first_difference(part: bytes, whole: bytes) -> int | None:
+    """The first byte at which `whole` does not begin as `part` does; None where it does."""
+    if whole.startswith(part):
+        return None
+    size = min(len(part), len(whole))
+    differs = np.frombuffer(part, np.uint8, size) != np.frombuffer(whole, np.uint8, size)
+    return int(np.argmax(differs)) if differs.any() else size

@@ -28,7 +28,7 @@ class AddedToken:
     content: str
     special: bool
     single_word: bool = False
-    lstrip: bool = False  # it swallows the white space before it
+    lstrip: bool = False  # it swallows the whitespace before it
     rstrip: bool = False
 
 

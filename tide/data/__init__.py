@@ -34,7 +34,6 @@ from tide.data.manifest import (
 )
 from tide.data.mixing import Mixture, mix
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
-from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Source, files_at, open_source
 from tide.data.template_arguments import check_template_arguments, template_names
@@ -77,7 +76,6 @@ __all__ = [
     "read_plan",
     "read_row",
     "render",
-    "rows_with_answer",
     "shared_contents",
     "template_names",
     "tokenize_rendered",

@@ -32,11 +32,8 @@ class ArrowRows:
     """Rows of a table; columns that no form of rows has are left unread."""
 
     def __init__(self, name: str, table: Callable[[], pa.Table]) -> None:
-        """Open the table.
+        """Open the table; `table` opens it again in another process.
 
-        Args:
-            name: of the file or data set, for messages.
-            table: opens it; pickled in its place, so that another process opens it again.
         Raises:
             ValueError: it has none of the columns of a row.
         """
@@ -91,20 +88,12 @@ class ArrowRows:
 
 
 def arrow_rows(path: Path) -> ArrowRows:
-    """Open an Arrow file, in its file or its stream form.
-
-    Raises:
-        ValueError: it is no Arrow file, or has none of the columns of a row.
-    """
+    """Open an Arrow file, in its file or its stream form."""
     return _readable(path, lambda: ArrowRows(str(path), partial(_mapped, path)))
 
 
 def parquet_rows(path: Path) -> ArrowRows:
-    """Open a Parquet file.
-
-    Raises:
-        ValueError: it is no Parquet file, or has none of the columns of a row.
-    """
+    """Open a Parquet file."""
     return _readable(path, lambda: ArrowRows(str(path), _Converted(path)))
 
 

@@ -18,13 +18,7 @@ def gather(
     numbers: Int[np.ndarray, " n"],
     read: Callable[[int, np.ndarray], Iterable[_T]],
 ) -> list[_T]:
-    """Read each group once.
-
-    Args:
-        groups: of every item.
-        numbers: of every item in its group.
-        read: gives the items of a group that have these numbers.
-    """
+    """Read each group once; `read` gives the items of a group that have these numbers."""
     found: dict[int, _T] = {}
     for group in np.unique(groups).tolist():
         places = np.flatnonzero(groups == group)

@@ -34,11 +34,6 @@ class JsonRows:
     """Rows of one file; blank lines are none."""
 
     def __init__(self, path: Path) -> None:
-        """Find the rows.
-
-        Raises:
-            ValueError: the file cannot be read or unpacked, or it is an array and not JSON.
-        """
         self.path = path
         self._scratch: ScratchFile | None = None
         self._unit = ""  # of `where`

@@ -78,11 +78,7 @@ class PartReport(Record):
 
     @classmethod
     def read(cls, path: Path) -> PartReport:
-        """Read a report.
-
-        Raises:
-            ValueError: it is none.
-        """
+        """Read a report; ValueError if it is none."""
         return _read(cls, path, "Prepare again.")
 
 
@@ -125,15 +121,12 @@ class Manifest(Record):
     def examples(self, directory: Path, *, shared: bool) -> ShardedExamples:
         """Open the shards in `directory`, in the mixture's order; each is read once and hashed.
 
-        Args:
-            directory: of the manifest.
-            shared: the teacher reads the student's tokens.
         Raises:
             ValueError: a file is missing, or is not the one that was prepared.
         """
         paths = [directory / shard.file for shard in self.shards]
         with ThreadPoolExecutor() as pool:  # hashing does not hold the interpreter's lock
-            hashes = list(pool.map(lambda path: file_hash(path) if path.is_file() else None, paths))
+            hashes = list(pool.map(lambda path: file_hash(path) if path.is_file() else "", paths))
         for path, shard, found in zip(paths, self.shards, hashes, strict=True):
             if found != shard.sha256:
                 state = (

@@ -34,12 +34,7 @@ class Mixture:
         return len(self.row)
 
     def read(self, sources: Sequence[Source], start: int, end: int) -> list[Raw | Rejected]:
-        """Read the rows at places start to end (half-open).
-
-        Args:
-            sources: in the order that the mixture was made for.
-            start, end: places.
-        """
+        """Read the rows at places start to end (half-open) from the sources that were mixed."""
         of, at = self.source[start:end], self.row[start:end]
         return gather(of, at, lambda number, rows: sources[number].rows(rows))
 

@@ -54,7 +54,7 @@ def render(
     answer and `add_generation_prompt` leaves to the model: a space, an empty block for a thought.
 
     Args:
-        row: to be rendered.
+        row: of any form.
         tokenizer: its `chat_template` is applied as `apply_chat_template` does.
         template_arguments: more variables of the template (`enable_thinking`, `date_string`, ...).
     Raises:
@@ -158,16 +158,10 @@ class _ChatTemplate:
         return Rendered(text, (text,), tuple(spans), offsets, tuple(sorted(loss_spans)))
 
     def _lead(self, messages: Sequence[Message], text: str, before: Place, start: int) -> int:
-        """Count the characters before an answer that the template leaves to the model.
+        """Count the characters between `before` and an answer's start that the template leaves to the model.
 
-        A generation prompt ends where the model begins. A template that has none leaves it the spaces: words
-        and a line break there belong to the header.
-
-        Args:
-            messages: before the answer.
-            text: the whole rendering.
-            before: the content that the answer follows.
-            start: where the answer begins.
+        A generation prompt after `messages` ends where the model begins. A template that has none leaves it
+        the spaces: words and a line break there belong to the header.
         """
         if before.end == start:
             return 0

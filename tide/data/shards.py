@@ -32,22 +32,13 @@ SCHEMA = pa.schema(
 
 
 def write_shard(path: Path, examples: Sequence[Example]) -> None:
-    """Write examples as one Arrow file, whole or not at all.
+    """Write examples, whose ids fit 32 bits, as one Arrow file, whole or not at all.
 
     The teacher's side is null where it is missing, or the student's; so are chunks where there are none.
-
-    Args:
-        path: of the file.
-        examples: token and chunk ids fit 32 bits.
     """
     columns: list[pa.Array] = []
-    for side in SIDES:
-        sequences: list[TokenSequence | None] = [getattr(example, side) for example in examples]
-        if side == "teacher":
-            sequences = [
-                None if sequence is example.student else sequence
-                for sequence, example in zip(sequences, examples, strict=True)
-            ]
+    teachers = [None if example.teacher is example.student else example.teacher for example in examples]
+    for sequences in ([example.student for example in examples], teachers):
         for name, kind in _COLUMNS.items():
             rows = [None if sequence is None else getattr(sequence, name).numpy() for sequence in sequences]
             if name == "chunks":
@@ -87,12 +78,9 @@ class ShardedExamples(Dataset[Example]):
     sizes: tuple[int, ...]
     lengths: Int64[np.ndarray, " E"]
 
-    def __init__(self, paths: Sequence[Path], *, shared: bool = False) -> None:
-        """Open the shards.
+    def __init__(self, paths: Sequence[Path], shared: bool = False) -> None:
+        """Open the shards; with `shared`, the teacher reads the student's tokens.
 
-        Args:
-            paths: of the shards.
-            shared: the teacher reads the student's tokens.
         Raises:
             ValueError: a file is missing, or no shard.
         """
@@ -123,11 +111,7 @@ class ShardedExamples(Dataset[Example]):
 
     def __reduce__(self) -> tuple[object, ...]:
         # A data loader's process maps the files itself: pickling their contents would read all of them.
-        return _reopened, (self.paths, self.shared)
-
-
-def _reopened(paths: tuple[Path, ...], shared: bool) -> ShardedExamples:
-    return ShardedExamples(paths, shared=shared)
+        return ShardedExamples, (self.paths, self.shared)
 
 
 def _sequence(columns: dict[str, pa.Array], side: str, index: int) -> TokenSequence | None:

@@ -18,13 +18,14 @@ import numpy as np
 
 from tide.config.rules import ARROW_SUFFIXES, FILE_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES
 from tide.data.arrow_rows import ArrowRows, arrow_rows, parquet_rows
-from tide.data.conversation import Raw, Rejected
+from tide.data.conversation import Raw, Rejected, read_row
 from tide.data.gather import gather
 from tide.data.json_rows import JsonRows
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
+_KNOWN = f"Known are {', '.join(FILE_SUFFIXES)}."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the files of a split
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval"})
@@ -57,9 +58,10 @@ class Source:
         sizes = np.array([len(part) for part in self._parts], dtype=np.int64)
         self._ends = np.cumsum(sizes)
         self._starts = self._ends - sizes
+        self._selected = np.arange(self._ends[-1])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._selected)
 
     def __iter__(self) -> Iterator[tuple[int, Raw | Rejected]]:
         """Give every row with its number."""
@@ -68,24 +70,42 @@ class Source:
             yield from zip(indices, self.rows(indices), strict=True)
 
     def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
-        """Read rows by number, in this order; a row that cannot be read is Rejected, with file and line.
-
-        Args:
-            indices: each from 0 to len(self) - 1; any may repeat.
-        Raises:
-            IndexError: a number is out of range.
-        """
+        """Read rows by number, in this order; a row that cannot be read is Rejected, with file and line."""
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"Source: no row {wanted.max()} or {wanted.min()} among {len(self)}")
+        wanted = self._selected[wanted]
         part_of = np.searchsorted(self._ends, wanted, side="right")
         local = wanted - self._starts[part_of]
         return gather(part_of, local, lambda number, rows: self._parts[number].rows(rows))
 
     def where(self, index: int) -> str:
         """File and line of a row, or what comes closest."""
+        index = int(self._selected[index])
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[number].where(index - int(self._starts[number]))
+
+    def with_answer(self, text: str) -> Source:
+        """Select the rows of which an answer contains a text, as written; rejected rows stay, to be counted.
+
+        Raises:
+            ValueError: no row has it.
+        """
+        kept, num_rejected = [], 0
+        for index, raw in self:
+            row = read_row(raw)
+            if isinstance(row, Rejected) or any(text in answer for answer in row.answers):
+                kept.append(index)
+                num_rejected += isinstance(row, Rejected)
+        if len(kept) == num_rejected:
+            rejected = f" ({num_rejected} of them rejected)" if num_rejected else ""
+            raise ValueError(
+                f"with_answer: no answer in the {len(self)} rows{rejected} of {self.name!r} contains "
+                f"{text!r}, upper and lower case as written. Correct answer_contains, or leave it out."
+            )
+        selection = Source(self.name, self.files, self._parts)
+        selection._selected = self._selected[kept]
+        return selection
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows as read, whatever their files or compression."""
@@ -97,7 +117,7 @@ class Source:
 
 
 def open_source(path: str | Path, *, subset: str | None = None, split: str = "train") -> Source:
-    """Open a file, directory, glob, saved data set, or a data set of the Hugging Face hub.
+    """Open rows.
 
     Args:
         path: a file; a glob of files; a directory that `datasets.save_to_disk` wrote; any other directory,
@@ -120,13 +140,7 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
 
 
 def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
-    """List the files that `open_source` reads, in order; none for the name of a data set on the hub.
-
-    Args:
-        path, split: as `open_source` takes them.
-    Raises:
-        ValueError: nothing is there, or the split is not, or a directory of splits holds a file of none.
-    """
+    """List the files that `open_source` reads, in order; none for the name of a data set on the hub."""
     name = str(path)
     expanded = Path(name).expanduser()
     if expanded.is_dir():
@@ -137,7 +151,7 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
         found = map(Path, glob.glob(str(expanded), recursive=True))
         files = sorted(file for file in found if file.is_file() and _suffix(file))
         if not files:
-            raise ValueError(f"open_source: no file of a known kind matches {name!r}. {_known_suffixes()}")
+            raise ValueError(f"open_source: no file of a known kind matches {name!r}. {_KNOWN}")
         return files
     if _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
         return []
@@ -152,17 +166,13 @@ def _file_rows(path: Path) -> _Rows:
         return arrow_rows(path)
     if suffix in JSON_SUFFIXES:
         return JsonRows(path)
-    raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_known_suffixes()}")
+    raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_KNOWN}")
 
 
 def _suffix(path: Path) -> str | None:
     """The longest known suffix."""
     name = path.name.lower()
     return max((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), key=len, default=None)
-
-
-def _known_suffixes() -> str:
-    return f"Known are {', '.join(FILE_SUFFIXES)}."
 
 
 def _saved_files(directory: Path, split: str) -> list[Path]:
@@ -193,9 +203,7 @@ def _directory_files(directory: Path, split: str) -> list[Path]:
         if file.name not in _ABOUT_ROWS and not any(part.startswith((".", "_")) for part in parts):
             files.append(file)
     if not files:
-        raise ValueError(
-            f"open_source: {str(directory)!r} holds no file of a known kind. {_known_suffixes()}"
-        )
+        raise ValueError(f"open_source: {str(directory)!r} holds no file of a known kind. {_KNOWN}")
     splits = {file: _splits(file.relative_to(directory), split) for file in files}
     all_splits = sorted(set().union(*splits.values()))
     if not all_splits:

@@ -26,13 +26,10 @@ _TIMES = datetime(2001, 2, 3, 4, 5, 6), datetime(2032, 12, 30, 23, 45, 56)  # ev
 
 
 def template_names(template: str) -> frozenset[str]:
-    """Return the variables that a template reads and its caller may give.
+    """Return the variables that a template (its source) reads and its caller may give.
 
-    Args:
-        template: its source, as `tokenizer.get_chat_template()` returns it.
-    Returns:
-        Names, without what every template is given (`messages`, `tools`, functions such as `namespace`).
-        Special tokens, such as `bos_token`, are among them: an argument goes before the tokenizer's own.
+    Special tokens, such as `bos_token`, are among them; `messages`, `tools` and the like are not.
+
     Raises:
         ValueError: it is no template.
     """
@@ -51,8 +48,8 @@ def check_template_arguments(
     Args:
         template: its source, as `tokenizer.get_chat_template()` returns it.
         arguments: variables by name.
-        special_tokens: `tokenizer.special_tokens_map`, which the template may read, too.
-        key: of the arguments, for messages.
+        special_tokens: `tokenizer.special_tokens_map`.
+        key: of the arguments in the recipe.
     Raises:
         ValueError: the template never reads one, or is none.
     """

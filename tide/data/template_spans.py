@@ -33,15 +33,11 @@ class Place(NamedTuple):
 
 
 def locate(render: Render, contents: Sequence[str], text: str) -> list[Place | None]:
-    """Locate each content in the rendering; whitespace that the template keeps belongs to it.
+    """Locate each content in `text`, which is `render(contents)`; whitespace that the template keeps counts.
 
-    Args:
-        render: renders the same roles with other contents.
-        contents: of every message.
-        text: `render(contents)`.
     Returns:
-        A place per message; None if the content is blank, or the template leaves it out. Places do not
-        overlap; they are in the order of messages unless the template changes it.
+        A place per message; None if the content is blank or left out. Places do not overlap; they are in the
+        order of messages unless the template changes it.
     Raises:
         RejectedRow: the template shows a content more than once, or changes it.
     """
@@ -143,7 +139,8 @@ def _place(
         if start <= first and last <= end:
             return _with_whitespace(probe, message, first, last, position - cut + first)
         # Of several parts the one at the end: what precedes an answer there is a thought, left out.
-        parts.append((end >= last, end - start, start, cut, position))
+        if start < end:
+            parts.append((end >= last, end - start, start, cut, position))
     if not parts and probe.hidden:
         return None
     _, length, start, cut, position = max(parts, default=(False, 0, 0, 0, 0))

@@ -45,13 +45,10 @@ def tokenize_rendered(
     The loss reads a token that begins inside a loss span. One that begins before the span is predicted before
     it; one that runs over the end counts.
 
-    Args:
-        rendered: rows as this tokenizer's side reads them.
-        tokenizer: a fast one: it locates its tokens in the text.
     Returns:
         One per row; Rejected("mask token in the text") where the text holds the token of hidden text.
     Raises:
-        ValueError: the tokenizer is not a fast one.
+        ValueError: the tokenizer is not a fast one, which locates its tokens in the text.
     """
     if not tokenizer.is_fast:
         raise ValueError(

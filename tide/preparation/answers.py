@@ -45,7 +45,7 @@ class AlignedAnswers(NamedTuple):
     num_tokens: tuple[int, int]
 
 
-class _Place(NamedTuple):
+class _Answer(NamedTuple):
     """An answer in a text that is tokenized in one piece, in characters, and where its turn begins."""
 
     start: int
@@ -53,7 +53,7 @@ class _Place(NamedTuple):
     turn: int
 
 
-class _Laid(NamedTuple):
+class _TokenizedAnswers(NamedTuple):
     """The answers of rows on one side.
 
     Attributes:
@@ -79,31 +79,23 @@ def align_answers(
     max_bytes: int | None = None,
     max_tokens: int | None = None,
 ) -> list[AlignedAnswers | Rejected]:
-    """The chunks of the answers of every row, or why it has none; what one side does not learn has none.
+    """The chunks of the answers of every row; a row of which all chunks are rejected is rejected itself.
 
     Args:
-        pairs: rows as the student reads them, and as the teacher does; what is dropped stays so.
+        pairs: rows as the student reads them, and as the teacher does; what is rejected stays so.
         tables: bytes of the student's tokens and of the teacher's.
         merge, max_bytes, max_tokens: as `align_spans` takes them.
     Raises:
         ValueError: the options for merging contradict each other.
     """
-    check_merging("align_answers", merge, max_bytes, max_tokens)  # not a fault of the rows
-
-    def aligned(batch: Sequence[tuple[Side, Side]]) -> list[AlignedAnswers | Rejected]:
+    check_merging("align_answers", merge, max_bytes, max_tokens)
+    aligned: list[AlignedAnswers | Rejected] = []
+    for batch in _batches([pair for pair in pairs if not isinstance(pair, Rejected)]):
         answers = [list(_answers(*pair)) for pair in batch]
-        try:
-            student, teacher = (
-                _laid_out(
-                    [pair[i] for pair in batch], [[answer[i] for answer in row] for row in answers], table
-                )
-                for i, table in enumerate(tables)
-            )
-        except ValueError as error:  # The tokens of a row cannot be laid over its text.
-            if len(batch) == 1:
-                return [Rejected(NOT_ALIGNED, str(error))]
-            half = len(batch) // 2
-            return aligned(batch[:half]) + aligned(batch[half:])
+        student, teacher = (
+            _tokenized([pair[i] for pair in batch], [[answer[i] for answer in row] for row in answers], table)
+            for i, table in enumerate(tables)
+        )
         together = align_spans(
             student.spans,
             teacher.spans,
@@ -112,11 +104,20 @@ def align_answers(
             max_bytes=max_bytes,
             max_tokens=max_tokens,
         )
-        return list(_row_by_row(together, student, teacher, [len(row) for row in answers]))
-
-    read = [pair for pair in pairs if not isinstance(pair, Rejected)]
-    found = iter([row for batch in _batches(read) for row in aligned(batch)])
+        aligned += map(_unless_rejected, _row_by_row(together, student, teacher, list(map(len, answers))))
+    found = iter(aligned)
     return [pair if isinstance(pair, Rejected) else next(found) for pair in pairs]
+
+
+def _unless_rejected(answers: AlignedAnswers) -> AlignedAnswers | Rejected:
+    alignment = answers.alignment
+    if alignment.num_chunks or not alignment.num_rejected:
+        return answers
+    return Rejected(
+        NOT_ALIGNED,
+        f"all {alignment.num_rejected} chunks of its answers are rejected: a tokenizer respells or cannot "
+        "spell some of each, or its ids are of another text",
+    )
 
 
 def _batches(pairs: Sequence[tuple[Side, Side]]) -> Iterator[Sequence[tuple[Side, Side]]]:
@@ -130,32 +131,30 @@ def _batches(pairs: Sequence[tuple[Side, Side]]) -> Iterator[Sequence[tuple[Side
         yield pairs[start:]
 
 
-def _answers(one: Side, other: Side) -> Iterator[tuple[_Place, _Place]]:
+def _answers(one: Side, other: Side) -> Iterator[tuple[_Answer, _Answer]]:
     """Where each answer stands on both sides."""
     sides = (one.rendered, other.rendered)
     if one.is_text:
-        completion, of_other = (_Place(0, len(rendered.pieces[-1]), 0) for rendered in sides)
+        completion, of_other = (_Answer(0, len(rendered.pieces[-1]), 0) for rendered in sides)
         yield completion, of_other
         return
     for content, of_content in shared_contents(*sides):
-        student, teacher = _place(content, sides[0]), _place(of_content, sides[1])
+        student, teacher = _answer(content, sides[0]), _answer(of_content, sides[1])
         if student is not None and teacher is not None:
             yield student, teacher
 
 
-def _place(content: Span, rendered: Rendered) -> _Place | None:
+def _answer(content: Span, rendered: Rendered) -> _Answer | None:
     """None if the content is empty or not learnt."""
     start, end = content
     turn = next((begin for begin, close in rendered.loss_spans if begin <= start < end <= close), None)
-    return None if turn is None else _Place(start, end, turn)
+    return None if turn is None else _Answer(start, end, turn)
 
 
-def _laid_out(sides: Sequence[Side], answers: Sequence[Sequence[_Place]], table: ByteTable) -> _Laid:
-    """Lays the tokens of one side of rows over their answers.
-
-    Raises:
-        ValueError: the tokens of a row do not spell its text.
-    """
+def _tokenized(
+    sides: Sequence[Side], answers: Sequence[Sequence[_Answer]], table: ByteTable
+) -> _TokenizedAnswers:
+    """The tokens of one side of rows that lie in their answers."""
     # Of prompt and completion, the completion is aligned: the prompt's tokens are passed over.
     passed = [side.tokens.piece_lengths[0] if side.is_text else 0 for side in sides]
     texts = [side.rendered.pieces[-1] for side in sides]
@@ -170,9 +169,9 @@ def _laid_out(sides: Sequence[Side], answers: Sequence[Sequence[_Place]], table:
         )
     )
     places = [
-        tuple(start + byte for byte in _bytes(text, place))
+        tuple(start + byte for byte in _bytes(text, answer))
         for text, start, row in zip(texts, text_starts[:-1].tolist(), answers, strict=True)
-        for place in row
+        for answer in row
     ]
     starts, ends, turns = np.array(places, dtype=np.int64).reshape(-1, 3).T
     stretches = Stretches(starts, ends, turns)
@@ -181,40 +180,47 @@ def _laid_out(sides: Sequence[Side], answers: Sequence[Sequence[_Place]], table:
     # Tokens without bytes at the border of two rows are each in its own.
     firsts = np.maximum(firsts, token_starts[row_of])
     afters = np.maximum(firsts, np.minimum(afters, token_starts[row_of + 1]))
-    moved = (rows[:-1] - token_starts[:-1] + passed)[row_of]
     inside, tokens = spans.gathered(stretches, firsts, afters)
-    touched = np.searchsorted(spans.starts, ends, side="left") - np.searchsorted(
-        spans.ends, starts, side="right"
-    )
-    return _Laid(
-        inside, stretches.borders, tokens + np.repeat(moved, afters - firsts), rows, np.maximum(touched, 0)
+    moved = (rows[:-1] - token_starts[:-1] + passed)[row_of]
+    touched = np.searchsorted(spans.starts, ends) - np.searchsorted(spans.ends, starts, side="right")
+    return _TokenizedAnswers(
+        spans=inside,
+        borders=stretches.borders,
+        tokens=tokens + np.repeat(moved, afters - firsts),
+        rows=rows,
+        num_tokens=np.maximum(touched, 0),
     )
 
 
-def _bytes(text: str, place: _Place) -> Sequence[int]:
+def _bytes(text: str, answer: _Answer) -> Sequence[int]:
     """Characters of a text to bytes."""
-    return place if text.isascii() else [len(text[:character].encode()) for character in place]
+    return answer if text.isascii() else [len(text[:character].encode()) for character in answer]
 
 
 def _row_by_row(
-    together: ChunkAlignment, student: _Laid, teacher: _Laid, answers_of_rows: Sequence[int]
+    together: ChunkAlignment,
+    student: _TokenizedAnswers,
+    teacher: _TokenizedAnswers,
+    num_answers: Sequence[int],
 ) -> Iterator[AlignedAnswers]:
     """The chunks of each row, its first one 0."""
     text = student.spans.text
-    answers = np.cumsum([0, *answers_of_rows])
+    answers = np.cumsum([0, *num_answers])
     borders = student.borders[answers]
-    first_chunks = np.searchsorted(together.starts, borders, side="left")
+    first_chunks, first_rejected = (
+        np.searchsorted(places, borders) for places in (together.starts, together.rejected)
+    )
     chunks = []
-    for laid, found in ((student, together.student_chunks), (teacher, together.teacher_chunks)):
-        of_tokens = np.full(laid.rows[-1], NO_CHUNK, dtype=np.int64)
-        of_tokens[laid.tokens] = found
-        of_tokens -= np.repeat(first_chunks[:-1], np.diff(laid.rows)) * (of_tokens >= 0)
-        chunks.append([of_tokens[start:end] for start, end in pairwise(laid.rows.tolist())])
-    totals = [np.append(0, np.cumsum(laid.num_tokens))[answers] for laid in (student, teacher)]
+    for side, found in ((student, together.student_chunks), (teacher, together.teacher_chunks)):
+        of_tokens = np.full(side.rows[-1], NO_CHUNK, dtype=np.int64)
+        of_tokens[side.tokens] = found
+        of_tokens -= np.repeat(first_chunks[:-1], np.diff(side.rows)) * (of_tokens >= 0)
+        chunks.append([of_tokens[start:end] for start, end in pairwise(side.rows.tolist())])
+    totals = [np.append(0, np.cumsum(side.num_tokens))[answers] for side in (student, teacher)]
     num_tokens = zip(*(np.diff(total).tolist() for total in totals), strict=True)
-    bounds = pairwise(borders.tolist()), pairwise(first_chunks.tolist())
-    for (start, end), (first, after), number, counts, of_student, of_teacher in zip(
-        *bounds, answers_of_rows, num_tokens, *chunks, strict=True
+    bounds = (pairwise(of.tolist()) for of in (borders, first_chunks, first_rejected))
+    for (start, end), (first, after), rejected, number, counts, of_student, of_teacher in zip(
+        *bounds, num_answers, num_tokens, *chunks, strict=True
     ):
         alignment = ChunkAlignment(
             student_chunks=of_student,
@@ -222,5 +228,6 @@ def _row_by_row(
             num_chunks=after - first,
             starts=together.starts[first:after] - start,
             ends=together.ends[first:after] - start,
+            rejected=together.rejected[slice(*rejected)] - start,
         )
         yield AlignedAnswers(text[start:end], number, alignment, counts)

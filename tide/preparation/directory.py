@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tide.data import (
     MANIFEST_FILE,
@@ -33,32 +33,21 @@ class ShardDirectory:
 
     path: Path
 
-    def shard(self, part: int) -> Path:
-        """The file of a part's examples."""
-        return self.path / f"part-{part:05d}.arrow"
-
-    def report(self, part: int) -> Path:
-        """The file of a part's counts."""
-        return self.path / f"part-{part:05d}.json"
-
-    def rejects(self, part: int) -> Path:
-        """The file of a part's rejected rows."""
-        return self.path / f"part-{part:05d}.rejects.jsonl"
+    def file(self, part: int, kind: Literal["arrow", "json", "rejects.jsonl"]) -> Path:
+        """The file of a part's examples, its report, or its rejected rows."""
+        return self.path / f"part-{part:05d}.{kind}"
 
     def reports(self, parts: Iterable[int]) -> dict[int, PartReport]:
         """Read the reports of parts that are whole, their rejected rows included."""
         reports = {}
         for part in parts:
             try:
-                report = PartReport.read(self.report(part))
+                report = PartReport.read(self.file(part, "json"))
+                shard = self.file(part, "arrow")
+                is_whole = (report.shard.file, report.shard.sha256) == (shard.name, file_hash(shard))
             except (OSError, ValueError):
                 continue
-            shard = self.shard(part)
-            hash_matches = shard.is_file() and (shard.name, file_hash(shard)) == (
-                report.shard.file,
-                report.shard.sha256,
-            )
-            if hash_matches and (not report.counts.rejected or self.rejects(part).is_file()):
+            if is_whole and (not report.counts.rejected or self.file(part, "rejects.jsonl").is_file()):
                 reports[part] = report
         return reports
 
@@ -72,11 +61,8 @@ class ShardDirectory:
         return manifest if manifest.shards == shards and not manifest.plan.differences(plan) else None
 
     def claim(self, plan: Plan, *, overwrite: bool) -> None:
-        """Make sure that the directory holds nothing but parts of this plan.
+        """Make sure that the directory holds no parts but this plan's; `overwrite` removes others.
 
-        Args:
-            plan: to be carried out.
-            overwrite: remove parts of another plan, or of one that is missing; other files stay.
         Raises:
             ValueError: it is a file, holds no prepared data, or, without `overwrite`, another plan's.
         """

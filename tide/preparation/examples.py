@@ -32,10 +32,11 @@ MAX_DETAIL = 300  # characters of one row's fault in a message
 
 
 class Built(NamedTuple):
-    """An example; `cut` is True if its text goes on behind it."""
+    """An example; `cut` if its text goes on behind it; the number of chunks that alignment rejected."""
 
     example: Example
     cut: bool
+    rejected_chunks: int = 0
 
 
 class Part(NamedTuple):
@@ -167,6 +168,7 @@ def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Par
         teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
         loss_tokens=sum(int(example.student.loss_mask.sum()) for example in examples),
         chunks=sum(example.num_chunks for example in examples),
+        rejected_chunks=sum(row.rejected_chunks for row in kept),
         without_chunks=sum(across and not example.num_chunks for example in examples),
         highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
         rejected=dict(sorted(Counter(row.reason for row in rejected.values()).items())),
@@ -175,14 +177,7 @@ def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Par
 
 
 def no_examples(counts: Counts, where: str, first: Rejected, *, rejects: str | None = None) -> ValueError:
-    """The error where every row was rejected.
-
-    Args:
-        counts: of the rows.
-        where: place of the first row.
-        first: its fault.
-        rejects: the files that hold all of them, where some were written.
-    """
+    """The error where every row was rejected: counts, place and fault of the first, files that list all."""
     detail = " ".join(first.detail.removeprefix(f"{where}: ").split())  # a template's error has many lines
     if len(detail) > MAX_DETAIL:
         detail = detail[:MAX_DETAIL] + "..."

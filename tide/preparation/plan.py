@@ -22,7 +22,6 @@ from tide.data import (
     mix,
     open_source,
     read_row,
-    rows_with_answer,
     tokenizer_fingerprint,
     versions_here,
 )
@@ -39,14 +38,7 @@ SHARD_ROWS = 4096
 
 @dataclass
 class Preparation:
-    """A recipe's rows in one order, with what makes examples of them.
-
-    Attributes:
-        recipe: to prepare.
-        sources: in the recipe's order.
-        mixture: the order of their rows.
-        shard_rows: rows of the mixture per part.
-    """
+    """A recipe's sources and the order of their rows, in parts of `shard_rows`."""
 
     recipe: Recipe
     sources: list[Source]
@@ -57,12 +49,8 @@ class Preparation:
     def of(
         cls, recipe: Recipe, *, tokenizers: Tokenizers | None = None, shard_rows: int = SHARD_ROWS
     ) -> Preparation:
-        """Load the recipe's tokenizers, then open its sources, which may take minutes.
+        """Load the recipe's tokenizers, unless given, then open its sources, which may take minutes.
 
-        Args:
-            recipe: to prepare.
-            tokenizers: of its method, where they are loaded.
-            shard_rows: rows of the mixture per part.
         Raises:
             ValueError: a tokenizer cannot be used; the recipe names no source; one is missing, holds no rows,
                 or has no row in the mixture.
@@ -157,13 +145,7 @@ class Preparation:
 
 
 def example_builder(recipe: Recipe, tokenizers: Tokenizers, method: str | None = None) -> ExampleBuilder:
-    """Build the recipe's examples.
-
-    Args:
-        recipe: its lengths, block size and filling.
-        tokenizers: of its method.
-        method: another than the recipe's.
-    """
+    """Build the recipe's examples, for its method or another one."""
     return ExampleBuilder(
         recipe.data,
         METHODS[method or recipe.method],
@@ -219,7 +201,7 @@ def _open_sources(data: DataConfig) -> list[Source]:
             source = open_source(config.path, subset=config.subset, split=config.split)
         if config.answer_contains is not None:
             with at_key(f"data.sources.{at}.answer_contains"):
-                source = rows_with_answer(source, config.answer_contains)
+                source = source.with_answer(config.answer_contains)
         sources.append(source)
     return sources
 

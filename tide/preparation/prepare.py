@@ -108,7 +108,7 @@ def prepare(
         with closing(_made(preparation, missing, directory, workers, log)) as made:
             for counts in made:
                 bar.advance(task, counts.rows)
-    made_reports = [PartReport.read(directory.report(part)) for part in parts]
+    made_reports = [PartReport.read(directory.file(part, "json")) for part in parts]
     manifest = Manifest(
         plan=plan,
         counts=Counts.total(report.counts for report in made_reports),
@@ -126,7 +126,7 @@ def write_part(preparation: Preparation, number: int, directory: ShardDirectory)
     places, sources = preparation.places(number), preparation.sources
     raw = preparation.mixture.read(sources, places.start, places.stop)
     part = build_part(raw, preparation.builder)
-    shard, rejects = directory.shard(number), directory.rejects(number)
+    shard, rejects = directory.file(number, "arrow"), directory.file(number, "rejects.jsonl")
     write_shard(shard, part.examples)
     lines = []
     for at, row in part.rejected.items():
@@ -149,7 +149,7 @@ def write_part(preparation: Preparation, number: int, directory: ShardDirectory)
             for rows, bad in zip(read, rejected, strict=True)
         ],
     )
-    write_record(directory.report(number), report)
+    write_record(directory.file(number, "json"), report)
     return part.counts
 
 

@@ -32,13 +32,7 @@ def read_sides(
     tokenizer: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Any] | None = None,
 ) -> list[Side | Rejected]:
-    """Render and tokenize rows for one side.
-
-    Args:
-        rows: of any form.
-        tokenizer: with a chat template where a row is a conversation.
-        template_arguments: variables of that template.
-    """
+    """Render and tokenize rows for one side."""
     rendered = [_rendered(row, tokenizer, template_arguments) for row in rows]
     tokenized = iter(tokenize_rendered([row for row in rendered if isinstance(row, Rendered)], tokenizer))
     sides: list[Side | Rejected] = []
@@ -57,13 +51,7 @@ def read_pairs(
     teacher: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[Side, Side] | Rejected]:
-    """Render and tokenize rows for both sides.
-
-    Args:
-        rows: of any form.
-        student, teacher: their tokenizers.
-        template_arguments: variables of the chat templates, by "student" and "teacher".
-    """
+    """Render and tokenize rows for both sides; template arguments come by "student" and "teacher"."""
     pairs: list[tuple[Side, Side] | Rejected] = []
     for one, other in zip(
         read_sides(rows, student, template_arguments.get("student")),

@@ -52,11 +52,8 @@ def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
     Raises:
         ValueError: names the side whose model is too narrow.
     """
-    models = {"student": recipe.student, "teacher": recipe.teacher}
     for role, tokenizer in tokenizers.by_role().items():
-        model = models[role]
-        assert model is not None
-        width = _width_of(role, model)
+        width = _width_of(role, getattr(recipe, role))
         highest = max(tokenizer.get_vocab().values())
         if highest >= width:
             raise ValueError(
@@ -69,11 +66,8 @@ def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
 def check_shared_ids(tokenizers: Tokenizers, highest: int) -> None:
     """Check that the student's ids mean the same to the teacher, where both read them.
 
-    Args:
-        tokenizers: of the run.
-        highest: id in the student's examples.
     Raises:
-        ValueError: an id means something else to the teacher.
+        ValueError: an id up to `highest` means something else to the teacher.
     """
     if tokenizers.shared_vocab_size is not None and highest >= tokenizers.shared_vocab_size:
         token = tokenizers.student.convert_ids_to_tokens(highest)

@@ -36,13 +36,7 @@ if TYPE_CHECKING:
 
 
 class TrainingData(NamedTuple):
-    """Examples to train on.
-
-    Attributes:
-        examples: in the mixture's order.
-        counts: of their rows.
-        fingerprint: hash of everything that training reads of the examples.
-    """
+    """Examples in the mixture's order, counts of their rows, and a hash of all that training reads."""
 
     examples: Sequence[Example] | ShardedExamples
     counts: Counts
@@ -50,11 +44,10 @@ class TrainingData(NamedTuple):
 
 
 def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
-    """Open the recipe's shards, or prepare its sources in memory.
+    """Open the shards in `data.prepared`, or prepare the recipe's sources in memory.
 
-    Args:
-        recipe: with `data.prepared`, shards are read; one that names no source takes the shards of any.
-        tokenizers: of its method.
+    A recipe that names no source takes the shards of any.
+
     Raises:
         ValueError: the shards are missing, were changed, or were made from other sources, with another
             tokenizer or other lengths; or no row makes an example.
@@ -82,9 +75,6 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
 def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
     """Make the student's side of `data.held_out`; empty where the recipe names none.
 
-    Args:
-        recipe: its lengths.
-        tokenizers: the student's is used.
     Raises:
         ValueError: the source is missing, it is trained on, or no row makes an example.
     """
@@ -128,15 +118,13 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) 
                 f"this one is {fingerprint[:12]}...), so its ids differ. Run `tide prepare` with this recipe "
                 "and another data.prepared."
             )
-    layout, mixing = layout_options(recipe), mixing_options(recipe)
-    rows: dict[str, object] = {}
-    rows_made: dict[str, object] = {}
+    layout = layout_options(recipe)
+    wanted, made = layout, plan.options
     if recipe.data.mixture:
-        rows = _by_key([source.model_dump() for source in recipe.data.mixture]) | mixing
-        rows_made = _by_key(plan.sources) | {key: plan.options.get(key) for key in mixing}
-    wanted = layout | rows
-    made = {key: plan.options.get(key) for key in layout} | rows_made
-    changed = different_keys(made, wanted)
+        sources = _by_key([source.model_dump() for source in recipe.data.mixture])
+        wanted, made = wanted | mixing_options(recipe) | sources, made | _by_key(plan.sources)
+    # Other options of the plan are of no consequence to this method.
+    changed = [key for key in different_keys(made, wanted) if key in wanted or key.startswith("sources.")]
     if not changed:
         return
     differences = ", ".join(f"{key} {made.get(key)!r} (here {wanted.get(key)!r})" for key in changed)

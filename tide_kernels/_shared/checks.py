@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-LAMBDA_REMEDY = "lambda is the teacher's share of the target: 0 the student alone, 1 forward KL"
+LAMBDA_REMEDY = "the teacher's share of the target: 0 is the student, 1 forward KL"
 VOCAB_REMEDY = "It is the number of entries to read, e.g. len(tokenizer)."
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
@@ -72,7 +72,7 @@ def check_vocab(function: str, vocab_size: int | None, *widths: int) -> int:
         if len(set(widths)) > 1:
             raise ValueError(
                 f"{function}: logits must share [N, V]; got widths {' and '.join(map(str, widths))}. "
-                "Pass vocab_size if one is a prefix of the other; otherwise use chunk likelihoods."
+                "If one is a prefix of the other, pass vocab_size; otherwise use chunk likelihoods."
             )
         return widths[0]
     check_integer(function, "vocab_size", vocab_size, VOCAB_REMEDY)

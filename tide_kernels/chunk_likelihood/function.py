@@ -92,7 +92,7 @@ def chunk_likelihood(
         raise ValueError(f"{NAME}: unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
     if (objective == "interpolated") != (lambda_t is not None):
         need = "needs lambda_t" if lambda_t is None else "takes no lambda_t"
-        raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t belongs to 'interpolated' alone.")
+        raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t is for 'interpolated' only.")
 
     dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
     which = resolve_backend(NAME, backend, chunk_mask.device, dtype)

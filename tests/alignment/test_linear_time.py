@@ -1,0 +1,65 @@
+"""Time grows with a text's length, not faster, whatever the tokenizer makes of it.
+
+Mutants that these tests kill: a search of all that is left behind every difference; a run of marks or blanks
+normalized once for each of its characters.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+
+import pytest
+from tokenizers import AddedToken, Tokenizer
+
+from tests.alignment.zoo import tokenizer_of
+from tide.alignment import ByteTable, align_spans
+
+NFC = "byte-level, NFC, split as tiktoken does"
+NFKC = "byte-level, NFKC, prefix space"
+JOINED = "Unigram, NFKC, runs of spaces joined"
+WORDS = "Unigram, words with a prefix each"
+WORDPIECE = "WordPiece, lower case without accents"
+HARD = {
+    "everything respelled": (NFKC, "ｆｕｌｌ　ｗｉｄｔｈ"),
+    "one character": (NFC, "a"),
+    "one respelled character": (NFKC, "ﷺ"),
+    "one blank": (JOINED, " "),
+    "blanks in turn": (WORDS, " \n\t"),
+    "blanks and letters": (JOINED, "a  b \n"),
+    "decomposed letters": (NFC, "e\u0301"),
+    "marks alone": (NFC, "\u0301\u0323"),
+    "unknown tokens": (WORDPIECE, "the \u2603 word "),
+    "unknown tokens apart": (WORDPIECE, "\u2603 a"),
+    "special tokens": (JOINED, "in<|end|> \n"),
+}
+
+
+def seconds(tokenizer: Tokenizer, text: str) -> float:
+    """The lesser of two runs."""
+    table, ids = ByteTable.from_tokenizer(tokenizer), tokenizer.encode(text).ids
+    best = float("inf")
+    for _ in range(2):
+        start = time.process_time()
+        spans = table.spans_of([text], [ids])
+        align_spans(spans, spans)
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_four_times_the_text_takes_about_four_times_as_long(name):
+    kind, piece = HARD[name]
+    tokenizer = tokenizer_of(kind)
+    size = 30_000 // len(unicodedata.normalize("NFKC", piece).encode())
+    seconds(tokenizer, piece * 100)
+    small, large = (seconds(tokenizer, piece * (size * times)) for times in (1, 4))
+    assert large < 8 * small + 0.02, f"{small:.3f} s, then {large:.3f} s"
+
+
+def test_blanks_that_no_swallowing_token_stands_beside_take_linear_time():
+    tokenizer = Tokenizer.from_str(tokenizer_of(NFC).to_str())
+    tokenizer.add_special_tokens([AddedToken("<m>", lstrip=True, rstrip=True)])
+    text = "<m>a" + " " * 50_000
+    small, large = seconds(tokenizer, text), seconds(tokenizer, "<m>a" + " " * 200_000)
+    assert large < 8 * small + 0.02
