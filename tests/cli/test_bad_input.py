@@ -183,7 +183,7 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         (no_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_config, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
-        (other_architecture, "'.*student' has model_type 'llama'; supported are qwen3, a2d-qwen3. .*adapter"),
+        (other_architecture, "'.*student' has model_type 'llama'; supported are qwen3, a2d-qwen3. .*Convert"),
         (no_weights, "weights at '.*student' cannot be read .*Copy or download the checkpoint again"),
         (cut_weights, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
         (no_weights_at_all, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
