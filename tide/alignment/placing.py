@@ -74,6 +74,8 @@ def place_tokens(
 
 def read_texts(texts: Texts, literals: Sequence[Literal], speller: Speller) -> Reading:
     """What the tokenizer reads for each text; nothing for a special token."""
+    if not speller.respells and not literals:
+        return Reading(texts.data, texts.bytes, np.zeros((5, 0), dtype=np.int64), np.zeros_like(texts.bytes))
     pieces = speller.respelled(texts, _segments(texts, literals), literals)
     specials = [(at.start, at.end, speller.intern("", b""), at.token_id) for at in literals if at.special]
     kinds = np.where(pieces.starts < pieces.ends, REJECTED, ADDED)
