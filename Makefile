@@ -28,7 +28,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 quickstart: $(VENV)/.plots ## distil small students by five methods, with a table and a report (ARGS=--full)
-	$(BIN)/tide quickstart $(ARGS)
+	$(BIN)/python -m examples.quickstart $(ARGS)
 
 test: $(VENV)/.test ## run the tests (ARGS=tests/losses)
 	$(BIN)/python -m pytest -n $(JOBS) --durations=10 $(ARGS)

@@ -1,4 +1,4 @@
-"""docs/kernels/builds.md: a section per version of Triton, each replaced when that version runs."""
+"""Write docs/kernels/builds.md: one section per Triton version, replaced when that version runs."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
     from benchmarks import _sass
     from tide_kernels._shared.launch import Blocks
 
-METHOD = """# What the kernels compile to
+METHOD = """# Kernel builds
 
-Written by `make builds` (`make builds TRITON=3.6.0` for another version of Triton); no GPU was involved.
+Written by `make builds` (`make builds TRITON=3.6.0` for another Triton version); no GPU was involved.
 Every kernel is compiled ahead of time in every variant of `benchmarks/_kernel_variants.py`: labels and mask
-on and off, T = 1, 2 and any, one program a row and several, bf16, fp16 and fp32, and four layouts. The
-command fails on a spill, on a row times its stride in 32 bits (past 2**31 at row 14,135 of a 151,936-entry
-vocabulary) and, where 16 are promised, on a load or store of less than 16 bytes a thread in the main loop:
-bf16 and fp32 rows whose strides are multiples of 16 (V = 151,936, and 151,646 of 151,936 entries), and rows
-that are not (V = 151,646, contiguous) as long as all tensors share their alignment.
+on and off, T = 1, 2 and any, one program per row and several, bf16, fp16 and fp32, and four layouts. The
+command fails on a spill, on a 32-bit product of a row and its stride (past 2**31 at row 14,135 of a
+151,936-entry vocabulary) and, in variants that must move 16 bytes, on a narrower load or store in the main
+loop. These are bf16 and fp32 rows whose strides are multiples of 16 (V = 151,936, and 151,646 of 151,936
+entries), and other rows (V = 151,646, contiguous) if all tensors share their alignment.
 
-A row shows the worst case over a kernel's variants.
+Each row is the worst case over a kernel's variants.
 
 - **registers**: per thread; NVIDIA's from `cuobjdump`, AMD's from the assembly's metadata.
-- **spills**: bytes of stack (scratch) a thread / instructions that move data there (`LDL` and `STL` in
-  `nvdisasm`'s listing; AMD's `.vgpr_spill_count`), of which none may be. Scalar registers that AMD's
-  compiler parks in lanes of vector registers are no spill: they touch no memory. They stand in brackets.
-- **shared**: bytes a program.
-- **warps**: how many of a multiprocessor's 64 (compute unit's 32) warps fit, from registers and shared
+- **spills**: bytes of stack (scratch) per thread / instructions that move data there (`LDL` and `STL` in
+  `nvdisasm`'s listing; AMD's `.vgpr_spill_count`), which must be 0. In brackets: scalar registers that AMD's
+  compiler keeps in lanes of vector registers, which move no memory and are not counted as spills.
+- **shared**: bytes per program.
+- **warps**: how many of a multiprocessor's 64 (compute unit's 32) warps fit, by registers and shared
   memory. A bound, not a measurement.
-- **load, store**: bytes a thread at a time in the main loop, narrowest over the variants in which 16 are
-  promised.
-- **per entry**: instructions a thread executes in the main loop for one vocabulary entry, on {counted}, in
-  the plain variant (bf16, T = 2, no labels, no mask): the shortest way through the loop, and the longest
-  without its rare blocks. A rare block is an `if` without `else`: entries at -inf, the tile that holds the
-  label. What is counted is the listing, so an instruction that issues at a quarter of the rate counts as one.
+- **load, store**: bytes per thread and instruction in the main loop, the narrowest over the variants that
+  must move 16.
+- **per entry**: instructions per thread and vocabulary entry in the main loop, on {counted}, in the plain
+  variant (bf16, T = 2, no labels, no mask): the shortest path through the loop, and the longest without rare
+  blocks. A rare block is an `if` without `else`: entries at -inf, the tile that holds the label. The count is
+  that of the listing: an instruction that issues at a quarter of the rate counts as one.
 
-`-` stands where a kernel has no loop over the vocabulary.
+`-`: the kernel has no loop over the vocabulary.
 """
 HEADING = "## Triton "
 
 
 class Build(NamedTuple):
-    """What one compilation gave."""
+    """Result of one compilation."""
 
     kernel: str
     variant: str
@@ -58,9 +58,9 @@ class Build(NamedTuple):
     warps: int  # a multiprocessor can hold
     loads: tuple[int, ...]  # bits per thread, in the main loop
     stores: tuple[int, ...]
-    per_entry: tuple[float, float] | None  # instructions a vocabulary entry: fewest, most
-    wide: bool  # 16-byte loads and stores are promised
-    short_offsets: bool  # a row times its stride is an int32 somewhere
+    per_entry: tuple[float, float] | None  # instructions per vocabulary entry: fewest, most
+    wide: bool  # must load and store 16 bytes at a time
+    short_offsets: bool  # some product of a row and its stride is an int32
 
     def __str__(self) -> str:
         blocks = f", {self.blocks.block_v} columns / {self.blocks.num_warps} warps" if self.blocks else ""
@@ -68,13 +68,13 @@ class Build(NamedTuple):
 
 
 def section(builds: Sequence[Build], triton: str, torch: str, counted: str) -> str:
-    """Table of the worst case over variants, a row per kernel and target.
+    """Table with the worst case over variants, a row per kernel and target.
 
     Args:
         builds: of all kernels.
-        triton: its version.
-        torch: its version.
-        counted: the target whose instructions were counted.
+        triton: version.
+        torch: version.
+        counted: target whose instructions are counted.
     """
     columns = ["kernel", "target", "columns / warps", "registers", "spills", "shared", "warps"]
     columns += ["load", "store", "per entry"]
@@ -86,11 +86,11 @@ def section(builds: Sequence[Build], triton: str, torch: str, counted: str) -> s
 
 
 def replace_section(page: Path, triton: str, text: str) -> None:
-    """Writes a page: the new text, and the sections of other versions as they were.
+    """Write a page: the new text and the unchanged sections of other versions.
 
     Args:
-        page: may not exist.
-        triton: the version whose section is replaced.
+        page: may not exist yet.
+        triton: version whose section is replaced.
         text: method and section.
     """
     method, new = text.split(f"\n{HEADING}", 1)

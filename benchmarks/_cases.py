@@ -1,7 +1,7 @@
-"""What is measured: an operation on one shape, in one dtype and one mode, and in which order.
+"""Benchmark cases: an operation on one shape, in one dtype and mode, in the order of measurement.
 
-Legend: N rows (token positions), V vocabulary entries, width: columns of the logits, of which the first V are
-read; d_s, d_t: hidden sizes of student and teacher, where the heads are part of the operation.
+Legend: N rows (token positions); V vocabulary entries; width: columns of the logits, of which the first V are
+read; d_s, d_t: hidden sizes of student and teacher, if the heads are part of the operation.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ BOTH = "forward+backward"
 MODES = (BOTH, FORWARD)
 
 HEADLINE_VOCAB = 151936
-# Heads of the real models: (V, width). The first is the prefix that two checkpoints have in common, read in
-# place; the second the same V as a width of its own, whose rows start at odd multiples of 4 bytes in bf16.
+# Heads of the real models: (V, width). The first is the common prefix of two checkpoints, read in place; the
+# second has the same V as width, so that bf16 rows start at odd multiples of 4 bytes.
 LAYOUTS = ((151646, 151936), (151646, 151646), (151936, 151936), (157184, 157184))
 TOKENS_PER_SEQUENCE = 512
 
 
 class Heads(NamedTuple):
-    """V, and the hidden sizes of student and teacher; 0 for no teacher."""
+    """V and the hidden sizes of student and teacher (0: no teacher)."""
 
     vocab: int
     student_hidden: int
     teacher_hidden: int = 0
 
 
-# Qwen3-0.6B beside a teacher of 8B parameters, and the heads that log-probabilities are taken from: that
-# student's, and LLaDA2.0-mini's.
+# Divergences: Qwen3-0.6B and a teacher of 8B parameters. Log-probabilities: that student's head and
+# LLaDA2.0-mini's.
 DIVERGENCE_HEADS = (Heads(HEADLINE_VOCAB, 1024, 4096),)
 TOKEN_HEADS = (Heads(HEADLINE_VOCAB, 1024), Heads(157184, 2048))
-# A CPU takes seconds for a step with whole heads; `--shape 256 151936` asks for them.
+# On a CPU a step with whole heads takes seconds; `--shape 256 151936` measures it.
 CPU_VOCAB_SHARE = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement. stage 0 is the headline, which runs first; vocab is 0 where no vocabulary is read, and
-    so are hidden sizes where logits are the inputs.
+    """One measurement.
+
+    stage 0 is the headline, which runs first. vocab is 0 if no vocabulary is read; hidden sizes are 0 if
+    logits are the inputs.
     """
 
     op: str
@@ -55,7 +57,7 @@ class Case:
 
     @property
     def shape(self) -> str:
-        """For people: `N 4,096, V 151,646 of 151,936`."""
+        """Readable shape: `N 4,096, V 151,646 of 151,936`."""
         if not self.vocab:
             return f"N {self.rows:,}"
         hidden = (
@@ -65,16 +67,16 @@ class Case:
 
     @property
     def label(self) -> str:
-        """Group of the measurements that alternate."""
+        """Name of the group of contestants that alternate."""
         return f"{self.variant} {self.mode}, {self.shape}, {self.dtype}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for the process that measures memory."""
+        """Plain values, for JSON and the process that measures memory."""
         return asdict(self)
 
 
 class Sweep(NamedTuple):
-    """Rows of the headline, of the sweep over N, and dtypes: the first everywhere, all at the headline."""
+    """Rows of the headline and of the sweep over N; dtypes: all at the headline, the first in sweeps."""
 
     headline: int
     rows: tuple[int, ...]
@@ -83,36 +85,36 @@ class Sweep(NamedTuple):
 
 SWEEPS = {
     "cuda": Sweep(4096, (512, 1024, 2048, 8192, 16384), ("bfloat16",)),
-    # Seconds per step instead of milliseconds: few rows.
+    # Few rows: a step takes seconds instead of milliseconds.
     "cpu": Sweep(128, (64, 256), ("float32", "bfloat16")),
 }
-# Heads included, a step takes tens of milliseconds on a GPU.
+# With heads a step takes tens of milliseconds on a GPU.
 LINEAR_SWEEPS = {
     "cuda": Sweep(4096, (512, 2048, 16384), ("bfloat16",)),
     "cpu": Sweep(256, (), ("float32",)),
 }
-# One number per token: as quick on a CPU.
+# One number per token: fast on a CPU, too.
 TOKEN_SWEEP = Sweep(4096, (512, 2048, 16384), ("float32",))
 
 
 def layout_name(vocab: int, width: int) -> str:
-    """`151,646 of 151,936` where a prefix is read, else the width."""
+    """`151,646 of 151,936` if a prefix is read, else the width."""
     return f"{vocab:,}" if vocab == width else f"{vocab:,} of {width:,}"
 
 
 def hidden_name(student_hidden: int, teacher_hidden: int) -> str:
-    """`1,024 / 4,096`, or the student's alone where there is no teacher."""
+    """`1,024 / 4,096`, or `1,024` without a teacher."""
     return f"{student_hidden:,}" + (f" / {teacher_hidden:,}" if teacher_hidden else "")
 
 
 def logits_cases(
     op: str, variant: str, device: str, *, headline_only: bool = False, shapes: tuple[int, int] | None = None
 ) -> list[Case]:
-    """The headline in both modes, then the sweeps over N and over V, forward and backward.
+    """The headline in both modes, then the sweeps over N and V, forward and backward.
 
     Args:
-        op: name of the operation.
-        variant: which objective of it.
+        op: operation.
+        variant: its objective.
         device: ``cuda`` or ``cpu``.
         headline_only: no sweeps.
         shapes: (N, V) of the only shape to measure; None for the tables above.
@@ -142,15 +144,14 @@ def linear_cases(
     headline_only: bool = False,
     shapes: tuple[int, int] | None = None,
 ) -> list[Case]:
-    """The same over hidden states: the first heads in the modes given, the others and the sweep over N
-    forward and backward; on a CPU the first heads alone.
+    """Cases over hidden states: the headline in the given modes, then other heads and the sweep over N,
+    forward and backward.
 
     Args:
-        op: name of the operation.
-        variant: which objective of it.
-        device: ``cuda`` or ``cpu``, which takes a part of the vocabulary.
+        op, variant: as for ``logits_cases``.
+        device: ``cuda`` or ``cpu``, which takes only the first heads and a part of the vocabulary.
         heads: of the models, the headline first.
-        modes: of the headline. A divergence is trained with; log-probabilities are also a teacher's.
+        modes: of the headline. Log-probabilities also need forward: a teacher runs no backward.
         headline_only: no other heads, no sweep.
         shapes: (N, V) of the only shape to measure, with the hidden sizes of the first heads.
     """
@@ -171,13 +172,11 @@ def linear_cases(
 
 
 def token_cases(op: str, variant: str, *, headline_only: bool, shapes: tuple[int, int] | None) -> list[Case]:
-    """The same for operations on one number per token: no vocabulary, and the same sizes on every device.
+    """Cases of operations on one number per token: no vocabulary, the same sizes on every device.
 
     Args:
-        op: name of the operation.
-        variant: which objective of it.
-        headline_only: no sweep.
-        shapes: (N, anything) of the only shape to measure.
+        op, variant, headline_only: as for ``logits_cases``.
+        shapes: (N, ignored) of the only shape to measure.
     """
     sweep = TOKEN_SWEEP
     rows = shapes[0] if shapes else sweep.headline

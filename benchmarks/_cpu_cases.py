@@ -1,7 +1,6 @@
-"""The work that ``benchmarks.cpu_losses`` measures: for every loss, its inputs and one step of either side.
+"""Work of ``benchmarks.cpu_losses``: inputs of every loss, and one step of either side.
 
-A step is forward and backward from the same inputs; it returns the loss and leaves the gradients on the
-inputs.
+A step runs forward and backward; it returns the loss and leaves the gradients on the inputs.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Work:
 
 
 def build(case: str, sizes: Sizes, seed: int = 0) -> Work:
-    """Inputs of a case, by the generator with this seed, and its two steps.
+    """Create a case's inputs and its two steps.
 
     Args:
         case: one of LOGITS_CASES or LINEAR_CASES.
@@ -137,9 +136,7 @@ class _Hidden:
 
 
 def _with_steps(name: str, inputs: _Logits | _Hidden, sizes: Sizes, generator: torch.Generator) -> Work:
-    forward = (
-        _calm(inputs, sizes, generator) if name == "calm" else _divergence(name, inputs, sizes, generator)
-    )
+    forward = _calm(inputs, sizes) if name == "calm" else _divergence(name, inputs, sizes, generator)
 
     def step(side: str) -> Callable[[], Tensor]:
         def run() -> Tensor:
@@ -166,9 +163,7 @@ def _divergence(
     }
 
 
-def _calm(
-    inputs: _Logits | _Hidden, sizes: Sizes, generator: torch.Generator
-) -> dict[str, Callable[[], Tensor]]:
+def _calm(inputs: _Logits | _Hidden, sizes: Sizes) -> dict[str, Callable[[], Tensor]]:
     ids = _likeliest(inputs, sizes.rows)
     chunks = (torch.arange(sizes.rows) // TOKENS_PER_CHUNK)[None]
     num_chunks = int(chunks.max()) + 1
@@ -189,11 +184,9 @@ def _calm(
 
 
 def _likeliest(inputs: _Logits | _Hidden, num_rows: int, rows_at_once: int = 4) -> tuple[Tensor, Tensor]:
-    """The likeliest token of every row on both sides: its chunks stay inside the clamp, so that gradients
-    flow.
+    """The likeliest token of every row on both sides: its chunks stay inside the clamp and have gradients.
 
-    A few rows at a time, since the inputs count towards the peak and [N, V] logits are not an input of
-    hidden-in losses.
+    A few rows at a time: hidden-in losses have no [N, V] logits, which would raise the peak.
     """
     with torch.no_grad():
         best = [
@@ -204,6 +197,6 @@ def _likeliest(inputs: _Logits | _Hidden, num_rows: int, rows_at_once: int = 4) 
 
 
 def _normal(shape: tuple[int, int], scale: float, sizes: Sizes, generator: torch.Generator) -> Tensor:
-    # In the dtype itself: an fp32 copy would raise the peak that is being measured.
+    # Drawn in the final dtype: an fp32 copy would raise the measured peak.
     values = torch.empty(shape, dtype=getattr(torch, sizes.dtype))
     return values.normal_(0.0, scale, generator=generator)

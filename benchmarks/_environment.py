@@ -1,4 +1,4 @@
-"""What a figure has to carry: device, versions, commit."""
+"""Record of the machine, versions and commit that every figure carries."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ PACKAGES = ("torch", "triton", "liger_kernel", "cut-cross-entropy", "pytest-benc
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Device, versions and commit, as plain values.
-
-    Args:
-        device: what is measured.
-    """
+    """Device, versions and commit as plain values."""
     setting: dict[str, Any] = {
         "device": device_name(device),
         "device_type": device.type,
@@ -37,24 +33,20 @@ def describe(device: torch.device) -> dict[str, Any]:
             "capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
         }
-    # What else ran when the run began: the ratios of alternating steps bear it, times do not.
+    # Other load when the run began: ratios of alternating steps tolerate it, times do not.
     load = {"load_at_start": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
     return setting | {"cores": os.cpu_count(), "threads": torch.get_num_threads()} | load
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's.
-
-    Args:
-        device: which.
-    """
+    """Name of the GPU or the processor."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return processor()
 
 
 def processor() -> str:
-    """Name of the processor, as the system gives it."""
+    """Name of the processor as the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -64,11 +56,7 @@ def processor() -> str:
 
 
 def slug(device: torch.device) -> str:
-    """Name of the folder of its results: `nvidia-h200`, `cpu-amd-epyc`.
-
-    Args:
-        device: which.
-    """
+    """Name of a device's results folder: `nvidia-h200`, `cpu-amd-epyc`."""
     name = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
     return name if device.type == "cuda" else f"cpu-{name}"
 

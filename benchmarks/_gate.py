@@ -1,8 +1,8 @@
-"""The correctness gate: no time for a contestant that computes something else.
+"""The correctness gate: a contestant that computes something else gets no time.
 
-Every contestant runs once on the inputs that will be timed and once on near-converged ones, at full size. Its
-loss is compared with the definition in fp64 over all rows, its gradients over rows spread from the first to
-the last, so that an offset that overflows shows; a head's gradient over entries of the vocabulary.
+Every contestant runs once on the timed inputs and once on near-converged ones, at full size. Its loss is
+compared with the definition in fp64 over all rows; its gradients over rows spread from first to last, so that
+an offset overflow shows; a head's gradient over entries spread through the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from benchmarks._op import Contestant, Loss, Op, Tensors, step
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Rows at a time in fp64; more where each time reads heads; and rows whose gradient is compared.
+# Rows per fp64 step, without and with heads; rows whose gradient is compared.
 FP64_ROWS = {"cuda": 128, "cpu": 8}
 FP64_HEAD_ROWS = {"cuda": 512, "cpu": 64}
 GRADIENT_ROWS = {"cuda": 64, "cpu": 16}
 
-# Bounds of the others, on ordinary inputs: the same function, in whatever precision.
+# Bounds of contestants that are not strict, on ordinary inputs: the same function in any precision.
 SAME_FUNCTION = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.2}
 
 
 class Part(NamedTuple):
-    """Some rows (of a head, entries) of a gradient, [k, width] in fp64, and which."""
+    """Some rows of a gradient (entries, for a head), [k, width] fp64, and their indices."""
 
     rows: Tensor
     values: Tensor
 
 
 class Truth(NamedTuple):
-    """Loss over all rows, and a part of every gradient by the input's name: none in mode forward."""
+    """Loss over all rows, and a part of each gradient by input name; no gradients in mode forward."""
 
     loss: float
     gradients: dict[str, Part]
@@ -44,10 +44,10 @@ class Truth(NamedTuple):
 
 @dataclass(frozen=True)
 class Errors:
-    """Against fp64. loss: relative; gradient: norm over norm, the largest of all inputs that have one; floor:
-    the same of that input's exact gradient, rounded.
+    """Errors against fp64.
 
-    gradient and floor are None in mode forward.
+    loss is relative; gradient is norm over norm, the largest over the inputs; floor is the error of that
+    input's exact gradient rounded to its dtype. gradient and floor are None in mode forward.
     """
 
     loss: float
@@ -56,13 +56,7 @@ class Errors:
 
 
 def truth_of(op: Op, case: Case, tensors: Tensors) -> Truth:
-    """The definition in fp64 on the same rounded inputs, a few rows at a time.
-
-    Args:
-        op: the operation.
-        case: shape and mode.
-        tensors: its inputs.
-    """
+    """Evaluate the definition in fp64 on the same rounded inputs, a few rows at a time."""
     first = tensors[op.trained[0]]
     num_rows, kind = first.shape[0], first.device.type
     trained = op.trained if case.mode == BOTH else ()
@@ -92,12 +86,12 @@ def truth_of(op: Op, case: Case, tensors: Tensors) -> Truth:
 
 
 def errors_of(loss: Loss, case: Case, tensors: Tensors, truth: Truth) -> Errors:
-    """One run of a contestant, compared.
+    """Run a contestant once and compare.
 
     Args:
-        loss: of the inputs, scalar.
-        case: for its mode.
-        tensors: the inputs that truth is of.
+        loss: inputs to the scalar loss.
+        case: sets the mode.
+        tensors: the inputs of ``truth``.
         truth: from ``truth_of``.
     """
     value, gradients = step(loss, tensors, case.mode, tuple(truth.gradients))
@@ -111,20 +105,20 @@ def errors_of(loss: Loss, case: Case, tensors: Tensors, truth: Truth) -> Errors:
         rounded = exact.to(gradient.dtype).double()
         error = float((gradient[rows].double() - exact).norm()) / norm
         pairs.append((error, float((rounded - exact).norm()) / norm))
-    # Not a number is larger than any.
+    # NaN counts as the largest.
     return Errors(loss_error, *max(pairs, key=lambda pair: (pair[0] != pair[0], pair[0])))
 
 
 def verdict(
     contestant: Contestant, dtype: str, errors: dict[str, Errors], bounds: BoundsOf = logits_in
 ) -> str | None:
-    """Why the contestant is red, or None.
+    """Return the reason why a contestant is red, or None.
 
     Args:
         contestant: strict or not.
         dtype: of the inputs.
         errors: by ``ordinary`` and ``near``.
-        bounds: of the operation, for the strict.
+        bounds: of strict contestants.
     """
     for name, error in errors.items():
         if contestant.strict:
@@ -133,7 +127,7 @@ def verdict(
             loss_bound = gradient_bound = SAME_FUNCTION[dtype]
         else:
             continue
-        # Written so that NaN is red.
+        # `not <=`: NaN is red.
         if not error.loss <= loss_bound:
             return f"loss error {error.loss:.1e} over {loss_bound:.0e} on {name} inputs"
         if error.gradient is not None and not error.gradient <= gradient_bound:
@@ -142,7 +136,7 @@ def verdict(
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Rows from the first to the last."""
+    """Indices of rows spread from first to last."""
     count = min(GRADIENT_ROWS[x.device.type], x.shape[0])
     rows: Tensor = torch.linspace(0, x.shape[0] - 1, count, device=x.device).round().long().unique()
     return rows
@@ -157,7 +151,7 @@ def _wide(x: Tensor, trained: bool) -> Tensor:
 
 
 def _fp64(tensors: Tensors, rows: slice | Tensor, wide: Tensors, trained: list[str]) -> Tensors:
-    """Those rows, beside the inputs that all rows share."""
+    """Those rows in fp64, with the inputs that all rows share."""
     return {
         name: wide[name] if name in wide else _wide(x.detach()[rows], name in trained)
         for name, x in tensors.items()

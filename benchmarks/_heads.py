@@ -1,7 +1,7 @@
-"""What the operations over hidden states and output heads have in common.
+"""Code shared by the benchmarks over hidden states and output heads.
 
 Legend: N rows, V vocabulary entries, d_s, d_t hidden sizes of student and teacher (d_t = 0: no teacher), e
-bytes of a number. Inputs by name: hidden [N, d_s] and weight [V, d_s], trained; teacher_hidden [N, d_t] and
+bytes per number. Inputs by name: hidden [N, d_s] and weight [V, d_s], trained; teacher_hidden [N, d_t] and
 teacher_weight [V, d_t].
 """
 
@@ -25,37 +25,29 @@ if TYPE_CHECKING:
 
 TRAINED = ("hidden", "weight")
 TEACHER = ("teacher_hidden", "teacher_weight")
-# Standard deviation of the logits, as where logits are the inputs.
+# Standard deviation of the logits, the same as with logits as inputs.
 LOGITS = 2.0
-# Of teacher - student, in nats, where the student has nearly converged. Products over a few thousand terms
-# err by up to 1e-5 of a logit, which is 1 % of what the logits-in operations take.
+# Standard deviation of teacher - student, nats, near convergence. Products over a few thousand terms err by
+# up to 1e-5 of a logit: 1 % of the noise that the logits-in benchmarks use.
 NEAR_NOISE = 1e-2
-# A step takes tens of milliseconds, and a dozen contestants take turns.
+# A step takes tens of milliseconds, and a dozen contestants alternate.
 LEAST_ROUNDS = 7
-# Rows per chunk of liger-kernel's chunked JSD: its default, and what is fastest may lie on either side.
+# Rows at a time of liger-kernel's chunked JSD: its default, a smaller and a larger value.
 LIGER_CHUNKS = (256, 1024, 4096)
 LIGER_DEFAULT_CHUNK = 1024
 
 
 def head_inputs(case: Case, device: torch.device) -> tuple[Tensors, torch.Generator]:
-    """hidden and weight, trained; the generator goes on to what else is drawn.
-
-    Args:
-        case: shape and dtype.
-        device: where.
-    """
+    """({hidden, weight}, both trained; the generator, for further inputs)."""
     generator = seeded(device)
     hidden, weight = _side(case, case.student_hidden, LOGITS, generator)
     return {"hidden": hidden.requires_grad_(), "weight": weight.requires_grad_()}, generator
 
 
 def head_pair(case: Case, device: torch.device, near: bool) -> tuple[Tensors, torch.Generator]:
-    """Both sides, and an all-true mask [N].
+    """({both sides, all-true mask [N]}, generator). Needs d_t > d_s.
 
-    Args:
-        case: shape and dtype; d_t > d_s.
-        device: where.
-        near: the teacher's first d_s columns are the student's, and the others add noise of NEAR_NOISE.
+    With `near` the teacher's first d_s columns are the student's; the others add noise of NEAR_NOISE.
     """
     tensors, generator = head_inputs(case, device)
     own, width = case.student_hidden, case.teacher_hidden
@@ -69,7 +61,7 @@ def head_pair(case: Case, device: torch.device, near: bool) -> tuple[Tensors, to
 
 
 def student_logits(tensors: Tensors) -> Tensor:
-    """[N, V], as an eager head makes them: in the inputs' dtype."""
+    """[N, V] in the inputs' dtype, as from an eager head."""
     return torch.nn.functional.linear(tensors["hidden"], tensors["weight"])
 
 
@@ -80,11 +72,8 @@ def logits_of_both(tensors: Tensors) -> tuple[Tensor, Tensor]:
 
 
 def head_bytes(case: Case) -> int:
-    """(N + V) (d_s + d_t) e forward; backward (N + V) d_s e twice more, to read the student and to write its
-    gradients.
-
-    Args:
-        case: shape, dtype and mode.
+    """Least bytes: (N + V) (d_s + d_t) e forward; 2 (N + V) d_s e more backward, to read the student again
+    and to write its gradients.
     """
     size: int = getattr(torch, case.dtype).itemsize
     num_entries = (case.rows + case.vocab) * size
@@ -93,11 +82,7 @@ def head_bytes(case: Case) -> int:
 
 
 def head_flops(case: Case) -> int:
-    """2 N V (d_s + d_t) forward, 4 N V d_s more for the gradients of hidden and weight.
-
-    Args:
-        case: shape and mode.
-    """
+    """2 N V (d_s + d_t) forward; 4 N V d_s more backward, for the gradients of hidden and weight."""
     one = 2 * case.rows * case.vocab
     forward = one * (case.student_hidden + case.teacher_hidden)
     return forward if case.mode != BOTH else forward + 2 * one * case.student_hidden
@@ -114,17 +99,13 @@ def linear_op(
     contestants: tuple[Contestant, ...],
     shared: tuple[str, ...] = TRAINED[1:] + TEACHER[1:],
 ) -> Op:
-    """An operation over hidden states: its own contestants after the eager, the compiled and the products.
+    """An operation over hidden states, with the contestants that all of them have.
 
     Args:
-        name: of the operation in `tide_kernels`.
-        cases: as ``Op.cases``.
-        inputs: as ``Op.inputs``.
-        row_losses: as ``Op.row_losses``.
-        wide_loss: case and inputs to the loss: products in the inputs' dtype, the definition in fp32.
-        official: case and inputs to the published formula on logits in the inputs' dtype.
-        contestants: the others.
-        shared: as ``Op.shared``.
+        name, cases, inputs, row_losses, shared: as for ``Op``.
+        wide_loss: (case, inputs) to the loss: products in the inputs' dtype, the definition in fp32.
+        official: (case, inputs) to the published formula on logits in the inputs' dtype.
+        contestants: further ones.
     """
     return Op(
         name=name,
@@ -150,13 +131,9 @@ def linear_op(
 def liger_jsd(
     beta: float, differs: Callable[[Case], str | None] = lambda case: None
 ) -> tuple[Contestant, ...]:
-    """Liger-kernel's JSD over hidden states: the fused one, and the chunked one at several chunk sizes.
+    """Liger-kernel's JSD over hidden states: fused, and chunked at several sizes.
 
-    At beta 0 and 1 both are forward and reverse KL at a temperature, mean over rows, without T².
-
-    Args:
-        beta: 0 or 1.
-        differs: as for ``peer``.
+    At beta = 0 both are forward KL, at beta = 1 reverse KL: mean over rows, without T².
     """
 
     def chunked(size: int) -> Contestant:
@@ -181,8 +158,8 @@ def _side(case: Case, width: int, deviation: float, generator: torch.Generator) 
 
 
 def _products(case: Case) -> Loss:
-    """Heads, and in mode forward+backward both gradients: from the inputs' dtype into it, into one [N, V]
-    buffer and others that are there already.
+    """Products of the heads and, in mode forward+backward, of both gradients, in the inputs' dtype and into
+    existing buffers.
     """
     made: Tensors = {}
 
@@ -225,7 +202,7 @@ def _liger_chunked(beta: float, size: int, case: Case) -> Loss:
 
     def loss(tensors: Tensors) -> Tensor:
         given = (tensors[name] for name in TRAINED + TEACHER)
-        # Labels are required; they say which rows count: here all.
+        # Required labels, which select the rows: here all.
         value: Tensor = divergence(*given, tensors["mask"].long()) * TEMPERATURE**2
         return value
 

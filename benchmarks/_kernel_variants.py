@@ -1,6 +1,6 @@
-"""Every kernel of tide_kernels and the ways it is launched: what `kernel_builds` compiles.
+"""Every kernel of tide_kernels and its launch variants, for `kernel_builds`.
 
-A new kernel is one more entry of KERNELS. Its options are read off its signature.
+Add a new kernel to KERNELS; its options are read off its signature.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tide_kernels.reverse_kl import kernels as reverse_kl
 from tide_kernels.token_logprob import kernels as token_logprob
 from tide_kernels.token_scores import kernels as token_scores
 
-# Types of arguments by name; other pointers are to fp32, other numbers i32.
+# Types of arguments by name; other pointers are *fp32, other numbers i32.
 TYPES = {
     "labels_ptr": "*i64",
     "token_ids_ptr": "*i64",
@@ -30,11 +30,11 @@ TYPES = {
     "logit_scale": "fp32",
     "softcap": "fp32",
 }
-# Pointers to logits (or to what makes them) and to their gradient take the variant's dtypes.
+# Pointers whose dtype the variant sets: logits, hidden states and heads; the gradient.
 STUDENT_SIDE = {"student_ptr", "logits_ptr", "hidden_ptr", "weight_ptr", "bias_ptr"}
 TEACHER_SIDE = {"teacher_ptr"}
 GRADIENT_SIDE = {"d_student_ptr", "d_logits_ptr"}
-# Arguments that are None unless an option is on, in kernels that have the option.
+# Arguments that are None unless the option is on, in kernels with that option.
 OPTIONAL = {
     "labels_ptr": "HAS_LABEL",
     "d_ce_ptr": "HAS_LABEL",
@@ -47,33 +47,33 @@ OPTIONAL = {
 
 
 class Kernel(NamedTuple):
-    """A kernel, whose launch parameters it takes, and what is not read off its signature."""
+    """A kernel, its launch parameters, and what its signature does not tell."""
 
     function: Any
-    blocks: str | None  # its row of blocks.json; None is one warp
-    rows: int = 0  # tensors that its main loop reads along the vocabulary
+    blocks: str | None  # key in blocks.json; None for one warp
+    rows: int = 0  # tensors that the main loop reads along the vocabulary
     types: Mapping[str, str] = MappingProxyType({})
     constants: Mapping[str, Any] = MappingProxyType({})
     block_name: str = "BLOCK_V"
-    aligned: frozenset[str] = frozenset()  # arguments that its launch takes as multiples of 16 alone
+    aligned: frozenset[str] = frozenset()  # arguments that are always multiples of 16
 
     @property
     def op(self) -> str:
-        """The folder of tide_kernels that it lies in."""
+        """Its folder in tide_kernels."""
         return str(self.function.__module__).split(".")[1]
 
     @property
     def name(self) -> str:
-        """As in the source, without `_kernel`."""
+        """Function name without `_kernel`."""
         return str(self.function.__name__).removesuffix("_kernel")
 
 
 class Variant(NamedTuple):
-    """One way to launch: options, dtypes, and which integers are multiples of 16.
+    """A launch: options, dtypes, and which integers are multiples of 16.
 
-    Layouts: `aligned`, V and strides are multiples of 16 (V = 151,936); `narrow`, strides are and V is not
-    (151,646 of 151,936 entries); `odd`, neither (151,646 contiguous); `single`, one row of one entry, where
-    Triton makes constants of the ones.
+    Layouts: `aligned`, V and strides are multiples of 16 (V = 151,936); `narrow`, only strides (151,646 of
+    151,936 entries); `odd`, neither (151,646 contiguous); `single`, one row of one entry, where Triton turns
+    the ones into constants.
     """
 
     name: str
@@ -81,11 +81,11 @@ class Variant(NamedTuple):
     options: dict[str, Any]
     student: str = "bf16"
     teacher: str = "bf16"
-    gradient: str | None = None  # None is the student's
+    gradient: str | None = None  # None: the student's
 
 
 def _options(**changes: Any) -> dict[str, Any]:
-    """Options of a launch; a kernel takes those it has."""
+    """Options of a launch; a kernel uses those in its signature."""
     usual = {
         "HAS_KL": True,
         "HAS_LABEL": False,
@@ -102,7 +102,7 @@ def _options(**changes: Any) -> dict[str, Any]:
     return usual | changes
 
 
-# Each option in both states, each pair of those that meet in one expression, and every layout and dtype.
+# Every option on and off, every pair of options that share an expression, every layout and dtype.
 VARIANTS = (
     Variant("plain", "aligned", _options()),
     Variant("narrow", "narrow", _options()),
@@ -127,7 +127,7 @@ VARIANTS = (
     ),
     Variant("label alone", "aligned", _options(HAS_KL=False, HAS_LABEL=True, TEMPERATURE=1)),
     Variant("fp16, fp32", "aligned", _options(HAS_MASK=True, TEMPERATURE=1), "fp16", "fp32"),
-    # What the ops over hidden states launch.
+    # Launched by the ops over hidden states.
     Variant("fp32 to bf16", "aligned", _options(HAS_LABEL=True, HAS_BIAS=True), "fp32", "fp32", "bf16"),
     Variant(
         "soft-cap, rounded",
@@ -137,7 +137,7 @@ VARIANTS = (
     Variant("single", "single", _options(HAS_LABEL=True, HAS_MASK=True)),
 )
 PLAIN = VARIANTS[0].name
-# One variant of everything, and the layouts in which 16-byte loads are promised.
+# The single variant of --quick, and the layouts that must load 16 bytes.
 REPRESENTATIVE = "label"
 WIDE = ("plain", "narrow", "odd")
 
@@ -188,18 +188,15 @@ KERNELS = (
 def signature(
     kernel: Kernel, variant: Variant, block: int | None
 ) -> tuple[dict[str, str], dict[str, Any], list[str]]:
-    """(type, constant, multiple of 16) by argument name, as Triton's launcher would find them.
+    """(types, constants, arguments divisible by 16) by name, as Triton's launcher would derive them.
 
-    Args:
-        kernel: which.
-        variant: how it is launched.
-        block: columns a tile, for a kernel that has tiles.
+    block: columns per tile, for a kernel with tiles.
     """
     depth = BLOCK_D[4 if variant.student == "fp32" else 2]
     options = variant.options | {"BLOCK_D": depth} | dict(kernel.constants) | {kernel.block_name: block}
     parameters = kernel.function.params
     has = {p.name for p in parameters if p.is_constexpr}
-    # One program a row has no parts to leave.
+    # SPLITS = 1 has no parts.
     off = {name for name, value in options.items() if value is False or (name, value) == ("SPLITS", 1)}
     absent = {pointer for pointer, option in OPTIONAL.items() if option in has & off}
     types: dict[str, str] = {}
@@ -228,16 +225,12 @@ def signature(
                 variant.layout == "narrow" and strides
             ):
                 divisible.append(name)
-    # Triton counts arguments by their place among all of them.
+    # Triton numbers arguments by position, constants included.
     return {p.name: types.get(p.name, "constexpr") for p in parameters}, constants, divisible
 
 
 def applicable(kernel: Kernel) -> list[Variant]:
-    """Variants of which each compiles something else, the joining kernels' single program a row included.
-
-    Args:
-        kernel: which.
-    """
+    """Variants that compile to different code; join kernels get at least two splits."""
     names = {p.name for p in kernel.function.params}
     kept: list[Variant] = []
     seen: list[Any] = []

@@ -1,6 +1,6 @@
-"""Peak memory of a piece of CPU work, by the kernel's own count of resident pages.
+"""Peak memory of CPU work, by resident set.
 
-The allocator's view would miss what libraries take and what fragmentation costs; the resident set does not.
+Unlike the allocator's count, the resident set includes libraries and fragmentation.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Makes glibc return freed tensors to the system, so that resident memory is live memory.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def resident_bytes() -> int:
-    """Resident set of this process now, in bytes; its peak where the system does not tell the present."""
+    """Resident set of this process, bytes; the peak on systems that report only that."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """Largest resident set of this process since it began, or since ``track_peak`` began, in bytes."""
+    """Largest resident set of this process since its start or the start of ``track_peak``, bytes."""
     return _status("VmHWM")
 
 
 class Peak:
-    """Bytes that a ``track_peak`` block added at its highest point; set when the block ends."""
+    """Bytes that a ``track_peak`` block added at its peak; set when the block ends."""
 
     added: int = 0
 
 
 @contextlib.contextmanager
 def track_peak() -> Iterator[Peak]:
-    """Measure how far the resident set rises inside the block above where it stood at its start.
+    """Measure how far the resident set rises inside the block.
 
-    Run the same work on small inputs first: libraries load their kernels and start their threads on first
-    use. On a system that cannot reset the high-water mark, run one measurement per process.
+    Run the same work on small inputs first: libraries load code and start threads on first use. On a system
+    that cannot reset the high-water mark, run one measurement per process.
 
     Yields:
         Peak whose ``added`` is set at the end.

@@ -1,4 +1,4 @@
-"""What a benchmark file defines: inputs of an operation, its fp64 truth, its bytes, and who computes it."""
+"""Records that a benchmark file defines: the operation (inputs, fp64 truth, bytes) and its contestants."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from benchmarks._bounds import BoundsOf, logits_in
 from benchmarks._cases import BOTH, Case
-from tide_kernels._shared import backends
 
-# By name. The first axis is the row, except of those that `Op.shared` names.
+# By name. The first axis is the row, except for the names in `Op.shared`.
 Tensors = dict[str, Tensor]
 Loss = Callable[[Tensors], Tensor]
 
@@ -29,13 +28,13 @@ class Contestant:
     Attributes:
         name: in rows, tables and plots.
         build: case to a function of the inputs that returns the scalar loss.
-        strict: held to the bounds of this project's fused backends, near-converged teachers included; the
-            others only have to compute the same function, and their errors are reported.
-        absent: case and device to the reason why it cannot take part, or None.
-        overwrites: writes over the student's logits, and gets a copy of them before every step, untimed.
-        headline_only: does not take part in sweeps.
-        products: not an implementation: runs the matrix products that none can avoid, forward or forward and
-            backward by the case's mode. It has no result to check, and others are a share of its time.
+        strict: must keep the bounds of this project's fused backends, also near convergence; other
+            contestants must only compute the same function, and their errors are reported.
+        absent: (case, device) to the reason why it cannot run, or None.
+        overwrites: overwrites the student's logits; gets a fresh copy before every step, untimed.
+        headline_only: not in sweeps.
+        products: not an implementation: runs the unavoidable matrix products of the case's mode. It has no
+            result to check; other contestants are compared with its time.
     """
 
     name: str
@@ -52,17 +51,17 @@ class Op:
     """One operation.
 
     Attributes:
-        name: of the operation in `tide_kernels`.
-        cases: device type and, optionally, (N, V) of the only shape, to the cases.
-        inputs: case, device and whether the near-converged form is wanted, to fresh inputs.
-        row_losses: case and inputs to [N] losses in the inputs' dtype, from the definition; differentiable.
-        least_bytes: case to the bytes that have to move: each pass over a tensor, no temporary.
-        contestants: who is measured.
+        name: in `tide_kernels`.
+        cases: (device type, (N, V) of the only shape or None) to the cases.
+        inputs: (case, device, near-converged?) to fresh inputs.
+        row_losses: (case, inputs) to [N] losses by the definition, in the inputs' dtype; differentiable.
+        least_bytes: case to the least traffic: each pass over a tensor, no temporary.
+        contestants: all contestants.
         trained: inputs that get a gradient; the first has rows.
-        shared: inputs that all rows share: weights.
-        least_flops: case to the floating-point operations of the products it cannot avoid; None for none.
-        least_rounds: of the timing, where steps take a tenth of a second; None for the device's own.
-        bounds: what strict contestants keep.
+        shared: inputs that all rows share, i.e. weights.
+        least_flops: case to the operations of the unavoidable products; None for none.
+        least_rounds: fewest timed rounds, for long steps; None for the device's default.
+        bounds: of strict contestants.
     """
 
     name: str
@@ -83,11 +82,7 @@ class Op:
 
 
 def load_op(name: str) -> Op:
-    """OP of ``benchmarks/bench_<name>.py``.
-
-    Args:
-        name: of the operation.
-    """
+    """Import OP from ``benchmarks/bench_<name>.py``."""
     op: Op = importlib.import_module(f"benchmarks.bench_{name}").OP
     return op
 
@@ -95,12 +90,12 @@ def load_op(name: str) -> Op:
 def step(
     loss: Loss, tensors: Tensors, mode: str, trained: tuple[str, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One step: the loss, and in mode forward+backward the gradients, freshly written, else none.
+    """Run one step: (loss, gradients), without gradients in mode forward.
 
     Args:
-        loss: of the inputs.
+        loss: inputs to the loss.
         tensors: the inputs.
-        mode: ``forward`` (no graph is kept) or ``forward+backward``.
+        mode: ``forward`` (keeps no graph) or ``forward+backward``.
         trained: inputs that get a gradient.
     """
     if mode != BOTH:
@@ -111,7 +106,7 @@ def step(
 
 
 def normal(rows: int, width: int, dtype: str, generator: torch.Generator, scale: float = 2.0) -> Tensor:
-    """[N, width] logits of that standard deviation, drawn in the dtype itself on the generator's device."""
+    """[N, width] normal values of standard deviation `scale`, drawn in `dtype` on the generator's device."""
     values = torch.empty((rows, width), dtype=getattr(torch, dtype), device=generator.device)
     return values.normal_(0.0, scale, generator=generator)
 
@@ -122,33 +117,24 @@ def seeded(device: torch.device, seed: int = 0) -> torch.Generator:
 
 
 def prefix(case: Case) -> int | None:
-    """``vocab_size``: a number where the operation reads a prefix of wider logits."""
+    """``vocab_size`` of a case: None unless it reads a prefix of wider logits."""
     return None if case.vocab == case.width else case.vocab
 
 
 def cut(case: Case, logits: Tensor) -> Tensor:
-    """The columns that are read, for code without such an argument."""
+    """The columns in use, for code without a vocab_size argument."""
     return logits if case.vocab == case.width else logits[:, : case.vocab]
 
 
 def eager(loss: Callable[[Case, Tensors], Tensor]) -> Contestant:
-    """The published formula, operation by operation.
-
-    Args:
-        loss: case and inputs to the loss.
-    """
+    """The published formula, operation by operation. loss: (case, inputs) to the loss."""
     return Contestant("eager", lambda case: functools.partial(loss, case))
 
 
 def backend_contestants(
     loss: Callable[[str, Case, Tensors], Tensor], *, reference_in_sweeps: bool = True
 ) -> tuple[Contestant, ...]:
-    """This project's backends.
-
-    Args:
-        loss: backend, case and inputs to the loss.
-        reference_in_sweeps: whether the definition takes part in them.
-    """
+    """This project's backends. loss: (backend, case, inputs) to the loss."""
 
     def build(backend: str) -> Callable[[Case], Loss]:
         return lambda case: functools.partial(loss, backend, case)
@@ -161,16 +147,16 @@ def backend_contestants(
 
 
 def compiled(name: str, loss: Callable[[Case, Tensors], Tensor], **options: Any) -> Contestant:
-    """torch.compile of a loss, for one shape: what a user gets at best.
+    """torch.compile of a loss, for one static shape.
 
     Args:
         name: of the contestant.
-        loss: case and inputs to the loss.
+        loss: (case, inputs) to the loss.
         options: further attributes of the contestant.
     """
 
     def build(case: Case) -> Loss:
-        # Compiled code is kept per function, and after eight shapes torch falls back to eager.
+        # Compiled code is cached per function, and torch falls back to eager after eight shapes.
         torch._dynamo.reset()
         function: Loss = torch.compile(functools.partial(loss, case), fullgraph=True, dynamic=False)
         return function
@@ -179,11 +165,7 @@ def compiled(name: str, loss: Callable[[Case, Tensors], Tensor], **options: Any)
 
 
 def reference_loss(op_row_losses: Callable[[Case, Tensors], Tensor]) -> Callable[[Case, Tensors], Tensor]:
-    """The definition in fp32 as a scalar loss, which torch.compile fuses.
-
-    Args:
-        op_row_losses: as ``Op.row_losses``.
-    """
+    """The definition in fp32 as a scalar loss, for torch.compile. op_row_losses: ``Op.row_losses``."""
 
     def loss(case: Case, tensors: Tensors) -> Tensor:
         wide = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
@@ -193,13 +175,7 @@ def reference_loss(op_row_losses: Callable[[Case, Tensors], Tensor]) -> Callable
 
 
 def liger(name: str, build: Callable[[Case], Loss], **options: Any) -> Contestant:
-    """A loss of liger-kernel.
-
-    Args:
-        name: of the contestant.
-        build: as ``Contestant.build``; imports what it needs.
-        options: further attributes of the contestant.
-    """
+    """A loss of liger-kernel; arguments as for ``peer``."""
     return peer(name, "liger_kernel", build, **options)
 
 
@@ -211,13 +187,13 @@ def peer(
     differs: Callable[[Case], str | None] = lambda case: None,
     **options: Any,
 ) -> Contestant:
-    """Kernels of another package, for a GPU.
+    """GPU kernels of another package.
 
     Args:
         name: of the contestant.
-        package: that has to be installed, as it is imported.
-        build: as ``Contestant.build``; imports what it needs.
-        differs: case to the reason why the package does not compute the same, or None.
+        package: its import name.
+        build: as ``Contestant.build``; imports the package.
+        differs: case to the reason why the package computes something else, or None.
         options: further attributes of the contestant.
     """
 
@@ -231,8 +207,7 @@ def peer(
 
 
 def _triton_absent(case: Case, device: torch.device) -> str | None:
-    if "triton" not in backends.BACKENDS:
-        return "this version has no triton backend"
+
     if device.type != "cuda":
         return "triton needs a GPU; its interpreter says nothing about time"
     return None if importlib.util.find_spec("triton") else "triton is not installed"

@@ -1,4 +1,4 @@
-"""What the operations on student and teacher logits have in common."""
+"""Code shared by the benchmarks on student and teacher logits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMPERATURE = 2.0
-# Standard deviation of teacher - student, in nats, where the student has nearly converged.
+# Standard deviation of teacher - student, nats, near convergence.
 NEAR_NOISE = 1e-3
 
 
 def logits_pair(case: Case, device: torch.device, near: bool) -> tuple[Tensors, torch.Generator]:
-    """student, teacher [N, width] and an all-true mask [N]; the generator goes on to what else is drawn.
+    """({student, teacher [N, width], all-true mask [N]}, the generator for further inputs).
 
-    Args:
-        case: shape and dtype.
-        device: where.
-        near: the teacher is the student plus noise of NEAR_NOISE, rounded to the dtype.
+    With `near` the teacher is the student plus noise of NEAR_NOISE, rounded to the dtype.
     """
     generator = seeded(device)
     student = normal(case.rows, case.width, case.dtype, generator)
@@ -39,19 +36,19 @@ def logits_pair(case: Case, device: torch.device, near: bool) -> tuple[Tensors, 
 
 
 def pair_bytes(case: Case) -> int:
-    """2 N V e forward; backward 2 N V e more, and N width e for the gradient."""
+    """Least bytes: 2 N V e forward; 2 N V e + N width e more backward, e bytes per logit."""
     size: int = getattr(torch, case.dtype).itemsize
     read = 2 * case.rows * case.vocab * size
     return read if case.mode != BOTH else 2 * read + case.rows * case.width * size
 
 
 def liger_divergence(name: str, case: Case, target: Callable[[Case, Tensors], Tensor]) -> Loss:
-    """A divergence of liger-kernel, fed as documented: log-probabilities in the logits' dtype.
+    """A divergence of liger-kernel on log-probabilities in the logits' dtype, as documented.
 
     Args:
-        name: ``kl_div`` (forward only), ``jsd`` (beta = 0, forward KL) or ``jsd_reverse`` (beta = 1).
+        name: ``kl_div`` (forward KL), ``jsd`` (beta = 0, forward KL) or ``jsd_reverse`` (beta = 1).
         case: shape.
-        target: case and inputs to the target's log-probabilities [N, V].
+        target: (case, inputs) to the target's log-probabilities [N, V].
     """
     package: Any = importlib.import_module("liger_kernel.transformers")
     if name == "kl_div":

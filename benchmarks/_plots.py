@@ -1,4 +1,4 @@
-"""Figures of one device: time, peak memory and share of the least possible, over N and over V or heads."""
+"""Plots of one device: time, peak memory and share of the limit, over N and over V or heads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Family(NamedTuple):
-    """Variants to titles, and their figures: file stem to (column, axis label, title, logarithmic)."""
+    """Titles by variant; figures: file stem to (column, axis label, title, logarithmic)."""
 
     variants: dict[str, str]
     figures: dict[str, tuple[str, str, str, bool]]
 
 
-# The Okabe-Ito palette, which readers with any colour blindness can tell apart; markers say the same again.
+# The Okabe-Ito palette, safe for colour blindness, plus one marker each.
 STYLES = {
     "triton": ("#D55E00", "o", "tide triton"),
     "torch": ("#0072B2", "s", "tide torch"),
@@ -68,16 +68,7 @@ HIDDEN_IN = Family(
 
 
 def draw(environment: dict[str, Any], rows: list[Row], folder: Path) -> list[str]:
-    """Write the figures as PNG files.
-
-    Args:
-        environment: of the rows.
-        rows: of one device.
-        folder: where to.
-
-    Returns:
-        Names of the files; none where nothing was measured that they show.
-    """
+    """Write the figures of one device as PNG files into `folder`; return their names."""
     return [
         name for family in (LOGITS_IN, HIDDEN_IN) for name in _draw_family(environment, rows, folder, family)
     ]
@@ -89,7 +80,7 @@ def _draw_family(environment: dict[str, Any], rows: list[Row], folder: Path, fam
     variants = [v for v in titles if any(r["variant"] == v for r in rows)]
     if not rows:
         return []
-    # The dtype that was swept; the headline alone has others.
+    # The dtype of the sweeps; only the headline has others.
     dtypes = [r["dtype"] for r in rows]
     dtype = max(dict.fromkeys(dtypes), key=dtypes.count)
     rows = [r for r in rows if r["dtype"] == dtype]
@@ -99,7 +90,7 @@ def _draw_family(environment: dict[str, Any], rows: list[Row], folder: Path, fam
         grid = figure.subplots(len(variants), 2, squeeze=False, sharey="row")
         for line, variant in enumerate(variants):
             own = [r for r in rows if r["variant"] == variant and r.get(column) is not None]
-            # Small tests measure no memory: a logarithm of 0 has no place.
+            # In small tests memory may be 0, which has no logarithm.
             scaled = logarithmic and all(r[column] > 0 for r in own)
             _over_rows(grid[line][0], own, column, scaled)
             _over_layouts(grid[line][1], own, column, scaled)
@@ -149,7 +140,7 @@ def _over_layouts(ax: Axes, rows: list[Row], column: str, logarithmic: bool) -> 
 
 
 def _layout(row: Row) -> tuple[int, int, int, int]:
-    """Vocabulary, width, and hidden sizes where heads are part of the operation."""
+    """(vocabulary, width, student_hidden, teacher_hidden); hidden sizes are 0 without heads."""
     return row["vocab"], row["width"], row.get("student_hidden", 0), row.get("teacher_hidden", 0)
 
 

@@ -1,4 +1,4 @@
-"""Rows on disk: one JSON file per operation, whole after every row."""
+"""Result rows on disk: one JSON file per operation, valid after every row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEASURED, RED, ABSENT, NOT_REACHED = "measured", "red", "absent", "not reached"
 
 
 class Store:
-    """The rows of a run under `<folder>/<op>.json`; the first row of an operation replaces an older file."""
+    """Rows of a run in `<folder>/<op>.json`; an operation's first row replaces an older file."""
 
     def __init__(self, folder: Path, environment: dict[str, Any]) -> None:
         self.folder = folder
@@ -20,11 +20,7 @@ class Store:
         self.rows: dict[str, list[Row]] = {}
 
     def add(self, row: Row) -> None:
-        """Keep a row and write its file; an interrupted run leaves the rows it had.
-
-        Args:
-            row: with "op".
-        """
+        """Add a row and rewrite its file, so that an interrupted run keeps its rows."""
         rows = self.rows.setdefault(row["op"], [])
         rows.append(row)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -35,13 +31,10 @@ class Store:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """Environment and rows of one device's folder. Every row carries the environment of its file.
-
-    Args:
-        folder: that holds the JSON files of a run.
+    """(environment, rows) of one device's folder; every row carries the environment of its file.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the folder holds no rows.
     """
     environment: dict[str, Any] = {}
     rows: list[Row] = []

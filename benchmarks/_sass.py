@@ -1,7 +1,7 @@
-"""Reads what a compiler made of a kernel: registers, spills, the main loop, its loads and stores.
+"""Read compiled kernels: registers, spills, the main loop, its loads and stores.
 
-NVIDIA's machine code (SASS) is listed by `cuobjdump` and `nvdisasm`, which come with Triton; AMD's assembly
-Triton keeps as text. Neither needs a GPU.
+`cuobjdump` and `nvdisasm`, which come with Triton, list NVIDIA's machine code (SASS); Triton keeps AMD's
+assembly as text. Neither needs a GPU.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 import triton
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-# Bits an instruction moves per thread, where its name does not say: a 32-bit register.
+# Bits that an instruction moves per thread if its name does not tell: a 32-bit register.
 REGISTER_BITS = 32
 AMD_BITS = {"ubyte": 8, "sbyte": 8, "ushort": 16, "sshort": 16, "byte": 8, "short": 16, "dword": 32}
 
 
 class Resources(NamedTuple):
-    """What one build takes of a multiprocessor (compute unit)."""
+    """Resources of one build."""
 
     registers: int  # per thread
     spill_bytes: int  # per thread: stack frame or scratch
-    spill_moves: int  # instructions that load from it or store to it
-    lane_spills: int  # scalar registers kept in lanes of vector registers (AMD): no memory traffic
+    spill_moves: int  # loads and stores of spilled registers
+    lane_spills: int  # scalar registers kept in lanes of vector registers (AMD); no memory traffic
 
 
 class Instruction(NamedTuple):
@@ -35,29 +35,25 @@ class Instruction(NamedTuple):
     opcode: str
     predicated: bool
     text: str
-    label: str | None  # where it may jump to
+    label: str | None  # jump target
 
 
 class Listing(NamedTuple):
-    """A kernel's instructions and where its labels stand among them."""
+    """A kernel's instructions, and the index of each label."""
 
     instructions: list[Instruction]
     labels: dict[str, int]
 
 
 class Access(NamedTuple):
-    """Global loads and stores of a stretch of code, in bits per thread each."""
+    """Global loads and stores in a range of code, in bits per thread."""
 
     loads: list[int]
     stores: list[int]
 
 
 def nvidia(build: Any) -> tuple[Resources, Listing]:
-    """Resources and listing of a build for CUDA.
-
-    Args:
-        build: what `triton.compile` returns.
-    """
+    """Resources and listing of a CUDA build from `triton.compile`."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(build.asm["cubin"])
         file.flush()
@@ -67,17 +63,13 @@ def nvidia(build: Any) -> tuple[Resources, Listing]:
     if match is None:
         raise ValueError(f"kernel_builds: cuobjdump names no registers; got {usage!r}")
     listing = parse_sass(text)
-    # LOCAL of the same line stays 0 where registers spill.
+    # LOCAL of the usage line stays 0 if registers spill.
     moves = sum(i.opcode.split(".")[0] in ("LDL", "STL") for i in listing.instructions)
     return Resources(int(match[1]), int(match[2]), moves, 0), listing
 
 
 def amd(build: Any) -> tuple[Resources, Listing]:
-    """Resources and listing of a build for HIP.
-
-    Args:
-        build: what `triton.compile` returns.
-    """
+    """Resources and listing of a HIP build from `triton.compile`."""
     text = build.asm["amdgcn"]
 
     def figure(name: str) -> int:
@@ -93,11 +85,7 @@ def amd(build: Any) -> tuple[Resources, Listing]:
 
 
 def parse_sass(text: str) -> Listing:
-    """Listing of `nvdisasm -c`.
-
-    Args:
-        text: its output.
-    """
+    """Parse the output of `nvdisasm -c`."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():
@@ -109,7 +97,7 @@ def parse_sass(text: str) -> Listing:
             instructions.append(
                 Instruction(
                     found[2],
-                    # A uniform predicate stands among the operands.
+                    # A uniform predicate is one of the operands.
                     found[1] is not None or (jumps and not found[3].strip().startswith("`")),
                     found[3].strip(),
                     target[1] if target and jumps else None,
@@ -119,11 +107,7 @@ def parse_sass(text: str) -> Listing:
 
 
 def parse_amdgcn(text: str) -> Listing:
-    """Listing of AMD's assembly.
-
-    Args:
-        text: of one kernel.
-    """
+    """Parse AMD's assembly of one kernel."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in text.split("s_endpgm")[0].splitlines():
@@ -139,33 +123,24 @@ def parse_amdgcn(text: str) -> Listing:
 
 
 def main_loop(listing: Listing) -> range | None:
-    """The first loop that loads from global memory: kernels walk whole tiles before anything else.
-
-    Args:
-        listing: of a kernel.
-    """
+    """The first loop with global loads: kernels read whole tiles first."""
     loops = []
     for index, instruction in enumerate(listing.instructions):
         start = listing.labels.get(instruction.label or "", len(listing.instructions))
         if instruction.opcode == "EXIT" and not instruction.predicated:
-            break  # behind it lie the blocks for diverged warps, which jump back without being loops
+            break  # followed by blocks for diverged warps, which jump back but are not loops
         if start <= index:
             loops.append(range(start, index + 1))
     loading = [loop for loop in loops if accesses(listing, loop).loads]
     if not loading:
         return None
     first = min(loading, key=lambda loop: loop.start)
-    # Jumps back to one head from several places are one loop.
+    # Several jumps back to one head are one loop.
     return range(first.start, max(loop.stop for loop in loading if loop.start == first.start))
 
 
 def accesses(listing: Listing, where: range) -> Access:
-    """Global loads and stores within a stretch.
-
-    Args:
-        listing: of a kernel.
-        where: indices of its instructions.
-    """
+    """Global loads and stores among the instructions `where`."""
     found = Access([], [])
     for index in where:
         opcode = listing.instructions[index].opcode
@@ -181,10 +156,10 @@ def accesses(listing: Listing, where: range) -> Access:
 
 
 def path_lengths(listing: Listing, loop: range) -> tuple[int, int]:
-    """Instructions that one pass through a loop executes: the fewest, and the most without rare blocks.
+    """Instructions of one pass through a loop: (fewest, most without rare blocks).
 
-    A rare block is one that a forward branch jumps over whole, an `if` without `else`: entries at -inf, the
-    label's tile. Of an `if` with `else` the first number has the shorter side, the second the longer.
+    A rare block is skipped whole by a forward branch, an `if` without `else`: entries at -inf, the label's
+    tile. Of an `if` with `else` the first number takes the shorter side, the second the longer.
 
     Args:
         listing: of a kernel.
@@ -195,7 +170,7 @@ def path_lengths(listing: Listing, loop: range) -> tuple[int, int]:
     for index in loop:
         instruction = listing.instructions[index]
         target = listing.labels.get(instruction.label or "", -1)
-        # `BRA.DIV` leaves for diverged warps alone.
+        # `BRA.DIV` is taken by diverged warps only.
         jumps = target in loop and target > index and ".DIV" not in instruction.opcode
         falls = not (_leaves(instruction) and not instruction.predicated)
         steps = ([target] if jumps else []) + ([index + 1] if falls else [])
@@ -213,7 +188,7 @@ def _relax(lengths: dict[int, int], index: int, steps: list[int], choose: Any) -
 
 
 def _has_else(listing: Listing, block: range) -> bool:
-    """A jumped-over block that ends by jumping over something else."""
+    """True if the skipped block ends with a jump over an `else`."""
     last = listing.instructions[block.stop - 1]
     return _leaves(last) and not last.predicated
 

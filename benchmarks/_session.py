@@ -1,4 +1,4 @@
-"""One run of the benchmarks: a case is measured when its first contestant is asked for, for all of them."""
+"""A benchmark run. The first request for a case measures all its contestants."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Measurements:
     """State of a run.
 
     Attributes:
-        device: what is measured.
-        store: where rows go.
+        device: measured device.
+        store: receives the rows.
         rounds: of every case.
-        budget_seconds: no case starts that would end later than this, by the longest so far.
-        clock: of the last case's rounds, for pytest-benchmark.
-        started: when the run began, on the monotonic clock.
+        budget_seconds: a case starts only if the longest so far would end within it.
+        clock: replays rounds to pytest-benchmark.
+        started: start of the run, monotonic clock.
     """
 
     device: torch.device
@@ -49,13 +49,7 @@ class Measurements:
     _done: dict[Case, dict[str, tuple[Row, list[float]]]] = field(default_factory=dict)
 
     def of(self, op: Op, case: Case, contestant: str) -> tuple[Row, list[float]]:
-        """Row and seconds per round of one contestant; the seconds are empty unless it was measured.
-
-        Args:
-            op: the operation.
-            case: what is measured.
-            contestant: by name.
-        """
+        """(row, seconds per round) of one contestant; no seconds unless it was measured."""
         if case not in self._done:
             self._done[case] = self._measure(op, case)
             for row, _ in self._done[case].values():
@@ -79,7 +73,7 @@ class Measurements:
 
 
 class Clock:
-    """Replays measured seconds: pytest-benchmark reads it before and after every round."""
+    """Replays measured seconds; pytest-benchmark reads it before and after every round."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -88,21 +82,17 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let that time pass.
-
-        Args:
-            seconds: as measured.
-        """
+        """Advance the clock."""
         self.now += seconds
 
 
 def report(measurements: Measurements, op: Op, case: Case, name: str, benchmark: BenchmarkFixture) -> None:
-    """Hand one contestant's rounds to pytest-benchmark; skip what is absent, fail what is red.
+    """Pass one contestant's rounds to pytest-benchmark; skip if absent, fail if red.
 
     Args:
         measurements: of the run.
-        op: the operation.
-        case: what is measured.
+        op: operation.
+        case: its case.
         name: of the contestant.
         benchmark: pytest-benchmark's fixture, on the run's clock.
     """
@@ -124,15 +114,8 @@ def measure_case(
 ) -> dict[str, tuple[Row, list[float]]]:
     """Gate, time and peak memory of every contestant of a case.
 
-    Args:
-        op: the operation.
-        case: what is measured.
-        device: where.
-        copy: of that device.
-        rounds: how many.
-
     Returns:
-        By contestant: its row, and seconds per round, empty unless it is green.
+        (row, seconds per round) by contestant; no seconds unless it is green.
     """
     results: dict[str, tuple[Row, list[float]]] = {}
     runners: dict[str, tuple[Contestant, Loss]] = {}
@@ -187,15 +170,17 @@ def _entered(op: Op, case: Case) -> list[Contestant]:
 
 
 def _attempt(contestant: Contestant, run: Callable[[], Result]) -> Result | str:
-    """The result, or why a contestant of others cannot run here. Ours have no excuse but memory."""
+    """Return the result, or the reason why the contestant cannot run.
+
+    Our backends may fail for lack of memory only; their other errors propagate.
+    """
     try:
         return run()
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return MEMORY_FAILED
     except Exception as error:
-        no_backend = isinstance(error, ValueError) and "unknown backend" in str(error)
-        if not no_backend and (contestant.strict or contestant.name == "reference"):
+        if contestant.strict or contestant.name == "reference":
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         return f"{type(error).__name__}: {first}"[:200]
@@ -250,7 +235,7 @@ def _figures(
 
 
 def _product_figures(op: Op, case: Case, seconds: list[float], products: list[float]) -> dict[str, Any]:
-    """Beside the products that cannot be avoided, where the operation has such."""
+    """Columns that compare with the unavoidable products; empty if the operation has none."""
     if op.least_flops is None or not products:
         return {}
     median, flops = quantiles(seconds)["median"], op.least_flops(case)

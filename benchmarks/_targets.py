@@ -1,7 +1,7 @@
-"""The GPU targets, judged from rows alone.
+"""Verdicts on the GPU targets, from result rows.
 
-One H200 or H100, bf16, N = 4096, forward and backward, the Triton backend, all in one run: operations on
-logits at V = 151,936, operations on hidden states at the heads of `benchmarks/_cases.py`.
+One H200 or H100, bf16, N = 4096, forward and backward, Triton backend, in one run: operations on logits at
+V = 151,936, operations on hidden states with the heads of `benchmarks/_cases.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks._results import MEASURED, Row
 
 
 class Headline(NamedTuple):
-    """The case that targets are for: its name in the table, its variant and its sizes (0: logits in)."""
+    """The case of a target: name in the table, variant, and sizes (hidden size 0: from logits)."""
 
     name: str
     variant: str
@@ -39,9 +39,9 @@ HEADLINE = {"rows": 4096, "dtype": "bfloat16", "mode": BOTH}
 COPY_PERCENT = 85.0
 EAGER_RATIO = 5.0
 COMPILE_RATIO = 1.5
-# Per-row statistics beside the gradient: a few numbers for each 151,936 entries.
+# Allows for the per-row statistics beside the gradient: a few numbers per 151,936 entries.
 PEAK_RATIO = 1.01
-# From here on an int32 element offset overflows.
+# From this many elements on an int32 offset overflows.
 INT32_ELEMENTS = 2**31
 
 PRODUCTS_RATIO = 1.3
@@ -54,7 +54,7 @@ UNMEASURED = "unmeasured"
 
 
 class Verdict(NamedTuple):
-    """One target for one headline, by its name: `met (91 %)`, `missed (80 %)` or `unmeasured`."""
+    """Outcome of a target for a headline: `met (91 %)`, `missed (80 %)` or `unmeasured`."""
 
     target: str
     variant: str
@@ -62,20 +62,12 @@ class Verdict(NamedTuple):
 
 
 def judge(rows: list[Row]) -> list[Verdict]:
-    """Every target for every logits-in operation.
-
-    Args:
-        rows: of one device.
-    """
+    """Verdicts on every target of the logits-in operations, from the rows of one device."""
     return _judged(rows, LOGITS_IN, _logits_in_targets)
 
 
 def judge_hidden_in(rows: list[Row]) -> list[Verdict]:
-    """Every target for every operation over hidden states.
-
-    Args:
-        rows: of one device.
-    """
+    """Verdicts on every target of the operations over hidden states, from the rows of one device."""
     return _judged(rows, HIDDEN_IN, _hidden_in_targets)
 
 
@@ -192,7 +184,7 @@ def _loss(row: Row | None) -> str:
     if row is None:
         return UNMEASURED
     errors = (row["loss_error"], row["near_loss_error"])
-    # Each by itself: max() would lose a NaN.
+    # all(), not max(), which would lose a NaN.
     return _outcome(all(e <= STRICT_LOSS for e in errors), f"{max(errors):.1e}")
 
 

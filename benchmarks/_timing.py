@@ -1,4 +1,4 @@
-"""Times of several steps in one run, alternating: a change in the machine's load meets all of them."""
+"""Time several steps alternately, so that changes in the machine's load affect all alike."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Larger than the L2 cache of any GPU so far (H200: 60 MB), and written before every timed step.
+# Larger than any GPU's L2 cache (H200: 60 MB); written before every timed step.
 FLUSH_BYTES = 256 << 20
-# One side of the copy that the bandwidth is measured by; far beyond any cache.
+# Size of one side of the copy that measures bandwidth; larger than any cache.
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
 COPY = "copy"
 
 
 class Rounds(NamedTuple):
-    """Rounds after warm-up: at least `least`, at most `most`, and about `seconds` in all."""
+    """Rounds after warm-up: `least` to `most`, about `seconds` in total."""
 
     seconds: float
     least: int
@@ -30,14 +30,14 @@ ROUNDS = {"cuda": Rounds(1.5, 20, 100, 3), "cpu": Rounds(4.0, 5, 21, 1)}
 
 
 class Timed(NamedTuple):
-    """prepare, untimed, makes the argument of step."""
+    """A step, and the untimed function that prepares its argument."""
 
     prepare: Callable[[], Any]
     step: Callable[[Any], object]
 
 
 class Copy:
-    """Device-to-device copy between two buffers that nothing else uses: what the bandwidth is measured by."""
+    """Device-to-device copy between two dedicated buffers, which measures the bandwidth."""
 
     def __init__(self, device: torch.device) -> None:
         count = COPY_BYTES[device.type] // 4
@@ -47,16 +47,12 @@ class Copy:
         self.bytes_moved = 2 * COPY_BYTES[device.type]
 
     def timed(self) -> Timed:
-        """As a contestant."""
+        """The copy as a timed step."""
         return Timed(lambda: None, lambda _: self.target.copy_(self.source))
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """Median, 20th and 80th percentile, of at least one value.
-
-    Args:
-        seconds: measured.
-    """
+    """Median, 20th and 80th percentile of at least one value."""
     ordered = sorted(seconds)
     last = len(ordered) - 1
     return {
@@ -67,16 +63,10 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 def alternate(steps: dict[str, Timed], device: torch.device, rounds: Rounds) -> dict[str, list[float]]:
-    """Seconds of every step in every round. The order turns by one from round to round.
+    """Seconds of every step in every round; the order rotates by one per round.
 
-    On a GPU by CUDA events around the step, after the L2 cache was overwritten; the write also gives the host
-    a head start, so that launches are hidden where the step is long enough to hide them. On a CPU by the
-    wall clock.
-
-    Args:
-        steps: by name.
-        device: where they run.
-        rounds: how many.
+    On a GPU by CUDA events around the step, after a write over the L2 cache, which also gives the host a head
+    start: a long step hides its launches. On a CPU by the wall clock.
     """
     names = list(steps)
     one = _gpu_timer(device) if device.type == "cuda" else _wall_clock

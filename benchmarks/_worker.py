@@ -1,4 +1,4 @@
-"""Measurements in a process of their own: nothing of what ran before is in their memory."""
+"""Run a measurement in a new process, free of memory from earlier work."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def in_process(
     module: str, task: Mapping[str, Any], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What `python -m MODULE --worker TASK` prints in its last line, from JSON.
+    """Run `python -m MODULE --worker TASK` and decode the JSON in its last line of output.
 
     Args:
         module: of `benchmarks`.
-        task: as JSON for its option `--worker`.
-        environment: variables to set beside those of this process.
+        task: argument of `--worker`.
+        environment: additional environment variables.
+
     Raises:
         RuntimeError: the process failed.
     """

@@ -22,8 +22,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import PreTrainedTokenizerFast
 
 from tide.alignment import ByteTable, ChunkAlignment, align_spans
-from tide.data import Conversation, Message
-from tide.preparation import Dropped, align_answers, read_pairs
+from tide.data import Conversation, Message, Rejected
+from tide.preparation import align_answers, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,7 +211,7 @@ def measured_chats(pair: tuple[Tokenizer, Tokenizer], text: str, repeats: int) -
         for start in range(0, len(parts) - 5, 6)
         if all(part.strip() for part in parts[start : start + 6])
     ]
-    pairs = [pair for pair in read_pairs(rows, student, teacher, {}) if not isinstance(pair, Dropped)]
+    pairs = [pair for pair in read_pairs(rows, student, teacher, {}) if not isinstance(pair, Rejected)]
     rendered = [[side.rendered.text for side in sides] for sides in zip(*pairs, strict=True)]
 
     def tokenize() -> None:
@@ -223,7 +223,7 @@ def measured_chats(pair: tuple[Tokenizer, Tokenizer], text: str, repeats: int) -
         return align_answers(pairs, tables)
 
     assert len(pairs) == len(rows) and not any(
-        isinstance(row, Dropped) for row in align_answers(pairs, tables)
+        isinstance(row, Rejected) for row in align_answers(pairs, tables)
     )
     num_tokens = sum(len(side.tokens.token_ids) for sides in pairs for side in sides)
     return cells(medians(repeats, tokenize=tokenize, align=align), num_tokens)

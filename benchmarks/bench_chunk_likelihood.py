@@ -2,11 +2,11 @@
 
     python -m pytest -c benchmarks/pytest.ini benchmarks/bench_chunk_likelihood.py
 
-N tokens in sequences of L = 512 (fewer if N is smaller), two tokens a chunk, C = L / 2 chunks, fp32
+N tokens in B sequences of L = 512 (fewer if N is smaller), two tokens per chunk, C = L / 2 chunks, fp32
 log-probabilities. Least bytes: forward reads a log-probability (4) and an id (8) per token of both sides and
 a mask byte per chunk, and writes a loss (4) per chunk: 24 N + 5 C B. Backward reads the upstream gradient (4)
-per chunk and the student's ids again, and writes the gradient: 12 N + 4 C B more. All of it fits into a
-cache: launches are what is measured, and the share of copy bandwidth is small for every contestant.
+per chunk and the student's ids again, and writes the gradient: 12 N + 4 C B more. Everything fits into cache:
+the launches are measured, and every contestant's share of copy bandwidth is small.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _cases(device: str, shapes: tuple[int, int] | None) -> list[Case]:
 
 
 def _sizes(case: Case) -> tuple[int, int, int]:
-    """Sequences B, tokens L of each, chunks C of each."""
+    """(sequences B, tokens L per sequence, chunks C per sequence)."""
     length = min(TOKENS_PER_SEQUENCE, case.rows)
     return case.rows // length, length, length // TOKENS_PER_CHUNK
 
@@ -47,7 +47,7 @@ def _sizes(case: Case) -> tuple[int, int, int]:
 def _inputs(case: Case, device: torch.device, near: bool) -> Tensors:
     generator = seeded(device)
     batch, length, num_chunks = _sizes(case)
-    # Uniform in [-3, -0.01] nats: the sum over a chunk stays inside the clamp, so that gradients flow.
+    # Uniform in [-3, -0.01] nats: chunk sums stay inside the clamp and have gradients.
     student, teacher = (
         torch.rand((batch, length), generator=generator, device=device) * -2.99 - 0.01 for _ in range(2)
     )

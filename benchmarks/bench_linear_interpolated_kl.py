@@ -3,9 +3,9 @@
 
     python -m pytest -c benchmarks/pytest.ini benchmarks/bench_linear_interpolated_kl.py
 
-Products that cannot be avoided: both heads forward, 2 N V (d_s + d_t) operations, the gradients of hidden
-states and of the student's head, 4 N V d_s. Least bytes, e bytes a number: forward reads hidden states and
-heads, (N + V) (d_s + d_t) e; backward reads the student's again and writes their gradients, 2 (N + V) d_s e.
+Unavoidable products: both heads forward, 2 N V (d_s + d_t) operations; the gradients of hidden states and of
+the student's head, 4 N V d_s. Least bytes, e bytes per number: forward reads hidden states and heads,
+(N + V) (d_s + d_t) e; backward reads the student's again and writes their gradients, 2 (N + V) d_s e.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _cases(device: str, shapes: tuple[int, int] | None) -> list[Case]:
     name = "linear_interpolated_kl"
     tidal = linear_cases(name, "linear_tidal", device, DIVERGENCE_HEADS, shapes=shapes)
     if device == "cpu":
-        # The same work for all of us; the peers that compute nothing else need a GPU.
+        # Forward KL is the same work for our backends; the peers that need it run on a GPU only.
         return tidal
     return tidal + linear_cases(name, FORWARD_KL, device, DIVERGENCE_HEADS, headline_only=True, shapes=shapes)
 

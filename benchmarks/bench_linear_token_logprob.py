@@ -3,11 +3,11 @@ cross-entropy.
 
     python -m pytest -c benchmarks/pytest.ini benchmarks/bench_linear_token_logprob.py
 
-Products that cannot be avoided: the head forward, 2 N V d operations, the gradients of hidden states and
-head, 4 N V d. (Ours makes the logits of most shapes once more in backward, because a chunk objective knows
-the factor of a row only then: 2 N V d more.) Least bytes, e bytes a number: forward reads hidden states and
-head, (N + V) d e; backward reads them again and writes their gradients, 2 (N + V) d e. The near-converged
-form is a student that is sure of its tokens.
+Unavoidable products: the head forward, 2 N V d operations; the gradients of hidden states and head, 4 N V d.
+(For most shapes ours recomputes the logits in backward, 2 N V d more: a chunk objective knows the factor of a
+row only then.) Least bytes, e bytes per number: forward reads hidden states and head, (N + V) d e; backward
+reads them again and writes their gradients, 2 (N + V) d e. Near-converged inputs: a student that is certain
+of its tokens.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 # At V = 152k and logits of deviation 2 the other entries then share about 1e-7 of the mass.
 SURE_LOGIT = 32.0
-# Rows per chunk of torch's own, where it does not choose. What it chooses for a head as wide as these is a
-# few rows: on a CPU, minutes a step.
+# Rows at a time of torch's op. For heads this wide its own choice is a few rows: minutes per step on a CPU.
 TORCH_CHUNK = 1024
 
 
@@ -48,7 +47,7 @@ def _inputs(case: Case, device: torch.device, near: bool) -> Tensors:
     ids = torch.randint(case.vocab, (case.rows,), generator=generator, device=device)
     if near:
         with torch.no_grad():
-            # A row of the head times itself is the variance of its logits.
+            # A row of the head times itself has the variance of the logits.
             tensors["hidden"] += tensors["weight"][ids] * (SURE_LOGIT / LOGITS**2)
     return {**tensors, "ids": ids}
 
@@ -92,7 +91,7 @@ def _cut_cross_entropy(case: Case) -> Loss:
 
 
 def _torch(chunk: int | None) -> Contestant:
-    """F.linear_cross_entropy by chunks of so many rows, or of its own choice."""
+    """F.linear_cross_entropy, `chunk` rows at a time; None for torch's choice."""
 
     def build(case: Case) -> Loss:
         nn: Any = torch.nn  # older versions lack both names
@@ -112,7 +111,7 @@ def _torch(chunk: int | None) -> Contestant:
         if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
             return f"F.linear_cross_entropy of torch {torch.__version__} does not chunk"
         if chunk is None and device.type == "cpu":
-            return "chunks of a row or two, which it chooses here, take minutes a step on a CPU"
+            return "it chooses a row or two at a time, which takes minutes per step on a CPU"
         return None
 
     name = f"torch_linear_cross_entropy{f'_{chunk}' if chunk else ''}"

@@ -4,7 +4,7 @@
 
 Least bytes, e bytes per logit: forward reads the logits, N V e; backward reads them again and writes the
 gradient over its whole width, N V e + N width e. In bf16 at width = V: 2 and 6 bytes per element.
-There is no teacher to come near to: the near-converged form is a student that is sure of its tokens.
+Near-converged inputs: without a teacher, a student that is certain of its tokens.
 """
 
 from __future__ import annotations

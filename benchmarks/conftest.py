@@ -53,14 +53,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is asked for first runs first, across files: a run whose time is up has the headline."""
+    """Run headlines first, across files, so that a run that exhausts its budget has them."""
 
     def key(item: pytest.Item) -> tuple[int, bool, bool, int]:
         callspec = getattr(item, "callspec", None)
         if callspec is None:
             return (0, False, False, 0)
         case: Case = callspec.params["case"]
-        # With heads a case takes several times as long.
+        # Cases with heads take several times as long.
         slow = case.student_hidden > 0
         return (case.stage, case.mode != BOTH, slow, case.rows if case.stage else 0)
 
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def measurements(pytestconfig: pytest.Config) -> Measurements:
-    """The run."""
+    """State of this run."""
     device = _device(pytestconfig)
     rounds = ROUNDS[device.type]
     seconds = pytestconfig.getoption("--seconds-per-case")
@@ -81,7 +81,7 @@ def measurements(pytestconfig: pytest.Config) -> Measurements:
 
 @pytest.fixture(autouse=True)
 def _clock(measurements: Measurements, benchmark: BenchmarkFixture) -> None:
-    # The rounds were timed on the device; pytest-benchmark gets them through its own timer.
+    # Rounds are timed on the device and replayed to pytest-benchmark through its timer.
     benchmark._timer = measurements.clock
 
 

@@ -1,12 +1,11 @@
-"""Time and peak memory of the losses on CPU, beside the published formulas run eagerly.
+"""Time and peak memory of the losses on CPU, against the published formulas run eagerly.
 
     python -m benchmarks.cpu_losses [--rows 256 --vocab 151936 --dtype float32] [--linear] [--out FILE.json]
 
-Memory: one process per loss and side; the rise of the resident set above where it stood before the inputs
-were made, in units of one fp32 [N, V] tensor (N V 4 bytes). Logits-in losses hold two inputs and write one
-gradient, so 3 is the floor. Time: one process per loss, both sides alternating, medians, so that a change in
-the machine's load meets both. A process whose two sides disagree in loss or gradient reports no time and
-fails.
+Memory: one process per loss and side; the rise of the resident set from before the inputs are created, in
+units of one fp32 [N, V] tensor (N V 4 bytes). Logits-in losses hold two inputs and write one gradient, so 3
+is the floor. Time: one process per loss, both sides alternating, medians, so that the machine's load affects
+both alike. If the two sides disagree in loss or gradient, the process reports no time and fails.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -26,26 +24,26 @@ from typing import Any
 import torch
 
 from benchmarks._cpu_cases import LINEAR_CASES, LOGITS_CASES, SIDES, Sizes, Work, build
-from benchmarks._memory import track_peak
-from benchmarks._worker import ROOT, in_process
+from benchmarks._environment import commit, processor
+from benchmarks._memory import ALLOCATOR, track_peak
+from benchmarks._timing import quantiles
+from benchmarks._worker import in_process
 
 WARM_UP = Sizes(rows=4, vocab=512, student_width=16, teacher_width=32, dtype="float32")
-# glibc: freed tensors go back to the system, so that resident means alive; by default it keeps some of them.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
-# Largest deviation between the two sides. Eager rounds an interpolated target of small lambda and, in bf16,
+# Largest deviation between the sides. Eager rounds an interpolated target of small lambda, and in bf16
 # everything.
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
 GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
 
 
 def measure_memory(work: list[tuple[str, str]], sizes: Sizes, threads: int | None = None) -> list[int]:
-    """Peak bytes of forward and backward including the inputs, one after the other in one new process.
+    """Peak bytes of forward and backward, inputs included, of each task in one new process.
 
     Args:
-        work: case (of LOGITS_CASES or LINEAR_CASES) and side (``eager`` or ``tide``). More than one needs a
+        work: (case of LOGITS_CASES or LINEAR_CASES, side ``eager`` or ``tide``). More than one task needs a
             system that can reset the high-water mark.
         sizes: shapes and dtype.
-        threads: of torch; None for its own choice.
+        threads: of torch; None for its default.
 
     Raises:
         RuntimeError: the process failed.
@@ -61,15 +59,15 @@ def measure_time(case: str, sizes: Sizes, repeats: int, threads: int | None = No
     Args:
         case: one of LOGITS_CASES or LINEAR_CASES.
         sizes: shapes and dtype.
-        repeats: measured steps of each side, after one that is not.
-        threads: of torch; None for its own choice.
+        repeats: measured steps per side, after one warm-up step.
+        threads: of torch; None for its default.
 
     Returns:
         ``{side: {"median": s, "p20": s, "p80": s, "cpu": s}}`` (cpu: median processor time, which other load
-        on the machine does not stretch), ``loss_deviation`` and ``gradient_deviation`` between the sides.
+        does not stretch), ``loss_deviation`` and ``gradient_deviation`` between the sides.
 
     Raises:
-        RuntimeError: the process failed, also because the sides disagree.
+        RuntimeError: the process failed, or the sides disagree.
     """
     return _in_process(
         {"what": "time", "case": case, "sizes": asdict(sizes), "repeats": repeats, "threads": threads}
@@ -113,12 +111,12 @@ def _times(task: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
             seconds[side].append(time.perf_counter() - start)
             cpu[side].append(time.process_time() - cpu_start)
             work.clear()
-    quantiles = {side: {**_quantiles(seconds[side]), "cpu": statistics.median(cpu[side])} for side in SIDES}
-    return {**quantiles, **deviations}
+    times = {side: {**quantiles(seconds[side]), "cpu": statistics.median(cpu[side])} for side in SIDES}
+    return {**times, **deviations}
 
 
 def _deviations(work: Work) -> dict[str, float]:
-    """Loss difference over the eager loss, and largest gradient difference over its largest gradient."""
+    """Loss difference over the eager loss; largest gradient difference over the largest gradient."""
     loss = {}
     gradients = {}
     for side in SIDES:
@@ -128,7 +126,7 @@ def _deviations(work: Work) -> dict[str, float]:
     worst = 0.0
     for ours, theirs in zip(gradients["tide"], gradients["eager"], strict=True):
         if ours is None or theirs is None:
-            raise SystemExit("a side left a parameter without a gradient.")
+            raise SystemExit("cpu_losses: a side left a parameter without a gradient.")
         scale = float(theirs.abs().max())
         worst = max(worst, float(ours.sub_(theirs).abs().max()) / scale)
     return {
@@ -137,27 +135,10 @@ def _deviations(work: Work) -> dict[str, float]:
     }
 
 
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(seconds)
-    last = len(ordered) - 1
-    return {
-        "median": statistics.median(ordered),
-        "p20": ordered[round(0.2 * last)],
-        "p80": ordered[round(0.8 * last)],
-    }
-
-
 def measure(case: str, sizes: Sizes, repeats: int, threads: int | None) -> dict[str, Any]:
-    """One row of the table: time first, since a wrong result makes the memory meaningless.
+    """Measure one row of the table: time first, since a wrong result makes its memory meaningless.
 
-    Args:
-        case: one of LOGITS_CASES or LINEAR_CASES.
-        sizes: shapes and dtype.
-        repeats: measured steps of each side.
-        threads: of torch; None for its own choice.
-
-    Raises:
-        RuntimeError: as ``measure_time``.
+    Arguments and errors are those of ``measure_time``.
     """
     print(f"measuring {case} ...", file=sys.stderr, flush=True)
     times = measure_time(case, sizes, repeats, threads)
@@ -176,11 +157,7 @@ def measure(case: str, sizes: Sizes, repeats: int, threads: int | None) -> dict[
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table.
-
-    Args:
-        rows: results of ``measure``.
-    """
+    """Markdown table of the results of ``measure``."""
     lines = [
         "| loss | eager peak | tide peak | eager s | tide s | time ratio | CPU ratio | gradient vs eager |",
         "|---|---|---|---|---|---|---|---|",
@@ -196,39 +173,19 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def environment(threads: int | None) -> dict[str, Any]:
-    """What a figure has to carry: processor, threads, versions, commit.
-
-    Args:
-        threads: as asked for; None for torch's own choice.
-    """
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    """Processor, threads, versions and commit, which every figure carries."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads or torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
     }
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the tables, and write the figures.
-
-    Args:
-        arguments: command line; None for the process's own.
-    """
+    """Measure, print the tables, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -243,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher-width", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=None, help="JSON file, or a folder to put one into")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file, or a folder for it")
     parser.add_argument("--worker", type=json.loads, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker is not None:

@@ -1,11 +1,11 @@
-"""The GPU tests, then the GPU benchmarks, within a time that is given: what `make gpu` runs.
+"""Run the GPU tests, then the GPU benchmarks, within a time limit (`make gpu`).
 
     python -m benchmarks.gpu --tests tests/gpu --seconds 450
 
-Needs torch, triton, pytest and pytest-benchmark, and installs nothing. Liger-kernel takes part where it is
-installed; plots are made where matplotlib is, and elsewhere later by `python -m benchmarks.report`. The
-outcome of the tests goes to `tests.json` beside the figures. Failing tests do not stop the benchmarks, whose
-own gate judges each contestant, but the exit status tells.
+Needs torch, triton, pytest and pytest-benchmark; installs nothing. Liger-kernel takes part if installed.
+Without matplotlib there are no plots; `python -m benchmarks.report` draws them later, on any machine. The
+test results go to `tests.json` beside the figures. Failing tests do not stop the benchmarks, whose gate
+judges each contestant, but set the exit status.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from benchmarks._environment import describe, slug
 
 ROOT = Path(__file__).resolve().parent.parent
 INI = ["-c", "benchmarks/pytest.ini"]
-# The suite's conftest turns the interpreter on and needs packages that are not there.
+# The suite's conftest enables the interpreter and needs packages that may be missing.
 ALONE = ["--noconftest", "--benchmark-disable"]
 RESULTS = ROOT / "benchmarks" / "results"
-# Kept for the benchmarks, whatever the tests take, and for the report and the last case after them.
+# Reserved for the benchmarks, and for the last case and the report.
 BENCHMARK_SECONDS = 180.0
 CLOSING_SECONDS = 20.0
 
 
 def run_tests(paths: list[str], seconds: float, folder: Path, device: torch.device) -> int:
-    """The tests, with the plugins that this project's own options need left aside.
+    """Run the tests without the project's conftest and options; write tests.json.
 
     Args:
-        paths: files or folders, and options of pytest.
-        seconds: after which they are stopped.
-        folder: that gets tests.json.
-        device: for its environment.
+        paths: files, folders and options for pytest.
+        seconds: time limit.
+        folder: receives tests.json.
+        device: described in tests.json.
 
     Returns:
-        pytest's exit status; 124 if they were stopped.
+        pytest's exit status; 124 on timeout.
     """
     command = [sys.executable, "-m", "pytest", *INI, *ALONE, "-q", *paths]
     start = time.monotonic()
-    # Interpreted kernels would prove nothing here.
+    # The kernels must be compiled here.
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     try:
         done = subprocess.run(
@@ -79,11 +79,7 @@ def run_tests(paths: list[str], seconds: float, folder: Path, device: torch.devi
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Tests, benchmarks, report. Returns an exit status that is 0 only if all went well.
-
-    Args:
-        arguments: command line; None for the process's own.
-    """
+    """Run tests, benchmarks and report. Returns 0 only if all succeed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

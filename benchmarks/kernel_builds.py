@@ -1,8 +1,8 @@
-"""Compiles every kernel ahead of time; fails on spills, narrow loads, int32 offsets; writes what each takes.
+"""Compile every kernel ahead of time; fail on spills, narrow loads and int32 offsets; write a table.
 
     python -m benchmarks.kernel_builds [--out docs/kernels/builds.md]
 
-No GPU is needed. TRITON_INTERPRET must be unset: the interpreter compiles nothing.
+Needs no GPU. TRITON_INTERPRET must be unset: the interpreter compiles nothing.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 OPS = list(dict.fromkeys(kernel.op for kernel in KERNELS))
-# The target whose instructions are counted, and on which --quick looks at the layouts of rows.
+# Target whose instructions are counted, and on which --quick checks the layouts of rows.
 COUNTED = "sm_90"
 SIXTEEN_BYTES = 128
 SHARED_BYTES = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024, "gfx942": 64 * 1024}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compiles, reports, and returns 1 if a build breaks a rule."""
+    """Compile and report. Returns 1 if a build breaks a rule."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_builds", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=", ".join(OPS))
-    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {COUNTED} alone")
+    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {COUNTED} only")
     parser.add_argument("--block", type=int, help="columns a tile, instead of the table's")
     parser.add_argument("--warps", type=int, help="warps a program, instead of the table's")
     parser.add_argument("--out", type=Path, help="the page whose section for this Triton is replaced")
     options = parser.parse_args(arguments)
-    # Which of two fused-multiply-add defaults holds is part of the version that the page names.
+    # Triton's default for fused multiply-adds follows from the version that the page names.
     warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
-    # A page without a kernel or a target would pass for one that covers them.
-    some = len(options.ops) < len(OPS) or len(options.targets) < len(TARGETS)
-    if options.out and (some or options.quick or options.block or options.warps):
+    # A page must cover every kernel and target.
+    partial = len(options.ops) < len(OPS) or len(options.targets) < len(TARGETS)
+    if options.out and (partial or options.quick or options.block or options.warps):
         parser.error("--out takes every kernel, variant and target; drop the other options")
 
     builds, faults = [], []
@@ -77,48 +77,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[Kernel, Variant, str, Blocks | None]]:
-    """What the options ask to compile.
-
-    Args:
-        options: of the command line.
-    """
+    """Builds that the command line asks for."""
     for kernel in KERNELS:
         if kernel.op not in options.ops:
             continue
         for target in options.targets:
-            for blocks in blocks_of(kernel, target):
-                if blocks is not None:
-                    blocks = blocks._replace(
-                        block_v=options.block or blocks.block_v, num_warps=options.warps or blocks.num_warps
-                    )
-                for variant in applicable(kernel):
-                    quick = variant.name == REPRESENTATIVE
-                    quick |= target == COUNTED and kernel.rows > 0 and variant.name in WIDE
-                    if quick or not options.quick:
-                        yield kernel, variant, target, blocks
+            blocks = blocks_of(kernel, target)
+            if blocks is not None:
+                blocks = blocks._replace(
+                    block_v=options.block or blocks.block_v, num_warps=options.warps or blocks.num_warps
+                )
+            for variant in applicable(kernel):
+                quick = variant.name == REPRESENTATIVE
+                quick |= target == COUNTED and kernel.rows > 0 and variant.name in WIDE
+                if quick or not options.quick:
+                    yield kernel, variant, target, blocks
 
 
-def blocks_of(kernel: Kernel, target: str) -> list[Blocks | None]:
-    """The launch parameters with which a kernel may meet an architecture: its own, else the default's.
-
-    Args:
-        kernel: which.
-        target: a key of TARGETS.
-    """
+def blocks_of(kernel: Kernel, target: str) -> Blocks | None:
+    """Launch parameters of a kernel on an architecture, else the default's; None for one warp."""
     if kernel.blocks is None:
-        return [None]
+        return None
     table = block_table()
-    return [table.get(target, {}).get(kernel.blocks) or table["default"][kernel.blocks]]
+    return table.get(target, {}).get(kernel.blocks) or table["default"][kernel.blocks]
 
 
 def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | None) -> Build:
-    """One build and what it takes.
+    """Compile one variant for a target and read its resources.
 
     Args:
-        kernel: which.
-        variant: how it is launched.
+        kernel: to compile.
+        variant: launch variant.
         target: a key of TARGETS.
-        blocks: launch parameters; None is one warp.
+        blocks: launch parameters; None for one warp.
     """
     types, constants, divisible = signature(kernel, variant, blocks.block_v if blocks else None)
     names = list(types)
@@ -157,23 +148,19 @@ def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | Non
         kernel.rows > 0
         and (variant.layout in ("aligned", "narrow") or variant.options["LOCKSTEP"])
         and variant.layout != "single",
-        # Widened to 64 bits, a stride meets no multiplication as an argument.
+        # A stride that is widened to 64 bits is no direct operand of a multiplication.
         re.search(r"arith\.muli [^:\n]*%\w*stride_[nv]\b", binary.asm["ttir"]) is not None,
     )
 
 
 def broken_rules(build: Build) -> list[str]:
-    """What is wrong with a build, in words; empty if nothing is.
-
-    Args:
-        build: from `compiled`.
-    """
+    """Describe the rules that a build breaks; empty if none."""
     faults = []
     spill = build.resources
-    # A frame that no instruction touches is none.
+    # A stack frame that no instruction uses is not a spill.
     if spill.spill_moves:
         faults.append(
-            f"spills ({spill.spill_bytes} bytes a thread, {spill.spill_moves} moves, {spill.registers} "
+            f"spills ({spill.spill_bytes} bytes per thread, {spill.spill_moves} moves, {spill.registers} "
             "registers); give the architecture a smaller tile or more warps in blocks.json"
         )
     if build.short_offsets:
@@ -182,26 +169,26 @@ def broken_rules(build: Build) -> list[str]:
         faults.append("no loop that loads from global memory")
     narrow = [bits for bits in build.loads + build.stores if bits < SIXTEEN_BYTES]
     if build.wide and narrow:
-        faults.append(f"moves {min(narrow) // 8} bytes at a time in its main loop, and 16 are expected")
+        faults.append(f"moves {min(narrow) // 8} bytes at a time in its main loop; 16 are required")
     return faults
 
 
 def resident_warps(target: str, registers: int, shared: int, warps: int) -> int:
-    """Warps (waves) a multiprocessor (compute unit) can hold of a build.
+    """Warps (waves) of a build that a multiprocessor (compute unit) holds.
 
     Args:
         target: a key of TARGETS.
         registers: per thread.
-        shared: bytes a program.
-        warps: a program has.
+        shared: bytes per program.
+        warps: per program.
     """
     if target.startswith("gfx"):
-        # Four SIMDs with 512 registers a lane each, in units of 8; 8 waves at most.
+        # Four SIMDs with 512 registers per lane each, in units of 8; at most 8 waves.
         room = 4 * min(8, 512 // (8 * math.ceil(max(registers, 1) / 8)))
     else:
-        # 65,536 registers, in units of 256 a warp; four schedulers hold equally many warps; 64 at most.
+        # 65,536 registers, in units of 256 per warp; four schedulers hold equally many warps; at most 64.
         room = min(64, 65536 // (256 * math.ceil(max(registers, 1) / 8)) // 4 * 4)
-    # 32 programs (16 on AMD), and on NVIDIA 1 KiB of shared memory that each takes beyond its own.
+    # 32 programs (16 on AMD); on NVIDIA each reserves 1 KiB of shared memory beyond its own.
     programs = min(16 if target.startswith("gfx") and warps > 1 else 32, room // warps)
     reserved = shared + (0 if target.startswith("gfx") else 1024)
     if reserved:

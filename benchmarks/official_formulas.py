@@ -1,8 +1,8 @@
-"""The published objectives as plain eager PyTorch: what the losses of this project are measured against.
+"""The published objectives in plain eager PyTorch, the baseline of the benchmarks.
 
-Written from the paper's formulas (TIDE, arXiv 2604.26951), operation by operation as an eager training step
-runs them: every line that yields [N, V] allocates it, and autograd keeps what it needs. Only benchmarks and
-tests import this file.
+Written from the paper's formulas (TIDE, arXiv 2604.26951), operation by operation, like an eager training
+step: every line that yields [N, V] allocates it, and autograd keeps what it needs. Only benchmarks and tests
+import this file.
 """
 
 from __future__ import annotations
@@ -29,18 +29,9 @@ def eager_tidal(
     lambda_t: Float[Tensor, " N"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² times the mean over masked rows of KL(r || p_s), with r the softmax of the interpolated logits,
-    detached.
+    """T² times the mean over masked rows of KL(r || p_s); r = softmax of the interpolated logits, detached.
 
-    Args:
-        student_logits: [N, V].
-        teacher_logits: [N, V].
-        mask: [N]; the formula runs on all rows and discards the others at the end.
-        lambda_t: [N].
-        temperature: T.
-
-    Returns:
-        Scalar.
+    The formula runs on all rows and discards the others at the end.
     """
     share = lambda_t[:, None]
     interpolated = (1.0 - share) * student_logits.detach() + share * teacher_logits
@@ -56,17 +47,7 @@ def eager_forward_kl(
     mask: Bool[Tensor, " N"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² times the mean over masked rows of KL(p_t || p_s).
-
-    Args:
-        student_logits: [N, V].
-        teacher_logits: [N, V].
-        mask: [N]; the rows are selected first, on both sides.
-        temperature: T.
-
-    Returns:
-        Scalar.
-    """
+    """T² times the mean over masked rows of KL(p_t || p_s). Selects the rows first, on both sides."""
     student_rows, teacher_rows = student_logits[mask], teacher_logits[mask]
     log_p = functional.log_softmax(student_rows / temperature, dim=-1)
     log_q = functional.log_softmax(teacher_rows / temperature, dim=-1)
@@ -80,17 +61,7 @@ def eager_reverse_kl(
     mask: Bool[Tensor, " N"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² times the mean over masked rows of KL(p_s || p_t).
-
-    Args:
-        student_logits: [N, V].
-        teacher_logits: [N, V].
-        mask: [N]; the rows are selected first, on both sides.
-        temperature: T.
-
-    Returns:
-        Scalar.
-    """
+    """T² times the mean over masked rows of KL(p_s || p_t). Selects the rows first, on both sides."""
     student_rows, teacher_rows = student_logits[mask], teacher_logits[mask]
     log_p = functional.log_softmax(student_rows / temperature, dim=-1)
     log_q = functional.log_softmax(teacher_rows / temperature, dim=-1)
@@ -110,22 +81,15 @@ def eager_calm(
     *,
     reverse: bool = False,
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of chunk likelihoods, mean over active chunks, from logits and dense alignment
-    matrices.
+    """Binary cross-entropy of chunk likelihoods, mean over active chunks, from logits.
 
     Args:
-        student_logits: [B, Ls, V].
-        teacher_logits: [B, Lt, V2].
-        student_ids: [B, Ls].
-        teacher_ids: [B, Lt].
-        student_matrix: [B, Ls, C], True where a token belongs to a chunk.
-        teacher_matrix: [B, Lt, C].
-        chunk_mask: [B, C].
-        temperature: T of the chunk's log-probability.
-        reverse: weigh the teacher's log-odds by the student (Reverse CALM) rather than the other way round.
-
-    Returns:
-        Scalar.
+        student_logits, teacher_logits: logits of each side.
+        student_ids, teacher_ids: its tokens.
+        student_matrix, teacher_matrix: dense alignment; True where a token belongs to a chunk.
+        chunk_mask: active chunks.
+        temperature: divides the chunk's log-probability.
+        reverse: weigh the teacher's log-odds by the student (Reverse CALM) instead of the reverse.
     """
     return eager_chunk_bce(
         eager_token_log_probs(student_logits, student_ids),
@@ -141,15 +105,7 @@ def eager_calm(
 def eager_token_log_probs(
     logits: Float[Tensor, "*B V"], token_ids: Int[Tensor, " *B"]
 ) -> Float[Tensor, " *B"]:
-    """log softmax at one entry per position, through all of them.
-
-    Args:
-        logits: [..., V].
-        token_ids: [...].
-
-    Returns:
-        [...] in the logits' dtype.
-    """
+    """log softmax at one entry per position, in the logits' dtype."""
     return functional.log_softmax(logits, dim=-1).gather(-1, token_ids[..., None]).squeeze(-1)
 
 
@@ -163,20 +119,7 @@ def eager_chunk_bce(
     *,
     reverse: bool = False,
 ) -> Float[Tensor, ""]:
-    """The part of `eager_calm` that has left the vocabulary: its loss from token log-probabilities.
-
-    Args:
-        student_log_p: [B, Ls].
-        teacher_log_p: [B, Lt].
-        student_matrix: [B, Ls, C]; this and the rest as in `eager_calm`.
-        teacher_matrix: [B, Lt, C].
-        chunk_mask: [B, C].
-        temperature: T.
-        reverse: Reverse CALM.
-
-    Returns:
-        Scalar.
-    """
+    """`eager_calm` from token log-probabilities."""
     sides = (
         _chunk_probability(student_log_p, student_matrix, temperature),
         _chunk_probability(teacher_log_p, teacher_matrix, temperature),

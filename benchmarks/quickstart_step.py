@@ -39,11 +39,11 @@ def trained(method: str, backend: str, steps: int) -> dict[str, Any]:
 
 
 def _worker(task: dict[str, Any]) -> dict[str, Any]:
+    from examples.quickstart.corpus import split_functions, write_rows
     from tide.config import load_recipe
     from tide.losses.objective import Objective
     from tide.methods import METHODS
     from tide.pipeline import distill
-    from tide.quickstart.corpus import split_functions, write_rows
 
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "data" / "train.jsonl"

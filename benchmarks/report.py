@@ -1,9 +1,8 @@
-"""Tables, plots and the verdict on the GPU targets, from the JSON of earlier runs.
+"""Write tables, plots and verdicts on the GPU targets from the JSON of earlier runs.
 
     python -m benchmarks.report benchmarks/results
 
-Takes a device's folder or one that holds several. Needs no GPU; without matplotlib there are no plots, and
-it says so.
+Takes a device's folder, or a folder of several. Needs no GPU; without matplotlib there are no plots.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from benchmarks._cases import HEADLINE_VOCAB, Case
 from benchmarks._results import ABSENT, MEASURED, NOT_REACHED, RED, Row, read
 from benchmarks._targets import HEADLINE, Verdict, judge, judge_hidden_in
 
-# What a share of the least possible is of: a copy where memory is the limit, else the products.
+# Columns for the share of the limit: a copy if memory is the limit, else the products.
 SHARES = {
     "copy_percent": ("GB/s | % of copy", (("gb_s", ".1f"), ("copy_percent", ".1f"))),
     "gemm_percent": ("TFLOP/s | % of GEMMs", (("tflop_s", ".4g"), ("gemm_percent", ".1f"))),
@@ -25,13 +24,10 @@ SHARES = {
 
 
 def render(folder: Path) -> str:
-    """Draw the plots of one device into its folder, write README.md beside them, and return its text.
-
-    Args:
-        folder: with the JSON files of a run.
+    """Write plots and README.md of one device into its folder; return the text.
 
     Raises:
-        ValueError: it holds no rows.
+        ValueError: the folder holds no rows.
     """
     environment, rows = read(folder)
     plots: list[str] = []
@@ -45,13 +41,7 @@ def render(folder: Path) -> str:
 
 
 def markdown(environment: dict[str, Any], rows: list[Row], plots: list[str]) -> str:
-    """The page of one device.
-
-    Args:
-        environment: of the run.
-        rows: of all operations.
-        plots: names of PNG files beside the page.
-    """
+    """The page of one device. plots: names of PNG files beside it."""
     parts = [f"# Benchmarks: {environment['device']}", _setting(rows), _legend(environment)]
     if environment["device_type"] == "cuda":
         parts += ["## Targets", targets_table(rows)]
@@ -65,11 +55,7 @@ def markdown(environment: dict[str, Any], rows: list[Row], plots: list[str]) -> 
 
 
 def targets_table(rows: list[Row]) -> str:
-    """The GPU targets as met, missed or unmeasured.
-
-    Args:
-        rows: of one device; none give a table of `unmeasured`.
-    """
+    """Tables of the GPU targets: met, missed or unmeasured. rows: of one device, or none."""
     case = f"N = {HEADLINE['rows']:,}, {HEADLINE['dtype']}, {HEADLINE['mode']}"
     logits_in, hidden_in = _verdict_table(judge(rows)), _verdict_table(judge_hidden_in(rows))
     vocab = f"V = {HEADLINE_VOCAB:,}"
@@ -89,7 +75,7 @@ def _verdict_table(verdicts: list[Verdict]) -> str:
 
 
 def _setting(rows: list[Row]) -> str:
-    """One line per environment among the rows; files of different runs may differ in it."""
+    """One line per environment; files of different runs may differ."""
     lines = []
     for environment in [r["environment"] for r in rows]:
         known = ", ".join(f"{key} {value}" for key, value in environment.items() if value is not None)
@@ -168,11 +154,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Render every device's folder under the one given, and print the targets.
-
-    Args:
-        arguments: command line; None for the process's own.
-    """
+    """Render every device's folder, and print the targets."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

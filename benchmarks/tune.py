@@ -1,10 +1,10 @@
-"""Regenerates this GPU's section of the table of block sizes, tide_kernels/_shared/blocks.json.
+"""Rewrite this GPU's section of the table of block sizes, tide_kernels/_shared/blocks.json.
 
     python -m benchmarks.tune [--rows 4096 --vocab 151936 --dtype bfloat16] [--dry-run]
 
-Every kernel runs with every candidate on the same inputs, round after round, so that a change in clocks
-meets all of them; the least median wins. A candidate that changes the results by more than rounding, or does
-not compile, is left out. Needs torch, triton and a GPU.
+Every kernel runs with every candidate on the same inputs in alternating rounds, so that changes in clocks
+affect all; the least median wins. A candidate that changes results by more than rounding, or does not
+compile, is dropped. Needs torch, triton and a GPU.
 """
 
 from __future__ import annotations
@@ -34,25 +34,18 @@ if TYPE_CHECKING:
 
 WIDTHS = {1: (256, 512, 1024), 2: (512, 1024, 2048), 4: (1024, 2048, 4096), 8: (4096, 8192)}
 CANDIDATES = tuple(Blocks(width, warps) for warps, widths in WIDTHS.items() for width in widths)
-# Columns of a tile that a product fills, with 128 rows.
+# Tiles of a product; they have 128 rows.
 PRODUCT_CANDIDATES = tuple(Blocks(*x) for x in ((64, 4), (64, 8), (128, 4), (128, 8), (256, 8)))
 PRODUCTS = {"linear_token_logprob_fwd"}
 HIDDEN_WIDTH = 1024
-# More than this from the results of the table's own choice is another result, not another order of summation.
+# A larger deviation from the results of the current table is an error, not another order of summation.
 LARGEST_DEVIATION = 1e-2
 
 
 def work_of(
     rows: int, vocab: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Callable[[], Tensor]]:
-    """One call per kernel: `<op>_fwd` runs the forward pass, `<op>_bwd` the backward pass of one kept graph.
-
-    Args:
-        rows: N.
-        vocab: V.
-        dtype: of the logits.
-        device: where they lie.
-    """
+    """One call per kernel: `<op>_fwd` runs forward, `<op>_bwd` the backward of a retained graph."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -100,28 +93,20 @@ def work_of(
 
 
 def candidates_for(kernel: str) -> tuple[Blocks, ...]:
-    """What to try: with the register limit that the table's default has, and without one.
-
-    Args:
-        kernel: its name in the table.
-    """
+    """Candidates of a kernel, without and with the register limit of the table's default."""
     candidates = PRODUCT_CANDIDATES if kernel in PRODUCTS else CANDIDATES
     limit = block_table()["default"][kernel].max_registers
     return candidates + tuple(blocks._replace(max_registers=limit) for blocks in candidates if limit)
 
 
 def named(blocks: Blocks) -> str:
-    """Columns, warps and, where there is one, the register limit.
-
-    Args:
-        blocks: to name.
-    """
+    """`columns/warps` or `columns/warps/registers`."""
     limit = f"/{blocks.max_registers}" if blocks.max_registers else ""
     return f"{blocks.block_v}/{blocks.num_warps}{limit}"
 
 
 def event_ms(run: Callable[[], Any]) -> float:
-    """Milliseconds of one call on the current GPU, by its own clock."""
+    """Milliseconds of one call by CUDA events."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()
@@ -137,14 +122,14 @@ def best_blocks(
     clock: Callable[[Callable[[], Any]], float] = event_ms,
     candidates: tuple[Blocks, ...] = CANDIDATES,
 ) -> dict[Blocks, float]:
-    """Median milliseconds of every candidate that gives the right result, the fastest first.
+    """Median milliseconds of every correct candidate, fastest first.
 
     Args:
-        kernel: its name in the table.
+        kernel: name in the table.
         run: one call that launches it.
-        rounds: calls of each candidate that count.
+        rounds: timed calls per candidate.
         clock: times one call.
-        candidates: what to try.
+        candidates: to try.
     """
     expected = run().float()
     running: dict[Blocks, list[float]] = {}
@@ -170,13 +155,7 @@ def best_blocks(
 
 
 def write_table(path: Path, section: str, chosen: dict[str, Blocks]) -> None:
-    """Replace one architecture's section; the others stay as they are.
-
-    Args:
-        path: of blocks.json.
-        section: the architecture.
-        chosen: launch parameters by kernel.
-    """
+    """Replace one architecture's section of blocks.json."""
     table: dict[str, Any] = json.loads(path.read_text())
     table[section] = {
         kernel: {key: value for key, value in blocks._asdict().items() if value}
@@ -186,11 +165,7 @@ def write_table(path: Path, section: str, chosen: dict[str, Blocks]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print, and rewrite the table.
-
-    Args:
-        arguments: command line; None for the process's own.
-    """
+    """Measure, print, and rewrite the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -203,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit(
-            "benchmarks.tune: no GPU here; block sizes are measured on the one that will run them."
+            "benchmarks.tune: no GPU here; block sizes are measured on the GPU that will run them."
         )
     device = torch.device("cuda", torch.cuda.current_device())
     work = work_of(options.rows, options.vocab, getattr(torch, options.dtype), device)

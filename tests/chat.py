@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import make_tokenizer
+from tide.batch import Example
+from tide.config import DataConfig
+from tide.data import Row
+from tide.methods import METHODS
+from tide.preparation import Built, ExampleBuilder
 
 CHATML = (
     "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end_turn|>\n{% endfor %}"
@@ -32,6 +39,17 @@ CONVERSATIONS = [
     },
     {"prompt": [{"role": "user", "content": "x"}], "completion": [{"role": "assistant", "content": "x x"}]},
 ]
+
+
+def builder(*tokenizers: PreTrainedTokenizerFast, block_size: int, **data: object) -> ExampleBuilder:
+    """Without a teacher for one tokenizer, across both for two; `data` is of the recipe's section."""
+    method = METHODS["none" if len(tokenizers) == 1 else "tide_cross"]
+    return ExampleBuilder(DataConfig(**data), method, *tokenizers, block_size=block_size)
+
+
+def examples_of(rows: Sequence[Row], *tokenizers: PreTrainedTokenizerFast, **layout: object) -> list[Example]:
+    """The examples of the rows that make one; arguments as `builder` takes them."""
+    return [row.example for row in builder(*tokenizers, **layout)(rows) if isinstance(row, Built)]
 
 
 def _chat(tokenizer: PreTrainedTokenizerFast, template: str, special: list[str]) -> PreTrainedTokenizerFast:

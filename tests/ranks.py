@@ -1,4 +1,4 @@
-"""Processes that train or compute together, as `torchrun` starts them, on one machine and over gloo."""
+"""Run a program as several ranks on one machine, like `torchrun`, over gloo."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def run_ranks(program: str, world: int, folder: Path, *arguments: str, seconds: float) -> None:
-    """Run a program as every rank, in `folder` and with torchrun's environment; all have to succeed in time.
+    """Run a program on every rank with torchrun's environment; assert that all succeed in time.
 
     Args:
-        program: Python text. What it prints is shown when a rank fails.
+        program: Python source; its output is shown if a rank fails.
         world: number of ranks.
-        folder: where it runs, and where what it prints is kept.
+        folder: working directory, which also receives the logs.
         arguments: of the program.
-        seconds: for all of it.
+        seconds: time limit.
     """
     environment = {
         **os.environ,
@@ -49,7 +49,7 @@ def run_ranks(program: str, world: int, folder: Path, *arguments: str, seconds: 
         for process in processes:
             process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        pass  # its rank has no code of success
+        pass  # the rank is killed below, so its code is not 0
     finally:
         for process in processes:
             process.kill()

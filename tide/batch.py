@@ -1,7 +1,7 @@
-"""The records that travel between stages: Example -> Batch -> NoisedBatch -> HiddenRows.
+"""The records that travel between stages: Example -> Batch -> NoisedBatch -> Layout -> HiddenRows.
 
-Legend: B sequences, L tokens of a sequence (padded), K noised views, C chunks, N masked rows,
-d hidden size, V vocabulary entries.
+Legend: B sequences, L tokens of a text (padded), S tokens of a model's input, K noised views, C chunks,
+N masked rows, d hidden size, V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+    MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 _Record = TypeVar("_Record", bound="_TensorRecord")
 
 
 class _TensorRecord:
-    """Moves every tensor of a dataclass; the method is not called `to`, which data loaders call unasked."""
+    """Base of the records that move between devices."""
 
+    # Not named `to`, which data loaders call unasked.
     def on_device(self: _Record, device: torch.device | str) -> _Record:
-        """The same record with every tensor on `device`."""
+        """Copy the record with every tensor on `device`."""
         moved = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -40,18 +45,18 @@ class TokenSequence:
 
     Attributes:
         token_ids: [L] int64.
-        maskable: [L] bool; the tokens that diffusion noises and losses read (the answer, not the prompt).
-        chunks: [L] int64; chunk id of each token, −1 for none.
+        loss_mask: [L] bool; tokens that diffusion noises and losses read: the answer, not the prompt.
+        chunks: [L] int64, chunk id of each token, −1 for none.
     """
 
     token_ids: Int[Tensor, "L"]
-    maskable: Bool[Tensor, "L"]
+    loss_mask: Bool[Tensor, "L"]
     chunks: Int[Tensor, "L"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text as the student and, where one runs, the teacher tokenizes it, with `num_chunks` shared spans."""
+    """A text tokenized for the student and, if there is one, the teacher, with `num_chunks` shared chunks."""
 
     student: TokenSequence
     teacher: TokenSequence | None = None
@@ -65,13 +70,13 @@ class TokenBatch(_TensorRecord):
     Attributes:
         token_ids: [B, L] int64.
         valid: [B, L] bool, False on padding.
-        maskable: [B, L] bool.
+        loss_mask: [B, L] bool.
         chunks: [B, L] int64, −1 for none.
     """
 
     token_ids: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
-    maskable: Bool[Tensor, "B L"]
+    loss_mask: Bool[Tensor, "B L"]
     chunks: Int[Tensor, "B L"]
 
 
@@ -80,8 +85,8 @@ class Batch(_TensorRecord):
     """A collated batch, not yet noised.
 
     Attributes:
-        student, teacher: the two tokenizations; `teacher` is None where no teacher runs.
-        chunk_exists: [B, C] bool; which chunk ids a sequence has.
+        student, teacher: the two tokenizations; `teacher` is None without a teacher.
+        chunk_exists: [B, C] bool, the chunk ids that a sequence has.
     """
 
     student: TokenBatch
@@ -97,9 +102,9 @@ class NoisedTokens(_TensorRecord):
         token_ids: [B, L] int64, the clean text x_0.
         valid: [B, L] bool.
         views: [B, K, L] int64, x_t: masked tokens replaced by the mask id.
-        rows: [N] int64; flat index into [B, L] of the tokens whose outputs count, ascending. Known on the
-            host, so that gathering them never waits for the device.
-        row_views: [N] int64; the view whose output counts for each row.
+        rows: [N] int64, ascending; flat index into [B, L] of the tokens to predict. Made on the host: their
+            number is known without waiting for the device.
+        row_views: [N] int64; the view that predicts each row.
     """
 
     token_ids: Int[Tensor, "B L"]
@@ -116,36 +121,53 @@ class NoisedTokens(_TensorRecord):
 
 @dataclass(frozen=True)
 class NoisedBatch(_TensorRecord):
-    """A batch after masking: everything that the forward passes and the losses read.
+    """A batch after masking, complete for the forward passes and the losses.
 
     Attributes:
         student, teacher: noised tokens of either side.
         t: [B] fp32 diffusion time in (0, 1].
-        diffusion_weight: [B] fp32, −α'(t) / (1 − α(t)); the cross-entropy weight of a masked token at the
-            mask rate that was applied.
-        maskable: [B, L_s] bool, of the student.
+        diffusion_weight: [B] fp32, −α'(t) / (1 − α(t)), the cross-entropy weight of a masked token.
+        loss_mask: [B, L_s] bool, of the student.
         student_chunks, teacher_chunks: [B, L] int64, −1 for none.
-        chunk_mask: [B, C] bool; chunks that are whole under the masks of both sides.
+        chunk_mask: [B, C] bool, chunks that both sides mask whole.
     """
 
     student: NoisedTokens
     teacher: NoisedTokens | None
     t: Float[Tensor, "B"]
     diffusion_weight: Float[Tensor, "B"]
-    maskable: Bool[Tensor, "B L"]
+    loss_mask: Bool[Tensor, "B L"]
     student_chunks: Int[Tensor, "B L"]
     teacher_chunks: Int[Tensor, "B M"] | None
     chunk_mask: Bool[Tensor, "B C"]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The input of one forward pass.
+
+    Attributes:
+        token_ids: [B, S] int64.
+        positions: [B, S] int64, of every token in its text.
+        attends: attends(sequence, head, query, key) is True where the query may attend to the key; all four
+            are integer tensors that broadcast. The signature of FlexAttention's mask functions.
+        rows: [N] int64; flat index into [B, S] of the hidden rows that count.
+    """
+
+    token_ids: Int[Tensor, "B S"]
+    positions: Int[Tensor, "B S"]
+    attends: MaskFunction
+    rows: Int[Tensor, "N"]
+
+
 class Head(NamedTuple):
-    """An output head: logits are softcap * tanh(scale * (hidden @ weight.T + bias) / softcap).
+    """An output head: logits are softcap * tanh(z / softcap), z = logit_scale * (hidden @ weight.T + bias).
 
     Attributes:
         weight: [V, d].
         bias: [V] or None.
         logit_scale: factor of the logits.
-        softcap: cap of the scaled logits; None for none.
+        softcap: None does not cap.
     """
 
     weight: Float[Tensor, "V d"]
@@ -153,13 +175,21 @@ class Head(NamedTuple):
     logit_scale: float = 1.0
     softcap: float | None = None
 
+    def logits(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N V"]:
+        """Logits of all rows at once, in the dtype of `hidden`."""
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        logits = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), bias)
+        if self.logit_scale != 1:
+            logits = self.logit_scale * logits
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
 
 class HiddenRows(NamedTuple):
-    """One model's masked rows before its head.
+    """A model's masked rows before its head.
 
     Attributes:
         hidden: [N, d].
-        head: turns them into logits.
+        head: its output head.
     """
 
     hidden: Float[Tensor, "N d"]

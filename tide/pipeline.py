@@ -1,17 +1,18 @@
-"""Recipe -> distilled student: what `tide distill` runs.
+"""Recipe to distilled student, as `tide distill` runs it.
 
-recipe -> tokenizers, configurations (checked) -> examples -> models -> trainer -> student on disk
+recipe -> tokenizers, model configurations, data (checked) -> models -> trainer -> student on disk
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tide.config import at_key
+from tide.config import Record, at_key, decode
+from tide.contract import Contract
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.methods import METHODS
-from tide.models import check_weights, load_config, load_model
+from tide.models import DiffusionModel, check_weights, load_config, load_model
 from tide.preparation import (
     check_embeddings,
     check_shared_ids,
@@ -20,14 +21,13 @@ from tide.preparation import (
     training_data,
 )
 from tide.training import build_trainer
+from tide.training.arguments import training_arguments
 from tide.training.checkpoints import StopOnSignal
 from tide.training.meter import RunMeter
-from tide.training.run_directory import RunDirectory
-from tide.training.trackers import check_trackers
+from tide.training.run_directory import SUMMARY_FILE, RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from transformers import TrainerCallback
 
@@ -36,28 +36,38 @@ if TYPE_CHECKING:
     from tide.preparation import Tokenizers, TrainingData
 
 
-@dataclass(frozen=True)
-class DistillResult:
-    """What a run left behind.
+class RunSummary(Record):
+    """Figures of a finished run, as summary.json holds them.
 
     Attributes:
-        output_dir: the student, as `save_pretrained` writes it, with recipe.yaml and summary.json.
-        finished: False when a signal stopped it early; a checkpoint is there to resume from.
         steps: optimiser steps done.
-        seconds: of training, without loading; with those of the processes that it was resumed from.
-        peak_memory_mib: peak resident memory of the process, or of an earlier one if that was larger.
-        log_history: the Trainer's logs, with the metrics of every term.
+        seconds: training time without loading, over all processes of a resumed run.
+        peak_memory_mib: peak resident memory of the largest of those processes.
         held_out: likelihood of `data.held_out` under the finished student, where the recipe names it.
-        already_finished: the run was complete before: nothing was loaded, trained or written.
+        log_history: the Trainer's logs, with the metrics of every term.
     """
 
-    output_dir: Path
-    finished: bool
+    method: str
     steps: int
     seconds: float
     peak_memory_mib: float
-    log_history: list[dict[str, float]]
     held_out: HeldOutLikelihood | None = None
+    log_history: list[dict[str, int | float]]
+
+
+class DistillResult(RunSummary):
+    """The figures of a run, finished or not.
+
+    Attributes:
+        output_dir: the student, as `save_pretrained` writes it, with recipe.yaml and summary.json.
+        max_steps: optimiser steps of the whole run.
+        finished: False after a signal, which leaves a checkpoint to resume from.
+        already_finished: True if the run was complete before: nothing was loaded, trained or written.
+    """
+
+    output_dir: Path
+    max_steps: int
+    finished: bool
     already_finished: bool = False
 
 
@@ -66,34 +76,28 @@ def distill(
     *,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> DistillResult:
-    """Trains the recipe's student and writes it to `training.output_dir`.
+    """Train the recipe's student and write it to `training.output_dir`.
 
-    Everything that can be wrong without the weights, paths, tokenizers, vocabularies, data, is checked before
-    they load.
+    Paths, tokenizers, vocabularies and data are checked before any weights load.
 
     Args:
         recipe: checked on reading.
-        resume: go on from the newest complete checkpoint in the output directory (or start, where there is
-            none). A finished run is left as it is.
+        resume: go on from the newest complete checkpoint in the output directory, or start if there is none.
+            A finished run stays as it is.
         callbacks: further callbacks of the Trainer.
-        say: told, in a line each, where the run starts and what takes long after training.
+        log: called with each status line.
     Raises:
-        ValueError: the output directory holds another run, or an input is missing or unfit.
+        ValueError: the output directory holds another run, or an input is missing or invalid.
     """
     directory = RunDirectory(recipe)
     directory.check(resume=resume)
     tokenizers, data, held_out = _checked_inputs(recipe)
     directory.check_examples(data.fingerprint)
-    if resume and (summary := directory.finished_summary()) is not None:
-        return _result_of(summary, directory)
-    with at_key("student.path"):
-        student = load_model(recipe.student.path, dtype="float32", trainable=True)
-    teacher = None
-    if recipe.teacher is not None and tokenizers.teacher is not None:
-        with at_key("teacher.path"):
-            teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+    if resume and (finished := _finished_result(directory)) is not None:
+        return finished
+    student, teacher = load_models(recipe, tokenizers)
     stop, meter = StopOnSignal(), RunMeter()
     trainer = build_trainer(
         recipe,
@@ -110,18 +114,20 @@ def distill(
         if is_main:
             directory.begin(data.fingerprint)
         checkpoint = directory.newest_checkpoint() if resume else None
-    if is_main and data.counts.dropped:
-        say(str(data.counts))
+    if is_main and data.counts.rejected:
+        log(str(data.counts))
     if resume and is_main:
         beginning = f"no checkpoint in {directory.path}: starting from the beginning"
-        say(beginning if checkpoint is None else f"going on from {checkpoint}")
+        log(beginning if checkpoint is None else f"going on from {checkpoint}")
     meter.start(checkpoint)
     with stop.installed():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     result = DistillResult(
         output_dir=directory.path,
-        finished=trainer.state.global_step >= trainer.state.max_steps,
+        method=recipe.method,
         steps=trainer.state.global_step,
+        max_steps=trainer.state.max_steps,
+        finished=trainer.state.global_step >= trainer.state.max_steps,
         seconds=meter.seconds,
         peak_memory_mib=meter.peak_memory_mib,
         log_history=trainer.state.log_history,
@@ -130,28 +136,41 @@ def distill(
         return result
     trainer.save_model()
     if is_main and held_out:
-        say(f"evaluating {len(held_out)} held-out texts")
+        log(f"evaluating {len(held_out)} held-out texts")
         likelihood = held_out_likelihood(
             student,
             tokenizers.student,
             held_out,
-            block_size=recipe.masking.block_size,
             batch_size=recipe.training.batch_size,
         )
-        result = replace(result, held_out=likelihood)
+        result = result.model_copy(update={"held_out": likelihood})
     if is_main:
-        directory.finish(_summary(result, recipe))
+        directory.finish(result.model_dump_json(indent=1, include=set(RunSummary.model_fields)))
     return result
 
 
+def load_models(recipe: Recipe, tokenizers: Tokenizers) -> tuple[DiffusionModel, DiffusionModel | None]:
+    """Load the student and, if the method has one, the teacher."""
+    block_size, teacher = recipe.masking.block_size, None
+    with at_key("student.path"):
+        network = load_model(recipe.student.path, trainable=True)
+        student = DiffusionModel(network, Contract(tokenizers.student.mask_token_id, block_size))
+    if recipe.teacher is not None and tokenizers.teacher is not None:
+        with at_key("teacher.path"):
+            network = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+        teacher = DiffusionModel(network, Contract(tokenizers.teacher.mask_token_id, block_size))
+    return student, teacher
+
+
 def check(recipe: Recipe, *, resume: bool = False) -> str:
-    """Checks all that `distill` checks before it loads weights; returns what it found, in one line.
+    """Check all that `distill` checks before it loads weights, and return the findings.
 
-    One more, indented, for every reason for which rows were dropped. The output directory comes last: a
-    recipe is also checked while its run, or an earlier one, is there.
+    The output directory comes last, so that a recipe can be checked while its run exists.
 
+    Returns:
+        One line, and an indented one for every reason why rows were rejected.
     Raises:
-        ValueError: as `distill`; that of the output directory says that all else is fit.
+        ValueError: as `distill`; the error of the output directory adds that all else is fit to run.
     """
     tokenizers, data, _ = _checked_inputs(recipe)
     directory = RunDirectory(recipe)
@@ -168,7 +187,7 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
 
 def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Example]]:
     """Tokenizers, training examples and held-out examples (the student's side)."""
-    check_trackers(recipe.training.report_to)
+    training_arguments(recipe)
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
     check_embeddings(recipe, tokenizers)
@@ -187,33 +206,19 @@ def _check_models(recipe: Recipe) -> None:
                 check_weights(model.path)
 
 
-def _summary(result: DistillResult, recipe: Recipe) -> dict[str, object]:
-    return {
-        "method": recipe.method,
-        "steps": result.steps,
-        "seconds": result.seconds,
-        "peak_memory_mib": result.peak_memory_mib,
-        "held_out": None if result.held_out is None else asdict(result.held_out),
-        "log_history": result.log_history,
-    }
-
-
-def _result_of(summary: dict[str, Any], directory: RunDirectory) -> DistillResult:
-    """The inverse of `_summary`."""
-    held_out = summary["held_out"]
-    if held_out is not None:
-        by_time = {
-            name: {float(time): value for time, value in held_out[name].items()}
-            for name in ("nats_per_byte", "accuracy")
-        }
-        held_out = HeldOutLikelihood(**{**held_out, **by_time})
+def _finished_result(directory: RunDirectory) -> DistillResult | None:
+    """The result of a run that is complete in `directory`, or None."""
+    try:
+        text = directory.finished_summary()
+        summary = decode(RunSummary, text, where=SUMMARY_FILE, remedy="Resume the run.") if text else None
+    except ValueError:  # torn, or written by another program
+        return None
+    if summary is None or directory.last_step < summary.steps:
+        return None
     return DistillResult(
+        **dict(summary),
         output_dir=directory.path,
+        max_steps=summary.steps,
         finished=True,
-        steps=summary["steps"],
-        seconds=summary["seconds"],
-        peak_memory_mib=summary["peak_memory_mib"],
-        log_history=summary["log_history"],
-        held_out=held_out,
         already_finished=True,
     )

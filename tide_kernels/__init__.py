@@ -6,7 +6,9 @@ One row is one token position. Ops take logits [N, V], or hidden rows and the he
 imports torch, triton where kernels run, and nothing of `tide`.
 """
 
+from tide_kernels._shared.checks import check_tensor
 from tide_kernels.chunk_likelihood import chunk_likelihood
+from tide_kernels.chunk_likelihood.reference import log1mexp
 from tide_kernels.interpolated_kl import interpolated_kl
 from tide_kernels.linear_interpolated_kl import LinearDivergence, linear_interpolated_kl
 from tide_kernels.linear_reverse_kl import linear_reverse_kl
@@ -18,11 +20,13 @@ from tide_kernels.token_scores import TokenScores, token_scores
 __all__ = [
     "LinearDivergence",
     "TokenScores",
+    "check_tensor",
     "chunk_likelihood",
     "interpolated_kl",
     "linear_interpolated_kl",
     "linear_reverse_kl",
     "linear_token_logprob",
+    "log1mexp",
     "reverse_kl",
     "token_logprob",
     "token_scores",

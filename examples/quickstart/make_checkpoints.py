@@ -1,7 +1,7 @@
 """Makes the checkpoints that the quickstart starts from: two tokenizers, a teacher, and two undistilled
 students.
 
-    python examples/quickstart/make_checkpoints.py
+    python -m examples.quickstart.make_checkpoints
 
 Everything is trained on the train split of the standard library's functions, as block-diffusion models, by
 the same flow that users run (`tide.pipeline.distill` with method `none`). Interrupted runs resume. On two
@@ -19,9 +19,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
+from examples.quickstart.corpus import split_functions, write_rows
 from tide.config import Recipe
 from tide.pipeline import distill
-from tide.quickstart.corpus import split_functions, write_rows
 
 END, MASK = "<|endoftext|>", "<|mask|>"
 # Words with their leading space; a run of punctuation; one digit at a time; line breaks with the

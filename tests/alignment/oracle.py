@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def common_spans(student, teacher):
     sides = owners(student), owners(teacher)
     size = len(student.text)
     edges = sorted(boundaries(sides[0]) & boundaries(sides[1]) | {0, size})
-    return list(zip(edges, edges[1:], strict=False)), sides
+    return list(pairwise(edges)), sides
 
 
 def chunks(student, teacher):

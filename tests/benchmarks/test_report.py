@@ -1,4 +1,4 @@
-"""Tables, targets and plots come from the JSON alone."""
+"""Tables, targets and plots from the JSON of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks import report
 from benchmarks._cases import BOTH, HEADLINE_VOCAB, LAYOUTS
 from benchmarks._targets import HIDDEN_IN, VARIANTS, judge, judge_hidden_in
 
-# Of the variants that are named apart from their operation.
+# Ops of the variants whose name differs.
 OPS = {
     "tidal": "interpolated_kl",
     "linear_tidal": "linear_interpolated_kl",
@@ -57,7 +57,7 @@ def row(variant, contestant, milliseconds, rows=4096, layout=(HEADLINE_VOCAB, HE
 
 
 def headline(**changes):
-    """Every target met: 1.6 ms for 6.2 GB is 97 % of 4000 GB/s."""
+    """Rows that meet every target: 1.6 ms for 6.2 GB is 97 % of 4000 GB/s."""
     rows = []
     for variant in VARIANTS:
         rows.append(row(variant, "triton", 1.6, **changes))
@@ -67,7 +67,7 @@ def headline(**changes):
 
 
 def hidden_row(variant, contestant, milliseconds, heads, **changes):
-    """Of an operation over hidden states, beside products of 16 ms."""
+    """A row of an operation over hidden states, with products of 16 ms."""
     vocab, student, teacher = heads
     gradient = (4096 + vocab) * student * 2 / 2**20
     figures = {
@@ -86,7 +86,7 @@ def hidden_row(variant, contestant, milliseconds, heads, **changes):
 
 
 def hidden_headline(**changes):
-    """Every target met: 20 ms beside products of 16, compiled 30 and a peer of 27."""
+    """Rows that meet every target: 20 ms, with products of 16, compiled 30 and a peer of 27."""
     rows = []
     for headline in HIDDEN_IN:
         others = {"gemms": 16.0, "eager": 65.0, "compile": 30.0, "liger_fused_jsd": 27.0, "torch": 22.0}
@@ -103,7 +103,7 @@ def outcomes(rows, variant="tidal"):
     return [v.outcome.split()[0] for v in judge(rows) if v.variant == variant]
 
 
-def test_every_target_is_met_by_figures_that_meet_it():
+def test_figures_that_meet_a_target_say_met():
     assert outcomes(headline()) == ["met"] * 7
 
 
@@ -124,7 +124,7 @@ def test_without_rows_every_target_is_unmeasured():
         (5, {"near_gradient_error": 2e-3}),
     ],
 )
-def test_a_figure_that_misses_its_target_says_so(target, changes):
+def test_a_figure_that_misses_its_target_says_missed(target, changes):
     assert outcomes(headline(**changes))[target] == "missed"
 
 
@@ -141,7 +141,7 @@ def test_a_missing_contestant_makes_its_ratio_unmeasured():
 
 
 @pytest.mark.parametrize("headline", HIDDEN_IN, ids=lambda headline: headline.name)
-def test_every_target_over_hidden_states_is_met_by_figures_that_meet_it(headline):
+def test_figures_over_hidden_states_that_meet_a_target_say_met(headline):
     assert [outcome.split()[0] for outcome in hidden_outcomes(hidden_headline(), headline)] == ["met"] * 5
     assert hidden_outcomes(hidden_headline())[3] == "met (1.4x liger_fused_jsd)"
     assert {v.outcome for v in judge_hidden_in([])} == {"unmeasured"}
@@ -158,11 +158,11 @@ def test_every_target_over_hidden_states_is_met_by_figures_that_meet_it(headline
         (4, {"gradient_error": float("nan")}),
     ],
 )
-def test_a_figure_over_hidden_states_that_misses_its_target_says_so(target, changes):
+def test_a_figure_over_hidden_states_that_misses_its_target_says_missed(target, changes):
     assert hidden_outcomes(hidden_headline(**changes))[target].startswith("missed")
 
 
-def test_the_other_head_of_the_token_operation_is_judged_by_itself():
+def test_the_second_head_of_the_token_operation_has_its_own_verdict():
     rows = [r for r in hidden_headline() if r["student_hidden"] != 2048]
     assert set(hidden_outcomes(rows, HIDDEN_IN[-1])) == {"unmeasured"}
     assert hidden_outcomes(rows, HIDDEN_IN[-2])[0] == "met (1.25x)"
@@ -170,7 +170,7 @@ def test_the_other_head_of_the_token_operation_is_judged_by_itself():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two operations of one device, as a run leaves them."""
+    """Results of a run on one device."""
     device = tmp_path / "some-gpu"
     device.mkdir()
     for variant in ("tidal", "reverse_kl"):
@@ -184,7 +184,7 @@ def folder(tmp_path):
     rows = [r for r in hidden_headline() if r["variant"] == "linear_tidal"]
     content = {"environment": ENVIRONMENT, "rows": rows}
     (device / "linear_interpolated_kl.json").write_text(json.dumps(content))
-    # Another command's file beside them holds no rows, and is left alone.
+    # A file without rows, of another command, is ignored.
     (device / "tests.json").write_text(json.dumps({"status": 0}))
     return device
 
@@ -213,6 +213,6 @@ def test_without_matplotlib_the_page_has_no_plots(folder, monkeypatch, capsys):
     assert "![" not in (folder / "README.md").read_text()
 
 
-def test_a_folder_without_rows_says_what_to_run(tmp_path):
+def test_a_folder_without_rows_names_the_command_to_run(tmp_path):
     with pytest.raises(ValueError, match="make bench"):
         report.render(tmp_path)

@@ -1,4 +1,4 @@
-"""Block sizes are chosen by time among candidates that give the right result."""
+"""Tuning picks the fastest candidate with correct results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import tune
-from tests.kernels.divergence_cases import EPS32, relative
+from tests.kernels.cases import EPS32, relative
 from tide_kernels import interpolated_kl
 from tide_kernels._shared import launch
 from tide_kernels._shared.launch import Blocks, block_table, blocks_for, using_blocks
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 KERNEL = "interpolated_kl_fwd"
 
 
-def test_the_fastest_right_candidate_comes_first(capsys):
+def test_the_fastest_correct_candidate_comes_first(capsys):
     def run():
         width = blocks_for(KERNEL, CPU).block_v
         if width == 64:
@@ -37,7 +37,7 @@ def test_the_fastest_right_candidate_comes_first(capsys):
     assert "64/1: RuntimeError, left out" in printed and "32/1: off by 1.0e+00, left out" in printed
 
 
-def test_an_override_reaches_the_launch_and_ends(monkeypatch):
+def test_an_override_applies_inside_its_block(monkeypatch):
     student, teacher = torch.randn(2, 2, 200)
     expected = interpolated_kl(student, teacher, 0.5, backend="torch")
     with using_blocks(KERNEL, Blocks(32, 1)), using_blocks(KERNEL, Blocks(16, 1)):
@@ -46,6 +46,7 @@ def test_an_override_reaches_the_launch_and_ends(monkeypatch):
     assert blocks_for(KERNEL, CPU) == block_table()["interpreter"][KERNEL]
 
 
+@pytest.mark.slow
 def test_every_kernel_of_the_table_has_work(monkeypatch):
     work = tune.work_of(4, 50, torch.float32, CPU)
     assert list(work) == list(block_table()["default"]) == list(block_table()["interpreter"])
@@ -62,12 +63,12 @@ def test_only_the_section_of_this_architecture_is_rewritten(tmp_path):
     assert after == before
 
 
-def test_register_limits_are_tried_and_reach_nvidias_compiler_alone(monkeypatch):
+def test_register_limits_are_tried_and_reach_only_nvidias_compiler(monkeypatch):
     limited = [blocks for blocks in tune.candidates_for(KERNEL) if blocks.max_registers]
     assert [blocks._replace(max_registers=0) for blocks in limited] == list(tune.CANDIDATES)
     assert tune.candidates_for("token_logprob_fwd") == tune.CANDIDATES
     assert tune.named(Blocks(512, 2, 128)) == "512/2/128"
-    # AMD's compiler refuses the option.
+    # AMD's compiler rejects the option.
     monkeypatch.setattr(torch.version, "cuda", None)
     assert Blocks(512, 2, 128).options() == {"num_warps": 2}
     monkeypatch.setattr(torch.version, "cuda", "13.0")

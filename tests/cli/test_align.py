@@ -60,12 +60,12 @@ def test_a_data_set_with_files(align, tiny_checkpoints, tmp_path: Path) -> None:
     page, plot = tmp_path / "page.html", tmp_path / "plot.png"
     status, out, _ = align("--data", str(rows), "--show", "2", "--html", str(page), "--plot", str(plot))
     assert status == 0
-    assert "Rows aligned: 8 of 9" in out and "Set aside, wrong type: 1." in out and "longest chunks" in out
+    assert "Rows aligned: 8 of 9" in out and "Rejected: wrong type: 1." in out and "longest chunks" in out
     assert out.count("\nteacher ") >= 2 and out.count("Only chunks are aligned") == 1
     assert f"{rows}:2" in out.replace("\n", "")
     assert plot.read_bytes()[:4] == b"\x89PNG"
     shown = Page(page.read_text(encoding="utf-8"))
-    assert shown.texts["h2"] == ["What is aligned", f"{rows}:1", f"{rows}:2", "The data set"]
+    assert shown.texts["h2"] == ["Tokenizers and data", f"{rows}:1", f"{rows}:2", "The data set"]
     assert {str(rows), "9 of the 9 rows", "none"} <= set(shown.texts["dd"])
     assert shown.texts["h1"] == ["student and other_teacher"]
     assert shown.tags.count("img") == 1
@@ -81,7 +81,7 @@ def test_fewer_rows_and_merged_chunks(align, tiny_checkpoints) -> None:
     assert "3 of the 8 rows of " in out and "Rows aligned: 3 of 3" in out and 0 < chunks(merged) < chunks(out)
 
 
-def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> None:
+def test_no_mask_token_is_needed(tmp_path: Path, capsys) -> None:
     from tests.tiny import make_tokenizer
 
     make_tokenizer(300, mask=None).save_pretrained(tmp_path)
@@ -94,16 +94,15 @@ def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> Non
     [
         ([], "expected a text or row, --data SOURCE, or --recipe RECIPE.yaml; got none"),
         ([""], "got an empty one"),
-        (['{"messages": []}'], "the row is unfit (no messages"),
+        (['{"messages": []}'], "row rejected: no messages"),
         (["x <|mask|>"], "mask token in the text"),
-        (["x", "--show", "1"], "--show is of the rows of a data set, and only a text is given"),
-        (["x", "--split", "dev"], "--split is of --data SOURCE, which is not given"),
-        (["x", "--subset", "a"], "--subset is of --data SOURCE, which is not given"),
+        (["x", "--show", "1"], "--show is for rows of a data set; got only a text. Add --data"),
+        (["x", "--split", "dev"], "--split needs --data"),
+        (["x", "--subset", "a"], "--subset needs --data"),
         (["--data", "nowhere.jsonl"], "--data: open_source: no file or directory at 'nowhere.jsonl'"),
         (
             ["x", "--chunk-merging", "length"],
-            "--chunk-merging length joins chunks up to a limit, and none is given. Add --chunk-max-tokens N "
-            "or --chunk-max-bytes N",
+            "--chunk-merging length needs a limit. Add --chunk-max-tokens N or --chunk-max-bytes N",
         ),
         (
             ["x", "--chunk-max-tokens=3", "--chunk-max-bytes=9"],
@@ -111,13 +110,9 @@ def test_a_tokenizer_without_a_mask_token_will_do(tmp_path: Path, capsys) -> Non
             "not given. Add --chunk-merging words or length",
         ),
         (["x", "--chunk-merging=none", "--chunk-max-bytes=9"], "and --chunk-merging is none. Add"),
-        (["x", "--html", "no/such/folder/page.html"], "cannot write 'no/such/folder/page.html'"),
-        (["x", "--plot", "."], "cannot write '.'"),
-        (["x", "--plot", "x.jpg"], "--plot writes PNG, got 'x.jpg'. Name a file that ends in .png."),
-        (["x", "--html", "x"], "--html writes HTML, got 'x'. Name a file that ends in .html or .htm."),
     ],
 )
-def test_bad_input_is_said_in_a_line(align, arguments: list[str], message: str) -> None:
+def test_bad_input_is_an_error_of_one_line(align, arguments: list[str], message: str) -> None:
     status, out, err = align(*arguments)
     assert (status, out) == (2, "")
     (line,) = err.splitlines()
@@ -125,20 +120,29 @@ def test_bad_input_is_said_in_a_line(align, arguments: list[str], message: str) 
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("option", "file", "message"),
     [
-        ("--plot=x.jpg", "Name a file that ends in"),
-        ("--html=x.png", "Name a file that ends in"),
-        ("--chunk-merging=length", "Add --chunk-max-tokens N"),
+        ("--html", "no/such/folder/page.html", "cannot write 'no/such/folder/page.html'"),
+        ("--plot", ".", "cannot write '.'"),
+        ("--plot", "x.jpg", "'x.jpg': the name must end in .png"),
+        ("--html", "x", "'x': the name must end in .html or .htm"),
     ],
 )
-def test_what_options_cannot_do_is_refused_before_anything_is_loaded(option, message, capsys) -> None:
-    assert main(["align", "x", "--student", "no/such/folder", "--teacher", "no/such/folder", option]) == 2
-    assert message in capsys.readouterr().err
+def test_files_that_cannot_be_written_are_refused(align, capsys, option, file, message) -> None:
+    with pytest.raises(SystemExit) as ended:
+        align("x", option, file)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and last.startswith(f"tide align: error: argument {option}: {message}")
+
+
+def test_options_are_checked_before_anything_loads(capsys) -> None:
+    nowhere = ["--student", "no/such/folder", "--teacher", "no/such/folder"]
+    assert main(["align", "x", *nowhere, "--chunk-merging=length"]) == 2
+    assert "Add --chunk-max-tokens N" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["split", "subset"])
-def test_what_a_source_has_not_is_refused(align, tiny_checkpoints, option) -> None:
+def test_a_missing_split_or_subset_is_refused(align, tiny_checkpoints, option) -> None:
     rows = str(tiny_checkpoints.rows)
     status, out, err = align("--data", rows, f"--{option}", "test")
     assert (status, out) == (2, "")
@@ -147,7 +151,7 @@ def test_what_a_source_has_not_is_refused(align, tiny_checkpoints, option) -> No
     )
 
 
-def test_a_split_that_is_there_is_read_and_named(align, tiny_checkpoints, tmp_path: Path) -> None:
+def test_a_split_is_read_and_named(align, tiny_checkpoints, tmp_path: Path) -> None:
     lines = tiny_checkpoints.rows.read_text(encoding="utf-8").splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "test.jsonl").write_text("\n".join(lines[:2]), encoding="utf-8")
@@ -164,13 +168,13 @@ def test_a_split_that_is_there_is_read_and_named(align, tiny_checkpoints, tmp_pa
         (' [{"text": "a"}]', "it is JSON, but no object"),
     ],
 )
-def test_what_looks_like_a_row_and_is_none_is_said_to_be_a_text(align, text, fault) -> None:
+def test_text_that_looks_like_json_is_read_as_text_with_a_note(align, text, fault) -> None:
     status, out, err = align(text)
     assert status == 0 and f"of {len(text)} bytes" in out
     assert err == f"tide align: read as plain text, for {fault}\n"
 
 
-def test_a_template_that_is_not_there_is_said_in_a_sentence(tmp_path: Path, capsys) -> None:
+def test_a_missing_chat_template_is_named(tmp_path: Path, capsys) -> None:
     from tests.chat import make_chat_tokenizer
 
     sides = {"student": make_chat_tokenizer(), "teacher": make_chat_tokenizer()}
@@ -188,7 +192,7 @@ def test_a_template_that_is_not_there_is_said_in_a_sentence(tmp_path: Path, caps
     )
 
 
-def test_suffixes_may_be_in_capitals(align, tmp_path: Path) -> None:
+def test_suffixes_in_capitals_are_accepted(align, tmp_path: Path) -> None:
     assert align("x", "--html", str(tmp_path / "a.HTM"), "--plot", str(tmp_path / "b.PNG"))[0] == 0
     assert (tmp_path / "b.PNG").read_bytes()[:4] == b"\x89PNG"
 
@@ -200,9 +204,9 @@ def test_both_tokenizers_are_needed(tiny_checkpoints, capsys) -> None:
 
 def test_no_figures_without_matplotlib(align, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for module in ("tide.inspection.histogram", "tide.presentation.figures"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.delattr(sys.modules["tide.presentation"], "figures", raising=False)
+    for name in ("histogram", "figures"):
+        monkeypatch.delitem(sys.modules, f"tide.inspection.{name}", raising=False)
+        monkeypatch.delattr(sys.modules["tide.inspection"], name, raising=False)
     status, out, err = align("x", "--plot", str(tmp_path / "plot.png"))
     assert (status, out) == (2, "") and 'pip install -e ".[plots]"' in err
     status, _, err = align("x", "--html", str(tmp_path / "page.html"))

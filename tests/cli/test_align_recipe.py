@@ -1,4 +1,4 @@
-"""`tide align --recipe`: what is shown is what `tide prepare` makes with the same recipe."""
+"""`tide align --recipe` shows what `tide prepare` makes with the same recipe."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def chunks(text: str) -> int:
     return int(text.split("chunks: ")[1].split(".")[0].replace(",", ""))
 
 
-def test_statistics_are_of_what_is_prepared(align, values, tmp_path: Path) -> None:
+def test_statistics_cover_the_rows_that_prepare_reads(align, values, tmp_path: Path) -> None:
     values["data"]["prepared"] = str(tmp_path / "prepared")
     counts = prepare(Recipe.from_dict(values), workers=1).counts
     assert counts.rows == counts.kept == 2 * 3 + 4 and not counts.cut
@@ -134,9 +134,9 @@ def test_overrides_are_not_taken(align, capsys) -> None:
 
 def test_show_needs_rows(align) -> None:
     status, _, err = align("x", "--show", "1")
-    assert status == 2 and "only a text is given. Add --data SOURCE" in err
+    assert status == 2 and "got only a text. Add --data SOURCE" in err
 
 
-def test_a_recipe_that_is_wrong_is_said_as_for_other_commands(capsys) -> None:
+def test_a_missing_recipe_is_named(capsys) -> None:
     assert main(["align", "--recipe", "no/such/recipe.yaml"]) == 2
     assert "no/such/recipe.yaml" in capsys.readouterr().err

@@ -6,27 +6,29 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 import tide
+from tests.chat import examples_of
 from tests.flow.recipes import tiny_recipe
 from tests.tiny import ROWS, write_rows
 from tide import generate
 from tide.cli import distill as distill_command
 from tide.cli import prepare as prepare_command
 from tide.cli.main import main
+from tide.contract import Contract
 from tide.evaluation import held_out_likelihood
-from tide.models import load_model, load_tokenizer
-from tide.preparation import same_tokenizer_examples
+from tide.models import DiffusionModel, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.tiny import TinyCheckpoints
+
+COMMANDS = ("recipe", "align", "prepare", "distill", "sample")
 
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -45,11 +47,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(["--help"], capsys)
-    for name in ("quickstart", "align", "prepare", "distill", "sample"):
+    for name in COMMANDS:
         assert f"\n    {name}" in out
 
 
-@pytest.mark.parametrize("command", [[], ["quickstart"], ["align"], ["prepare"], ["distill"], ["sample"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_fits_in_100_columns(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([*command, "--help"], capsys)
     assert out.startswith(" ".join(["usage: tide", *command]))
@@ -72,7 +74,6 @@ def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[st
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
-        "quickstart": ["--full", "--output-dir", "--fresh", "--steps", "--seeds"],
     }
     for command, names in options.items():
         out = shown([command, "--help"], capsys)
@@ -114,16 +115,16 @@ def test_prepare_counts_every_source_of_several(
     ]
     arguments = [f"data.prepared={tmp_path / 'prepared'}", "data.train=null", f"data.sources={sources}"]
     assert main(["prepare", str(recipe), "--workers=1", *arguments]) == 0
-    first, *dropped = capsys.readouterr().out.splitlines()
-    dropped, lines = dropped[:2], dropped[2:]
+    first, *rejected = capsys.readouterr().out.splitlines()
+    rejected, lines = rejected[:2], rejected[2:]
     assert first.startswith(f"{tmp_path / 'prepared'}: 10 rows, 9 examples")
     (rejects,) = (tmp_path / "prepared").glob("*.rejects.jsonl")
-    assert dropped == ["  1 dropped: empty answer", f"  dropped rows, with what is wrong: {rejects}"]
+    assert rejected == ["  1 rejected: empty answer", f"  rejected rows and their faults: {rejects}"]
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [
-        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 dropped",
-        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 dropped",
+        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 rejected",
+        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 rejected",
     ]
 
 
@@ -226,7 +227,6 @@ def test_overrides_stand_anywhere(
         (["distill", "recipe.yaml", "--chek", "method=kl"], "--chek"),
         (["distill", "recipe.yaml", "--check", "method"], "method"),
         (["distill", "recipe.yaml", "--method=kl"], "--method=kl"),
-        (["quickstart", "method=kl"], "method=kl"),
         (["sample", "somewhere", "x", "--block-size=3", "a=1"], "a=1"),
     ],
 )
@@ -254,10 +254,9 @@ def test_held_out_text_is_measured_at_the_end(
     student, tokenizer = (
         load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
     )
-    examples = same_tokenizer_examples(
-        list(ROWS[:3]), tokenizer, max_length=48, block_size=8, with_teacher=False
-    )
-    expected = held_out_likelihood(student, tokenizer, examples, block_size=8).nats_per_byte
+    examples = examples_of(ROWS[:3], tokenizer, max_length=48, block_size=8)
+    model = DiffusionModel(student, Contract(tokenizer.mask_token_id, block_size=8))
+    expected = held_out_likelihood(model, tokenizer, examples).nats_per_byte
     printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())
     assert line == f"held out (3 texts), nats per byte: {printed}"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]
@@ -317,7 +316,7 @@ def test_sample_takes_the_block_size_of_training(
     run, size, said = shutil.copytree(tiny_checkpoints.student, tmp_path / "run"), 32, "as no recipe.yaml"
     if written is not None:
         recipe = tiny_recipe(tiny_checkpoints, run)
-        trained = replace(recipe, masking=replace(recipe.masking, block_size=4))
+        trained = recipe.replace(masking={"block_size": 4})
         (tmp_path / written).write_text(trained.to_yaml())
         size, said = 4, f"from {tmp_path / written}"
     model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))
@@ -362,7 +361,7 @@ def test_sample_answers_bad_input_in_a_line(
     ("command", "options"),
     [
         ("sample somewhere x", ["--max-new-tokens", "--block-size", "--steps-per-block"]),
-        ("quickstart", ["--steps", "--seeds", "--jobs"]),
+        ("align x", ["--rows", "--show", "--chunk-max-tokens", "--chunk-max-bytes"]),
     ],
 )
 @pytest.mark.parametrize("value", ["0", "-2", "many"])

@@ -64,7 +64,7 @@ def test_of_the_second_source(said, tiny_checkpoints: TinyCheckpoints) -> None:
     rows = str(tiny_checkpoints.rows)
     sources = [{"path": rows}, {"path": rows, "answer_contains": "nowhere to be found"}]
     line = said("distill", "data.sources", sources)
-    assert line.startswith("data.sources.1.answer_contains: rows_with_answer: no answer in the 8 rows")
+    assert line.startswith("data.sources.1.answer_contains: with_answer: no answer in the 8 rows")
     line = said("distill", "data.sources", [{"path": rows}, {"path": "no/*.jsonl"}])
     assert line.startswith("data.sources.1.path: open_source: no file of a known kind matches 'no/*.jsonl'")
 

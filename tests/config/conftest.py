@@ -12,6 +12,8 @@ from tide.config import Recipe, RecipeError, load_recipe
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tide.config import Problem
+
 MINIMAL = """\
 method: tide_shared
 student:
@@ -49,14 +51,26 @@ def load() -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def errors(load: Callable[..., Recipe]) -> Callable[..., list[str]]:
-    """The lines of the error that a recipe's text gives."""
+def problems(load: Callable[..., Recipe]) -> Callable[..., tuple[Problem, ...]]:
+    """The problems of a recipe's text, each printed on one line."""
 
-    def errors(text: str | bytes, overrides: Sequence[str] = ()) -> list[str]:
+    def problems(text: str | bytes, overrides: Sequence[str] = ()) -> tuple[Problem, ...]:
         with pytest.raises(RecipeError) as caught:
             load(text, overrides)
-        lines = str(caught.value).splitlines()
-        assert len(lines) == len(caught.value.problems), "a problem takes one line"
-        return lines
+        found = caught.value.problems
+        assert len(str(caught.value).splitlines()) == len(found)
+        return found
 
-    return errors
+    return problems
+
+
+@pytest.fixture
+def problem(problems: Callable[..., tuple[Problem, ...]]) -> Callable[..., Problem]:
+    """The only problem of a recipe's text."""
+
+    def problem(text: str | bytes, overrides: Sequence[str] = ()) -> Problem:
+        found = problems(text, overrides)
+        assert len(found) == 1, found
+        return found[0]
+
+    return problem

@@ -21,7 +21,7 @@ SPECIALS = (
     "[INST]",
     "[/INST]",
 )
-# Text, the message whose content it is, whether it is learnt.
+# Text, the message whose content it is, whether it is in the loss.
 Segment = tuple[str, int | None, bool]
 
 
@@ -93,7 +93,7 @@ def folded(messages: Sequence[Message]) -> list[Segment]:
 
 
 def marked(messages: Sequence[Message]) -> list[Segment]:
-    """What is learnt is marked by the template: here up to the newline."""
+    """The template marks the loss spans: here up to the newline."""
     segments: list[Segment] = []
     for at, message in enumerate(messages):
         answer = message.role == "assistant"

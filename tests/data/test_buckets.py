@@ -69,7 +69,7 @@ def test_a_bucket_by_hand_with_a_short_last_batch():
     assert seen == {(short, long, (9, 10)), (long, short, (9, 10))}
 
 
-def test_the_order_is_that_of_its_seed_and_epoch_alone():
+def test_the_order_depends_on_seed_and_epoch_alone():
     lengths = [index % 7 for index in range(500)]
 
     def order(seed: int, epoch: int) -> list[int]:

@@ -28,11 +28,11 @@ def test_two_sides_by_hand():
     student, teacher = batch.student, batch.teacher
     assert student.token_ids.tolist() == [[5, 6, 7, 50], [4, 50, 50, 50]]
     assert student.valid.int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    assert student.maskable.int().tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
+    assert student.loss_mask.int().tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
     assert student.chunks.tolist() == [[-1, 0, 1, -1], [0, -1, -1, -1]]
     assert teacher.token_ids.tolist() == [[8, 9, 60, 60], [3, 2, 1, 60]]
     assert teacher.valid.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
-    assert teacher.maskable.int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 0]]
+    assert teacher.loss_mask.int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 0]]
     assert teacher.chunks.tolist() == [[0, 1, -1, -1], [-1, 0, 0, -1]]
     assert batch.chunk_exists.tolist() == [[True, True], [True, False]]
     for side in (student, teacher):
@@ -68,7 +68,7 @@ def test_a_teachers_side_without_tokens_is_one_block_of_padding():
     example = Example(sequence([1, 2]), sequence([], chunks=[]))
     batch = Collator(student_pad_id=0, teacher_pad_id=7, pad_to_multiple_of=3)([example])
     assert batch.teacher.token_ids.tolist() == [[7, 7, 7]]
-    assert not batch.teacher.valid.any() and not batch.teacher.maskable.any()
+    assert not batch.teacher.valid.any() and not batch.teacher.loss_mask.any()
 
 
 def test_a_batch_moves_whole():

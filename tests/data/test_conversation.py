@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tide.data.conversation import BadRow, Conversation, Message, TextRow, parse_row
+from tide.data.conversation import Conversation, Message, RejectedRow, TextRow, parse_row
 
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "index": None}]
 ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -59,14 +59,14 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
             {"messages": [ANSWER, {"role": "tool", "content": ""}]},
             Conversation((BOTH[1], Message("tool", ""))),
         ),
-        # Answers that are not learnt.
+        # Answers outside the loss.
         (
             {"messages": [ASK, {**ANSWER, "weight": 0}, ASK, {**ANSWER, "weight": 1}]},
-            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+            Conversation(BOTH + BOTH, context=frozenset({1})),
         ),
         (
             {"messages": [ASK, {**ANSWER, "train": False}, ASK, {**ANSWER, "train": True, "weight": None}]},
-            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+            Conversation(BOTH + BOTH, context=frozenset({1})),
         ),
         (
             {
@@ -77,7 +77,7 @@ BOTH = (Message("user", "q"), Message("assistant", "a"))
                     {"from": "gpt", "value": "a", "weight": 1.0},
                 ]
             },
-            Conversation(BOTH + BOTH, unlearnt=frozenset({1})),
+            Conversation(BOTH + BOTH, context=frozenset({1})),
         ),
         (
             {"prompt": [ASK], "completion": [{**ANSWER, "content": "", "weight": 0}, ASK, ANSWER]},
@@ -146,7 +146,7 @@ def answer(**changes: object) -> dict[str, object]:
         (answer(weight=0.5), "weight of a message", "messages[1] has weight 0.5, expected 0 or 1"),
         (answer(weight="0"), "weight of a message", "has weight '0'"),
         (answer(train="no"), "weight of a message", "has train 'no'"),
-        (answer(weight=0), "no answer", "roles ['user', 'assistant'], not learnt [1]"),
+        (answer(weight=0), "no answer", "roles ['user', 'assistant'], context [1]"),
         ({"messages": [ASK]}, "no answer", "roles ['user']"),
         ({"messages": [ASK, {"role": "Assistant", "content": "a"}]}, "no answer", "'Assistant'"),
         ({"prompt": [ASK, ANSWER], "completion": [ASK]}, "no answer", ""),
@@ -163,8 +163,8 @@ def answer(**changes: object) -> dict[str, object]:
         (answer(role="\ud800"), "half a surrogate pair", "messages[1] has"),
     ],
 )
-def test_what_is_no_row_has_a_reason(value, reason, detail):
-    with pytest.raises(BadRow) as caught:
+def test_a_mapping_in_no_form_is_rejected_with_a_reason(value, reason, detail):
+    with pytest.raises(RejectedRow) as caught:
         parse_row(value)
     assert caught.value.reason == reason
     assert detail in str(caught.value)
@@ -202,15 +202,15 @@ anything = st.recursive(
         st.sampled_from(["messages", "conversations", "prompt", "completion", "text"]), anything
     )
 )
-def test_nothing_but_a_bad_row_comes_of_a_strange_value(value):
+def test_a_strange_value_raises_nothing_but_RejectedRow(value):
     try:
         row = parse_row(value)
-    except BadRow as error:
+    except RejectedRow as error:
         assert error.reason
     else:
         assert isinstance(row, TextRow | Conversation)
 
 
-def test_a_bad_row_can_be_sent_to_another_process():
-    copy = pickle.loads(pickle.dumps(BadRow("not JSON", "rows.jsonl:3")))
+def test_a_rejected_row_can_be_pickled():
+    copy = pickle.loads(pickle.dumps(RejectedRow("not JSON", "rows.jsonl:3")))
     assert (copy.reason, copy.detail, str(copy)) == ("not JSON", "rows.jsonl:3", "not JSON: rows.jsonl:3")

@@ -1,7 +1,7 @@
-"""Contents and what is learnt, in every template, beside segments that are written out by hand.
+"""Contents and loss spans in every template, beside segments that are written out by hand.
 
 Mutants that these tests kill: contents found by their first occurrence; a template's stripping ignored;
-learnt spans that end with the content, or run to the next header.
+loss spans that end with the content, or run to the next header.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.data.templates import (
     tokenizer_with,
 )
 from tests.tiny import make_tokenizer
-from tide.data.conversation import BadRow, Conversation, Message, TextRow
+from tide.data.conversation import Conversation, Message, RejectedRow, TextRow
 from tide.data.rendering import Rendered, check_chat_template, render, shared_contents
 
 TOKENIZERS = {template: tokenizer_with(template) for template in TEMPLATES}
@@ -47,8 +47,8 @@ def conversations(draw) -> Conversation:
     return Conversation(tuple(messages))
 
 
-def learnt_text(row: Rendered) -> list[str]:
-    return [row.text[start:end] for start, end in row.learnt]
+def loss_text(row: Rendered) -> list[str]:
+    return [row.text[start:end] for start, end in row.loss_spans]
 
 
 def content_text(row: Rendered) -> list[str]:
@@ -68,20 +68,20 @@ def test_every_content_is_found_where_the_template_puts_it(template: Template, c
     assert row.text == tokenizer.apply_chat_template(messages, tokenize=False)
     assert row.pieces == (row.text,)
     places: dict[int, tuple[int, int]] = {}
-    learnt: list[tuple[int, int]] = []
+    loss_spans: list[tuple[int, int]] = []
     at = 0
-    for text, message, is_learnt in template.segments(conversation.messages):
+    for text, message, in_loss in template.segments(conversation.messages):
         end = at + len(text)
         assert row.text[at:end] == text
         if message is not None:
             places[message] = (at, end)
-        if is_learnt and learnt and learnt[-1][1] == at:
-            learnt[-1] = (learnt[-1][0], end)
-        elif is_learnt:
-            learnt.append((at, end))
+        if in_loss and loss_spans and loss_spans[-1][1] == at:
+            loss_spans[-1] = (loss_spans[-1][0], end)
+        elif in_loss:
+            loss_spans.append((at, end))
         at = end
     assert at == len(row.text)
-    assert row.learnt == tuple(learnt)
+    assert row.loss_spans == tuple(loss_spans)
     for number, message in enumerate(conversation.messages):
         start, end = row.contents[number]
         offset = row.offsets[number]
@@ -104,7 +104,7 @@ def test_two_templates_share_the_same_text(pair, conversation):
         assert one.text[start:end] == other.text[other_start:other_end] == expected
 
 
-def test_what_one_template_leaves_out_is_not_shared():
+def test_contents_that_one_template_leaves_out_are_not_shared():
     without_system = (
         "{% for m in messages %}{% if m.role != 'system' %}{{ m.role + m.content }}{% endif %}{% endfor %}"
     )
@@ -116,20 +116,20 @@ def test_what_one_template_leaves_out_is_not_shared():
 
 
 @pytest.mark.parametrize("role", ["tool", "ipython", "assistant tool"])
-def test_other_roles_are_read_and_not_learnt(role):
+def test_other_roles_are_context(role):
     conversation = chat("add", ("assistant", "call"), (role, '{"sum": 3}'), ("assistant", "3"))
     row = render(conversation, TOKENIZERS[IM_START])
     assert content_text(row) == ["add", "call", '{"sum": 3}', "3"]
-    assert learnt_text(row) == ["call<|im_end|>", "3<|im_end|>"]
+    assert loss_text(row) == ["call<|im_end|>", "3<|im_end|>"]
 
 
 @pytest.mark.parametrize(
-    ("template", "learnt"),
+    ("template", "expected"),
     [(IM_START, "3<|im_end|>"), (MARKED, "3<|im_end|>\n"), (PLAIN, " 3\n"), (HEADERS, "3<|eot_id|>")],
 )
-def test_answers_in_the_prompt_are_not_learnt(template, learnt):
+def test_answers_in_the_prompt_are_context(template, expected):
     turns = chat("1", "2", "1", "3").messages
-    assert learnt_text(render(Conversation(turns, num_prompt=2), TOKENIZERS[template])) == [learnt]
+    assert loss_text(render(Conversation(turns, num_prompt=2), TOKENIZERS[template])) == [expected]
 
 
 def test_a_text_row_has_two_pieces_and_needs_no_template():
@@ -146,14 +146,14 @@ def test_a_text_row_has_two_pieces_and_needs_no_template():
         ("m.content.strip('\\n')", " \n code \n", " \n code "),
     ],
 )
-def test_white_space_that_a_template_keeps_in_part(strip, content, shown):
+def test_whitespace_that_a_template_keeps_in_part(strip, content, shown):
     tokenizer = tokenizer_with(
         f"{{% for m in messages %}}{{{{ m.role + ':' + {strip} + '</s>' }}}}{{% endfor %}}"
     )
     row = render(chat("code", content), tokenizer)
     assert content_text(row) == ["code", shown]
     assert row.offsets == (0, content.index(shown))
-    assert learnt_text(row) == [shown + "</s>"]
+    assert loss_text(row) == [shown + "</s>"]
 
 
 class TestTemplatesThatLookIntoContents:
@@ -164,13 +164,13 @@ class TestTemplatesThatLookIntoContents:
     def test_a_block_that_the_template_adds_is_no_content(self):
         row = render(chat("<think>", "<think>\n"), self.tokenizer)
         assert row.text.endswith("assistant\n<think>\n\n</think>\n\n<think>\n<|im_end|>\n")
-        assert learnt_text(row) == ["<think>\n<|im_end|>"]
+        assert loss_text(row) == ["<think>\n<|im_end|>"]
 
     def test_a_thought_that_is_left_out(self):
         row = render(chat("user", "<think>user</think>\n\nassistant", "assistant", "user"), self.tokenizer)
         assert content_text(row) == ["user", "assistant", "assistant", "user"]
         assert row.offsets == (0, 21, 0, 0)
-        assert learnt_text(row) == ["assistant<|im_end|>", "user<|im_end|>"]
+        assert loss_text(row) == ["assistant<|im_end|>", "user<|im_end|>"]
         starts = [start for start, _ in row.contents]
         assert starts == sorted(starts) and row.text[: starts[1]].endswith("<|im_start|>assistant\n")
 
@@ -178,11 +178,11 @@ class TestTemplatesThatLookIntoContents:
         answer = "<think>\nwhy\n</think>\n\nso"
         row = render(chat("q", answer), self.tokenizer)
         assert content_text(row) == ["q", answer]
-        assert learnt_text(row) == [answer + "<|im_end|>"]
+        assert loss_text(row) == [answer + "<|im_end|>"]
 
     def test_a_thought_that_is_written_otherwise_is_not_a_part(self):
-        """The template shows it with other white space, so the answer is not what the row has."""
-        with pytest.raises(BadRow, match="template: changes a message: message 1 "):
+        """The template shows it with other whitespace, so the answer is not what the row has."""
+        with pytest.raises(RejectedRow, match="template: changes a message: message 1 "):
             render(chat("q", "<think>why</think>so"), self.tokenizer)
 
     def test_a_content_whose_ends_are_read(self):
@@ -190,7 +190,7 @@ class TestTemplatesThatLookIntoContents:
         reply = "<reply>assistant\nuser</reply>"
         row = render(chat("assistant", "user", reply, "assistant"), self.tokenizer)
         assert content_text(row) == ["assistant", "user", reply, "assistant"]
-        assert learnt_text(row) == ["user<|im_end|>", "assistant<|im_end|>"]
+        assert loss_text(row) == ["user<|im_end|>", "assistant<|im_end|>"]
 
     @given(words=st.lists(st.sampled_from(["user", "assistant", "\n", "im_start"]), min_size=1, max_size=6))
     def test_repeated_words_are_not_mixed_up(self, words):
@@ -202,7 +202,7 @@ class TestTemplatesThatLookIntoContents:
         assert row.contents[1] == (first, first + 1)
         assert row.contents[2][1] == second - len("<|im_end|>\n<|im_start|>assistant\n")
         # What the template strips of the beginning is left out.
-        assert learnt_text(row)[1] == f"{text}0".lstrip("\n") + "<|im_end|>"
+        assert loss_text(row)[1] == f"{text}0".lstrip("\n") + "<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ class TestTemplatesThatLookIntoContents:
          "{{ messages[0].content + ': ' }}{{ turn(messages[1]) }}", "template: marks a part of an answer"),
     ],
 )  # fmt: skip
-def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
-    with pytest.raises(BadRow) as caught:
+def test_a_row_that_the_template_does_not_show_is_rejected(template, reason):
+    with pytest.raises(RejectedRow) as caught:
         render(chat("an answer?", "an answer"), tokenizer_with(template))
     assert caught.value.reason == reason
     with pytest.raises(ValueError, match=f"render: the chat template of the tokenizer fails .*{reason}"):
@@ -243,15 +243,15 @@ def test_a_row_that_the_template_does_not_show_is_set_aside(template, reason):
 )
 def test_the_unchanged_end_of_a_message_is_no_part_of_it(changed, answer):
     template = f"{{% for m in messages %}}{{{{ m.role + ':' + ({changed}) + '</s>' }}}}{{% endfor %}}"
-    with pytest.raises(BadRow, match="template: changes a message"):
+    with pytest.raises(RejectedRow, match="template: changes a message"):
         render(chat("why", answer), tokenizer_with(template))
 
 
-def test_letters_of_the_templates_own_are_not_taken_for_a_contents():
+def test_characters_of_the_template_are_not_taken_for_a_content():
     template = "{{ messages[0].content }}{{ messages[1].content.split('b')[-1] }}"
     row = render(chat("b", "abcd"), tokenizer_with(template))
     assert row.contents == ((0, 1), (1, 3)) and row.offsets == (0, 2)  # the b is the question's
-    with pytest.raises(BadRow) as caught:  # here it looks like the answer's, too
+    with pytest.raises(RejectedRow) as caught:  # here it looks like the answer's, too
         render(chat("b", "bcd"), tokenizer_with(template))
     assert str(caught.value) == "template: changes a message: two messages share a part of the text"
 
@@ -272,40 +272,40 @@ def test_a_thought_is_left_out_whatever_stands_at_its_end(header, strip, space):
     row = render(chat("q", f"<think>\nwhy?\n</think>{space}so it is"), tokenizer_with(template))
     shown = {"": space, ".strip()": ""}.get(strip, space.lstrip("\n")) + "so it is"
     assert row.text == f"U:q{header}{shown}</s>"
-    assert content_text(row)[1] == shown and learnt_text(row) == [shown + "</s>"]
+    assert content_text(row)[1] == shown and loss_text(row) == [shown + "</s>"]
 
 
-def test_a_text_that_holds_the_marker_is_set_aside():
-    with pytest.raises(BadRow, match="template: marker in the text"):
+def test_a_text_that_holds_the_marker_is_rejected():
+    with pytest.raises(RejectedRow, match="template: marker in the text"):
         render(chat("Zq7x000001k5wV", "b"), TOKENIZERS[IM_START])
 
 
-def test_a_conversation_without_a_template_is_no_fault_of_the_row():
+def test_a_missing_template_is_an_error_not_a_rejected_row():
     tokenizer = make_tokenizer(258)
     for check in (lambda: check_chat_template(tokenizer), lambda: render(chat("a", "b"), tokenizer)):
         with pytest.raises(
             ValueError, match=r"render: the tokenizer has no chat template.*Set tokenizer"
         ) as e:
             check()
-        assert not isinstance(e.value, BadRow)
+        assert not isinstance(e.value, RejectedRow)
 
 
 def test_a_template_is_read_when_it_is_used():
     tokenizer = tokenizer_with(IM_START)
     check_chat_template(tokenizer)
-    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b<|im_end|>"]
+    assert loss_text(render(chat("a", "b"), tokenizer)) == ["b<|im_end|>"]
     tokenizer.chat_template = HEADERS.source
-    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b<|eot_id|>"]
+    assert loss_text(render(chat("a", "b"), tokenizer)) == ["b<|eot_id|>"]
     tokenizer.chat_template = {"default": IM_START.source, "tool_use": HEADERS.source}
-    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b<|im_end|>"]
+    assert loss_text(render(chat("a", "b"), tokenizer)) == ["b<|im_end|>"]
 
 
-def test_special_tokens_are_those_of_the_moment():
+def test_special_tokens_are_read_at_each_call():
     tokenizer = tokenizer_with("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
     tokenizer.eos_token = "</s>"
-    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b</s>"]
+    assert loss_text(render(chat("a", "b"), tokenizer)) == ["b</s>"]
     tokenizer.eos_token = "<|eot_id|>"
-    assert learnt_text(render(chat("a", "b"), tokenizer)) == ["b<|eot_id|>"]
+    assert loss_text(render(chat("a", "b"), tokenizer)) == ["b<|eot_id|>"]
 
 
 def test_arguments_of_the_template():

@@ -1,4 +1,4 @@
-"""What is read from shards is what was written, and shards that cannot be read say so."""
+"""Shards give back the examples that were written; broken ones are errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def equal(one: Example, other: Example) -> bool:
         pair = getattr(one, side), getattr(other, side)
         if (pair[0] is None) != (pair[1] is None):
             return False
-        for name in ("token_ids", "maskable", "chunks"):
+        for name in ("token_ids", "loss_mask", "chunks"):
             if pair[0] is not None and not torch.equal(getattr(pair[0], name), getattr(pair[1], name)):
                 return False
     return one.num_chunks == other.num_chunks
@@ -97,7 +97,7 @@ def test_reading_does_not_lend_the_file_out(tmp_path):
     assert equal(read[0], PAIR)
 
 
-def test_what_is_no_shard_is_named(tmp_path):
+def test_a_file_that_is_no_shard_is_an_error(tmp_path):
     (tmp_path / "text").write_text("no arrow")
     with pa.OSFile(str(tmp_path / "other"), "wb") as sink:
         table = pa.table({"a": [1]})

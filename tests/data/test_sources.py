@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tide.data.conversation import BadRow, parse_row
+from tide.data.conversation import Rejected, RejectedRow, parse_row
 from tide.data.sources import open_source
 
 ROWS = [
@@ -125,7 +125,7 @@ def test_temporary_files_go_with_the_source(tmp_path, monkeypatch):
     assert list(scratch.iterdir()) == []
 
 
-def test_lines_that_are_no_rows_are_set_aside_with_their_place(tmp_path):
+def test_lines_that_are_no_rows_are_rejected_with_their_place(tmp_path):
     lines = [
         b'\xef\xbb\xbf{"text": "a"}\r',
         b"",
@@ -143,7 +143,7 @@ def test_lines_that_are_no_rows_are_set_aside_with_their_place(tmp_path):
     source = open_source(tmp_path / "rows.jsonl")
     rows = [row for _, row in source]
     assert rows[0] == {"text": "a"} and rows[7] == {"text": "b"} and len(rows) == 9
-    bad = [(row.reason, row.detail) for row in rows if isinstance(row, BadRow)]
+    bad = [(row.reason, row.detail) for row in rows if isinstance(row, Rejected)]
     where = f"{tmp_path}/rows.jsonl"
     assert bad[0] == ("invalid UTF-8", f"{where}:4: invalid continuation byte at byte 11")
     assert bad[1] == ("not JSON", f"{where}:5: Expecting value at column 10")
@@ -160,7 +160,7 @@ def test_half_a_surrogate_pair_is_left_to_the_row(tmp_path):
         (tmp_path / name).write_text(text)
         source = open_source(tmp_path / name)
         (row,) = source.rows([0])
-        with pytest.raises(BadRow, match="half a surrogate pair"):
+        with pytest.raises(RejectedRow, match="half a surrogate pair"):
             parse_row(row)
         source.fingerprint()
 
@@ -180,7 +180,7 @@ def test_every_line_is_found(tmp_path_factory, lines, end):
     expected = [(at, line) for at, line in enumerate([*lines, "last"], 1) if line.strip()]
     source = open_source(file)
     rows = [(source.where(index), row) for index, row in source]
-    ascii_blank = [(at, row) for at, row in rows if isinstance(row, BadRow)]
+    ascii_blank = [(at, row) for at, row in rows if isinstance(row, Rejected)]
     # White space other than ASCII's is no blank line, and no JSON either.
     assert all(lines[int(at.rpartition(":")[2]) - 1].strip() == "" for at, _ in ascii_blank)
     rows = [pair for pair in rows if pair not in ascii_blank]
@@ -340,7 +340,7 @@ def test_a_source_that_is_not_there_or_damaged_is_an_error(tmp_path, path, messa
         writer.write_table(other)
     with pytest.raises(ValueError, match=message) as caught:
         open_source(tmp_path / path)
-    assert not isinstance(caught.value, BadRow)
+    assert not isinstance(caught.value, RejectedRow)
 
 
 class TestTheHub:

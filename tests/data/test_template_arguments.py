@@ -53,15 +53,13 @@ def test_names_that_are_read_pass_in_silence(arguments):
 def test_a_name_that_is_never_read_is_refused_with_those_that_are():
     with pytest.raises(ValueError) as caught:
         said(MARKED, {"enable_thinkin": False, "enable_thinking": False}, bos_token="<s>")
-    assert str(caught.value) == (
-        "student.template_arguments: the chat template never reads enable_thinkin, which would change "
-        "nothing. It reads enable_thinking. Correct the name, or leave it out."
-    )
-    with pytest.raises(ValueError, match=r"never reads a, b, which .* It reads none\."):
+    assert str(caught.value).startswith("student.template_arguments: ")
+    assert "never reads enable_thinkin. It reads enable_thinking." in str(caught.value)
+    with pytest.raises(ValueError, match=r"never reads a, b\. It reads none\."):
         said("{{ messages }}{% set a = 1 %}{{ a }}", {"a": 1, "b": 2})
 
 
-def test_what_is_no_template_is_refused():
+def test_a_broken_template_is_an_error():
     with pytest.raises(ValueError, match=r"cannot be read \(TemplateSyntaxError: .*\)\. Set another"):
         template_names("{% if %}")
 
@@ -70,16 +68,14 @@ def test_what_is_no_template_is_refused():
     ("template", "fixed", "reads"),
     [(UNLESS, {"date_string": "1 May 2025"}, "date_string"), (WITHOUT_SYSTEM, {"today": "2025"}, "today")],
 )
-def test_a_template_that_reads_the_clock_is_warned_of_unless_an_argument_fixes_it(template, fixed, reads):
+def test_a_template_that_reads_the_date_warns_unless_an_argument_sets_it(template, fixed, reads):
     (warning,) = said(template, {}, bos_token="<s>")
-    assert warning == (
-        "student.template_arguments: the chat template reads the clock (strftime_now): the same rows are "
-        f"other text tomorrow. Fix its date by an argument, if it has one; it reads {reads}."
-    )
+    assert warning.startswith("student.template_arguments: ") and "changes daily" in warning
+    assert f"it reads {reads}." in warning
     assert said(template, fixed, bos_token="<s>") == []
 
 
-def test_an_argument_that_fixes_no_date_does_not_silence_the_clock():
+def test_an_argument_that_sets_no_date_does_not_silence_the_warning():
     (warning,) = said(ALWAYS, {"language": "en"})
     assert "it reads language." in warning
     assert said("{% if false %}{{ strftime_now('%Y') }}{% endif %}", {}) == []

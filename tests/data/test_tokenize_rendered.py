@@ -1,7 +1,7 @@
-"""Token ids of rendered rows, and which are learnt: those that begin inside a learnt span.
+"""Token ids of rendered rows and their loss mask: tokens that begin inside a loss span.
 
 Where tokens begin is counted in bytes of their spelling here, not read off offsets. Mutants that these tests
-kill: offsets that leave out a token's space taken as they are; tokens that only end in a span learnt.
+kill: offsets that leave out a token's space taken as they are; tokens that only end in a span counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.data.templates import HEADERS, IM_START, PLAIN, STRIPPED_PLAIN, chat, tokenizer_with
 from tests.plain_tokens import tokenize_rows
 from tests.tiny import END, MASK, ROWS, make_tokenizer
-from tide.data.conversation import BadRow, TextRow
+from tide.data.conversation import Rejected, TextRow
 from tide.data.rendering import Rendered, render
 from tide.data.tokenize import tokenize_rendered
 
@@ -51,28 +51,28 @@ words = st.lists(
 ).map("".join)
 
 
-def learnt_text(row: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
+def loss_text(row: Rendered, tokenizer: PreTrainedTokenizerFast) -> str:
     (tokenized,) = tokenize_rendered([row], tokenizer)
-    assert not isinstance(tokenized, BadRow)
-    assert tokenized.token_ids.dtype == np.int64 and tokenized.learnt.dtype == np.bool_
-    return tokenizer.decode(tokenized.token_ids[tokenized.learnt])
+    assert not isinstance(tokenized, Rejected)
+    assert tokenized.token_ids.dtype == np.int64 and tokenized.loss_mask.dtype == np.bool_
+    return tokenizer.decode(tokenized.token_ids[tokenized.loss_mask])
 
 
 @given(turns=st.lists(st.tuples(words, words.filter(str.strip)), min_size=1, max_size=3))
 @example(turns=[("hi", " yes  "), (" ", "  hi")])
 @pytest.mark.parametrize("kind", SPANNING)
 @pytest.mark.parametrize("template", [PLAIN, STRIPPED_PLAIN], ids=repr)
-def test_tokens_that_begin_in_a_span_are_learnt(template, kind, turns):
+def test_tokens_that_begin_in_a_loss_span_are_in_the_loss_mask(template, kind, turns):
     tokenizer = SPANNING[kind]
     tokenizer.chat_template = template.source
     row = render(chat(*(text for turn in turns for text in turn)), tokenizer)
     (tokenized,) = tokenize_rendered([row], tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(tokenized.token_ids)
     assert len("".join(tokens)) == len(row.text.encode())
-    spans = [tuple(len(row.text[:place].encode()) for place in span) for span in row.learnt]
+    spans = [tuple(len(row.text[:place].encode()) for place in span) for span in row.loss_spans]
     begin = 0
-    for token, learnt in zip(tokens, tokenized.learnt, strict=True):
-        assert learnt == any(start <= begin < end for start, end in spans), (begin, token)
+    for token, in_loss in zip(tokens, tokenized.loss_mask, strict=True):
+        assert in_loss == any(start <= begin < end for start, end in spans), (begin, token)
         begin += len(token)
 
 
@@ -97,8 +97,8 @@ def test_special_tokens_of_the_template_are_single_tokens(template):
     for row, tokenized in zip(rows, both, strict=True):
         assert tokenized.token_ids.tolist() == tokenizer.encode(row.text, add_special_tokens=False)
         assert tokenized.piece_lengths == (len(tokenized.token_ids),)
-    assert tokenizer.decode(both[0].token_ids[both[0].learnt]) == f"é 👩‍🚀{end}hi{end}"
-    assert (both[0].token_ids[both[0].learnt] == tokenizer.convert_tokens_to_ids(end)).sum() == 2
+    assert tokenizer.decode(both[0].token_ids[both[0].loss_mask]) == f"é 👩‍🚀{end}hi{end}"
+    assert (both[0].token_ids[both[0].loss_mask] == tokenizer.convert_tokens_to_ids(end)).sum() == 2
 
 
 def test_the_mask_of_transformers_is_the_same():
@@ -117,7 +117,7 @@ def test_the_mask_of_transformers_is_the_same():
     )
     (tokenized,) = tokenize_rendered([render(conversation, tokenizer)], tokenizer)
     assert tokenized.token_ids.tolist() == encoded["input_ids"]
-    assert tokenized.learnt.tolist() == [bool(flag) for flag in encoded["assistant_masks"]]
+    assert tokenized.loss_mask.tolist() == [bool(flag) for flag in encoded["assistant_masks"]]
 
 
 def test_a_text_row_is_tokenized_as_text_rows_are(line_tokenizer):
@@ -127,7 +127,7 @@ def test_a_text_row_is_tokenized_as_text_rows_are(line_tokenizer):
         ROWS, tokenize_rendered(rendered, line_tokenizer), whole, strict=True
     ):
         assert tokenized.token_ids.tolist() == token_ids.tolist()[:-1]
-        assert tokenized.learnt.tolist() == maskable.tolist()[:-1]
+        assert tokenized.loss_mask.tolist() == maskable.tolist()[:-1]
         prompt = line_tokenizer.encode(row.prompt, add_special_tokens=False)
         assert tokenized.piece_lengths == (len(prompt), len(token_ids) - 1 - len(prompt))
 
@@ -143,7 +143,7 @@ def test_a_prefix_space_is_added_to_every_piece():
     tokens = fast.convert_ids_to_tokens(tokenized.token_ids)
     num_prompt = tokenized.piece_lengths[0]
     assert "".join(tokens[:num_prompt]) == "▁the▁cat" and "".join(tokens[num_prompt:]) == "▁sat"
-    assert tokenized.learnt.tolist() == [at >= num_prompt for at in range(len(tokens))]
+    assert tokenized.loss_mask.tolist() == [at >= num_prompt for at in range(len(tokens))]
 
 
 def test_a_tokenizer_that_drops_spaces_and_lowers_letters():
@@ -155,23 +155,23 @@ def test_a_tokenizer_that_drops_spaces_and_lowers_letters():
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     fast.chat_template = PLAIN.source
     row = render(chat("Hi", "E\u0301 hi", "hi", "HI"), fast)
-    assert learnt_text(row, fast).split() == ["é", "hi", "hi"]
+    assert loss_text(row, fast).split() == ["é", "hi", "hi"]
 
 
-def test_a_mask_token_in_the_text_sets_the_row_aside_and_no_other():
+def test_a_mask_token_in_the_text_rejects_its_row_alone():
     tokenizer = make_tokenizer(258)
     rows = [TextRow("a", "b"), TextRow(f"a{MASK}", "b"), TextRow("", f"b{MASK}"), TextRow("", f"c{END}")]
     first, *masked, last = tokenize_rendered([render(row, tokenizer) for row in rows], tokenizer)
     for bad in masked:
-        assert isinstance(bad, BadRow) and bad.reason == "mask token in the text" and repr(MASK) in str(bad)
-    assert len(first.token_ids) == 2 and last.learnt.tolist() == [True, True]
+        assert isinstance(bad, Rejected) and bad.reason == "mask token in the text" and repr(MASK) in str(bad)
+    assert len(first.token_ids) == 2 and last.loss_mask.tolist() == [True, True]
 
 
 def test_empty_pieces_and_no_rows():
     tokenizer = make_tokenizer(258)
     assert tokenize_rendered([], tokenizer) == []
     (tokenized,) = tokenize_rendered([render(TextRow("", "ab"), tokenizer)], tokenizer)
-    assert tokenized.piece_lengths == (0, 2) and tokenized.learnt.tolist() == [True, True]
+    assert tokenized.piece_lengths == (0, 2) and tokenized.loss_mask.tolist() == [True, True]
 
 
 def test_truncation_and_padding_stored_with_the_tokenizer_are_not_applied():

@@ -1,6 +1,6 @@
-"""What of a turn is learnt: from where a generation prompt ends to what ends the turn.
+"""The loss span of a turn: from where a generation prompt ends to what ends the turn.
 
-Mutants that these tests kill: answers learnt from their first letter on, or with their header; turns that end
+Mutants that these tests kill: loss spans from their first letter on, or with their header; turns that end
 with the next header's words, or that meet and become one.
 """
 
@@ -13,8 +13,8 @@ from tide.data.conversation import Conversation, Message
 from tide.data.rendering import Rendered, render
 
 
-def learnt_text(row: Rendered) -> list[str]:
-    return [row.text[start:end] for start, end in row.learnt]
+def loss_text(row: Rendered) -> list[str]:
+    return [row.text[start:end] for start, end in row.loss_spans]
 
 
 def test_marks_that_follow_one_another_are_one():
@@ -24,27 +24,27 @@ def test_marks_that_follow_one_another_are_one():
         "{% endif %}{% endfor %}"
     )
     row = render(chat("a", "b"), tokenizer_with(template))
-    assert learnt_text(row) == ["<think></think>b</s>"] and row.text[slice(*row.contents[1])] == "b"
+    assert loss_text(row) == ["<think></think>b</s>"] and row.text[slice(*row.contents[1])] == "b"
 
 
 def test_marks_of_different_answers_stay_apart():
-    """An answer of the prompt next to the completion is not learnt with it."""
+    """An answer of the prompt next to the completion is not in its loss span."""
     template = (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
         "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
     turns = (Message("user", "q"), Message("assistant", "context "), Message("assistant", "learnt"))
     row = render(Conversation(turns, num_prompt=2), tokenizer_with(template))
-    assert row.text == "qcontext learnt" and learnt_text(row) == ["learnt"]
+    assert row.text == "qcontext learnt" and loss_text(row) == ["learnt"]
     both = render(Conversation(turns), tokenizer_with(template))
-    assert learnt_text(both) == ["context ", "learnt"]
+    assert loss_text(both) == ["context ", "learnt"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "thought"), [({}, True), ({"thinks": True}, True), ({"thinks": False}, False)]
 )
-def test_an_empty_thought_is_learnt_unless_the_prompt_has_it(arguments, thought):
-    """In the manner of Qwen3."""
+def test_an_empty_thought_is_in_the_loss_unless_the_prompt_has_it(arguments, thought):
+    """As Qwen3 does it."""
     block = "<think>\n\n</think>\n\n"
     template = THINKING + (
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% if thinks is defined and not thinks %}"
@@ -52,14 +52,14 @@ def test_an_empty_thought_is_learnt_unless_the_prompt_has_it(arguments, thought)
     ).replace("BLOCK", repr(block))
     row = render(chat("a", "b", "c", "d"), tokenizer_with(template), arguments)
     assert row.text.endswith(f"<|im_start|>assistant\n{block}d<|im_end|>\n")
-    assert learnt_text(row) == ["b<|im_end|>", (block if thought else "") + "d<|im_end|>"]
+    assert loss_text(row) == ["b<|im_end|>", (block if thought else "") + "d<|im_end|>"]
 
 
 class TestSpaceBeforeAnAnswer:
-    """It is learnt if the generation prompt does not end with it."""
+    """It is in the loss if the generation prompt does not end with it."""
 
     @staticmethod
-    def learnt(header: str, prompt: str, *, question: str = "hi", answer: str = "yes") -> str:
+    def lead(header: str, prompt: str, *, question: str = "hi", answer: str = "yes") -> str:
         template = (
             "{% for m in messages %}{{ 'U: ' + m.content + '\n' if m.role == 'user' else HEADER + m.content "
             "+ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ PROMPT }}{% endif %}"
@@ -69,7 +69,7 @@ class TestSpaceBeforeAnAnswer:
             render(chat(*turns), tokenizer_with(template))
             for turns in ((question, answer), ("before", "no", question, answer))
         ]
-        one, last = (learnt_text(row)[-1] for row in rows)
+        one, last = (loss_text(row)[-1] for row in rows)
         assert one == last
         return one.removesuffix("</s>").removesuffix(answer)
 
@@ -89,26 +89,26 @@ class TestSpaceBeforeAnAnswer:
         ],
     )
     def test_as_the_prompt_leaves_it(self, header, prompt, space):
-        assert self.learnt(header, prompt) == space
+        assert self.lead(header, prompt) == space
 
-    def test_white_space_of_the_messages_is_not_taken_for_the_headers(self):
-        assert self.learnt("A: ", "A:", question="hi A: ", answer=" yes ") == " "
-        assert self.learnt("", "", question="hi ") == ""
+    def test_whitespace_of_messages_is_not_taken_for_the_headers(self):
+        assert self.lead("A: ", "A:", question="hi A: ", answer=" yes ") == " "
+        assert self.lead("", "", question="hi ") == ""
 
 
 def test_words_behind_an_answer_are_no_end_of_its_turn():
-    """A special token ends the turn if nothing but white space stands before it."""
+    """A special token ends the turn if nothing but whitespace stands before it."""
     template = (
         "{% for m in messages %}{{ '<s>' if m.role == 'user' and not loop.first }}{{ m.role }}: "
         "{{ m.content }}{{ '\n' if m.role == 'user' else '\n--\n' if loop.last else '\n--\nnext ' }}"
         "{% endfor %}"
     )
-    assert learnt_text(render(chat("a", "b", "c", "d"), tokenizer_with(template))) == [" b\n--\n", " d\n--\n"]
+    assert loss_text(render(chat("a", "b", "c", "d"), tokenizer_with(template))) == [" b\n--\n", " d\n--\n"]
 
 
-def test_a_header_that_ends_the_turn_is_learnt_with_the_answer():
+def test_a_header_that_ends_the_turn_is_in_the_loss():
     """Where the next turn's special token is what stops the model."""
     template = (
         "{% for m in messages %}{{ '[INST]' if m.role == 'user' else '[/INST]' }}{{ m.content }}{% endfor %}"
     )
-    assert learnt_text(render(chat("a", "b", "c", "d"), tokenizer_with(template))) == ["b[INST]", "d"]
+    assert loss_text(render(chat("a", "b", "c", "d"), tokenizer_with(template))) == ["b[INST]", "d"]

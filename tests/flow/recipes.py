@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tide.config import Recipe
 from tide.methods import METHODS
-from tide.models import load_model
+from tide.pipeline import load_models
 from tide.preparation import load_tokenizers, training_data
 from tide.training import build_trainer
 
@@ -59,13 +59,11 @@ def tiny_recipe(
 def trainer_of(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> DistillationTrainer:
     """A trainer that has not started."""
     tokenizers = load_tokenizers(recipe)
-    teacher = None
-    if recipe.teacher is not None and tokenizers.teacher is not None:
-        teacher = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
+    student, teacher = load_models(recipe, tokenizers)
     return build_trainer(
         recipe,
         training_data(recipe, tokenizers).examples,
-        student=load_model(recipe.student.path, trainable=True),
+        student=student,
         student_tokenizer=tokenizers.student,
         teacher=teacher,
         teacher_tokenizer=tokenizers.teacher,

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,9 +105,10 @@ def moved_back(recipe: Recipe, folder: Path, step: int) -> Recipe:
             path.unlink()
         elif int(path.name.split("-")[1]) > step:
             shutil.rmtree(path)
-    return replace(recipe, training=replace(recipe.training, output_dir=str(folder)))
+    return recipe.replace(training={"output_dir": str(folder)})
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "killed", "tide_shared", **LONG)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -138,6 +138,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp
     assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 5])  # In the first epoch, and in the second.
 def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     tiny_checkpoints: TinyCheckpoints,
@@ -175,6 +176,7 @@ def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     assert learned(tmp_path / "run") == learned(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "step", "changes"),
     [
@@ -199,7 +201,7 @@ def test_any_checkpoint_leads_to_the_same_end(
     assert learned(tmp_path / "whole") == learned(tmp_path / "again")
 
 
-def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_a_torn_checkpoint_is_skipped(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "whole", **LONG)
     distill(recipe)
     again = moved_back(recipe, tmp_path / "again", 6)
@@ -211,7 +213,9 @@ def test_a_cut_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_
     assert_same_bits(tmp_path / "whole", tmp_path / "again")
 
 
-def test_a_finished_run_is_finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_resuming_after_the_last_step_trains_no_further(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path
+) -> None:
     # In the middle of an epoch, where the Trainer's loop would go on.
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", **{**LONG, "max_steps": 7})
     distill(recipe)
@@ -231,7 +235,7 @@ def test_a_finished_run_keeps_its_figures(finished: Recipe, tmp_path: Path) -> N
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     said: list[str] = []
-    result = distill(finished, resume=True, say=said.append)
+    result = distill(finished, resume=True, log=said.append)
     assert (result.finished, result.already_finished, result.steps, said) == (True, True, 2, [])
     assert (result.seconds, result.peak_memory_mib) == (summary["seconds"], summary["peak_memory_mib"])
     assert result.log_history == summary["log_history"]
@@ -242,9 +246,9 @@ def test_held_out_figures_are_read_back(tiny_checkpoints: TinyCheckpoints, tmp_p
     values = tiny_values(tiny_checkpoints, tmp_path / "run", max_steps=1)
     values["data"]["held_out"] = str(write_rows(tmp_path / "held_out.jsonl", ROWS[:3]))
     recipe, said = Recipe.from_dict(values), []
-    first = distill(recipe, say=said.append)
+    first = distill(recipe, log=said.append)
     assert said == ["evaluating 3 held-out texts"]
-    assert distill(recipe, resume=True) == replace(first, already_finished=True)
+    assert distill(recipe, resume=True) == first.model_copy(update={"already_finished": True})
 
 
 def test_a_resumed_run_reports_all_of_its_time_and_memory(
@@ -265,32 +269,38 @@ def test_a_resumed_run_reports_all_of_its_time_and_memory(
     assert summary["seconds"] > 1e6 and summary["peak_memory_mib"] == 1e9
 
 
-def test_resuming_nothing_starts_and_says_so(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path
+) -> None:
     said: list[str] = []
-    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, say=said.append)
+    started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, log=said.append)
     assert said == [f"no checkpoint in {tmp_path / 'one'}: starting from the beginning"]
-    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"), say=said.append)
+    distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"), log=said.append)
     assert started.steps == 3 and len(said) == 1
     assert_same_bits(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.fixture
-def finished(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """The recipe of a run that is there. No weights may load after it."""
-    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", max_steps=2, save_steps=1)
+@pytest.fixture(scope="module")
+def finished_once(tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path_factory.mktemp("once") / "run", max_steps=2, save_steps=1)
     distill(recipe)
-    monkeypatch.setattr(
-        pipeline, "load_model", lambda *args, **kwargs: pytest.fail("weights were loaded before the error")
-    )
     return recipe
 
 
-def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
+@pytest.fixture
+def finished(finished_once: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The recipe of a finished run in `tmp_path / "run"`. Weights must not load after it."""
+    shutil.copytree(finished_once.training.output_dir, tmp_path / "run")
+    monkeypatch.setattr(
+        pipeline, "load_model", lambda *args, **kwargs: pytest.fail("weights were loaded before the error")
+    )
+    return finished_once.replace(training={"output_dir": str(tmp_path / "run")})
+
+
+def test_a_run_with_another_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     before = (tmp_path / "run" / "recipe.yaml").read_text()
-    changed = replace(
-        finished,
-        objective=replace(finished.objective, temperature=3.0),
-        training=replace(finished.training, learning_rate=0.5, max_steps=9),
+    changed = finished.replace(
+        objective={"temperature": 3.0}, training={"learning_rate": 0.5, "max_steps": 9}
     )
     with pytest.raises(ValueError, match="differs from the run in") as caught:
         distill(changed, resume=True)
@@ -299,9 +309,9 @@ def test_a_changed_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> No
     assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 
 
-def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
+def test_a_run_with_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", ROWS[:-1])
-    recipe = replace(finished, data=replace(finished.data, train=str(rows)))
+    recipe = finished.replace(data={"train": str(rows)})
     (tmp_path / "run" / "recipe.yaml").write_text(
         recipe.to_yaml()
     )  # As if the file of that name had changed.
@@ -311,14 +321,14 @@ def test_other_data_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
         pipeline.check(recipe, resume=True)
 
 
-def test_a_directory_with_a_run_is_not_written_over(finished: Recipe, tmp_path: Path) -> None:
+def test_a_run_is_not_overwritten(finished: Recipe, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(ValueError, match=r"already holds checkpoint-2 of a run\. Pass --resume"):
         distill(finished)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_path: Path) -> None:
+def test_a_student_without_checkpoints_is_not_overwritten(finished: Recipe, tmp_path: Path) -> None:
     for checkpoint in checkpoints_in(tmp_path / "run"):
         shutil.rmtree(checkpoint)
     with pytest.raises(ValueError, match=r"already holds summary\.json of a run"):
@@ -327,8 +337,8 @@ def test_neither_is_a_student_whose_checkpoints_are_gone(finished: Recipe, tmp_p
         distill(finished, resume=True)
 
 
-def test_a_file_is_no_directory(finished: Recipe, tmp_path: Path) -> None:
+def test_an_output_directory_that_is_a_file_is_an_error(finished: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    recipe = replace(finished, training=replace(finished.training, output_dir=str(tmp_path / "file")))
+    recipe = finished.replace(training={"output_dir": str(tmp_path / "file")})
     with pytest.raises(ValueError, match=r"training\.output_dir .*file' is a file\. Name a directory\."):
         distill(recipe)

@@ -1,7 +1,7 @@
-"""The Triton ops over hidden states on the device that is there: a GPU with real heads, or the interpreter
-with small ones. `make gpu` and `make test` run this file as they do `test_on_device.py`.
+"""Triton ops over hidden states on this machine's device: a GPU with real heads, or the interpreter with
+small ones. `make gpu` and `make test` run this file like `test_on_device.py`.
 
-Gradients are compared by norms: what 0.3 % is of in the targets.
+Gradients are compared by norm, as in the target of 0.3 %.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels import linear_cases, linear_token_cases
-from tests.kernels.linear_cases import DIVERGENCES, STUDENT, gradients, norm_error, relative
-from tests.kernels.linear_token_cases import TENSORS
+from tests.kernels.cases import DIVERGENCES, linear, linear_token, norm_error, relative
+from tests.kernels.cases.linear import STUDENT, gradients
+from tests.kernels.cases.linear_token import TENSORS
 from tide_kernels._shared.head import multiply
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if GPU else torch.device("cpu")
 VOCAB = 151_936 if GPU else 1_030
-# A row count that no block of rows divides, and the hidden sizes of the models.
+# A row count that no row block divides, and the hidden sizes of the models.
 ROWS = 301 if GPU else 5
 WIDTHS = (1024, 4096) if GPU else (32, 48)
 TOKEN_HEADS = ((151_936, 1024), (157_184, 2048), (151_646, 1024)) if GPU else ((1_030, 32), (1_536, 16))
-# A few rows at a time: several chunks to a block, and several blocks.
+# Several row blocks per gradient block, and several gradient blocks.
 WORKSPACE = 48 * VOCAB * 8 if GPU else 2 * VOCAB * 8
-# Gradients of half types are rounded once at the end: small ones must not vanish before.
+# Half gradients are rounded once at the end: small ones must not vanish before.
 UPSTREAM = 256.0
-# Products of half inputs may sum towards 0, and the gradient of the logits goes into its own in bf16.
+# Products of half inputs may round towards 0, and the gradient of the logits enters its products in bf16.
 VALUES = {torch.float32: 1e-5, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 GRADIENTS = {torch.float32: 2e-5, torch.bfloat16: 3e-3, torch.float16: 3e-3}
 CAP = {"student_softcap": 5.0, "teacher_softcap": 8.0, "student_logit_scale": 0.7, "teacher_logit_scale": 1.3}
@@ -36,25 +36,23 @@ gpu_only = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 
 def make(rows=ROWS, dtype=torch.float32, **options):
-    return linear_cases.make(rows, VOCAB, dtype, widths=WIDTHS, device=DEVICE, **options)
+    return linear.make(rows, VOCAB, dtype, widths=WIDTHS, device=DEVICE, **options)
 
 
 def call(divergence, inputs, **options):
-    return linear_cases.call(
-        divergence, inputs, **{"backend": "triton", "workspace_bytes": WORKSPACE} | options
-    )
+    return linear.call(divergence, inputs, **{"backend": "triton", "workspace_bytes": WORKSPACE} | options)
 
 
 def make_token(rows=ROWS, head=TOKEN_HEADS[0], dtype=torch.float32):
-    return linear_token_cases.make(rows, head[0], dtype, width=head[1], device=DEVICE)
+    return linear_token.make(rows, head[0], dtype, width=head[1], device=DEVICE)
 
 
 def call_token(inputs, **options):
-    return linear_token_cases.call(inputs, **{"backend": "triton", "workspace_bytes": WORKSPACE} | options)
+    return linear_token.call(inputs, **{"backend": "triton", "workspace_bytes": WORKSPACE} | options)
 
 
 def check_divergence(divergence, inputs, dtype, **options):
-    expected, wanted = linear_cases.truth(divergence, inputs, **options)
+    expected, wanted = linear.truth(divergence, inputs, **options)
     result = call(divergence, inputs, **options)
     for actual, exact in zip(result, expected, strict=True):
         assert relative(actual, exact) < VALUES[dtype]
@@ -66,10 +64,10 @@ def check_divergence(divergence, inputs, dtype, **options):
 
 
 def check_token(inputs, upstream, dtype, **options):
-    expected, wanted = linear_token_cases.truth(inputs, UPSTREAM * upstream, **options)
+    expected, wanted = linear_token.truth(inputs, UPSTREAM * upstream, **options)
     log_p = call_token(inputs, **options)
     assert relative(log_p, expected) < VALUES[dtype]
-    made = linear_token_cases.gradients(log_p, UPSTREAM * upstream, inputs)
+    made = linear_token.gradients(log_p, UPSTREAM * upstream, inputs)
     for name, actual, exact in zip(TENSORS, made, wanted, strict=True):
         assert actual.dtype == dtype
         assert norm_error(actual, exact) < GRADIENTS[dtype], name
@@ -106,9 +104,9 @@ def test_a_prefix_of_wider_heads(divergence):
 
 @both_divergences
 @half_dtypes
-def test_logits_of_a_half_type_cost_what_is_documented(dtype, divergence):
+def test_half_logits_stay_within_the_documented_error(dtype, divergence):
     inputs = make(dtype=dtype)
-    expected, wanted = linear_cases.truth(divergence, inputs)
+    expected, wanted = linear.truth(divergence, inputs)
     result = call(divergence, inputs, logits_dtype=dtype)
     assert result.loss.dtype == torch.float32 and relative(result.loss, expected.loss) < 1e-2
     errors = [
@@ -116,13 +114,13 @@ def test_logits_of_a_half_type_cost_what_is_documented(dtype, divergence):
         for actual, exact in zip(gradients(result, inputs, upstream=UPSTREAM), wanted, strict=True)
     ]
     assert max(errors) < 0.2
-    # They are rounded: fp32 logits are what the other tests see.
+    # Rounded indeed: fp32 logits give another result.
     assert not torch.equal(result.kl, call(divergence, inputs).kl)
 
 
 @both_divergences
 @pytest.mark.parametrize("frozen", ["student_weight", "student_hidden"])
-def test_what_is_frozen_gets_no_gradient_and_changes_no_other(frozen, divergence):
+def test_a_frozen_input_changes_no_other_gradient(frozen, divergence):
     inputs = make(dtype=torch.bfloat16)
     names = [name for name in STUDENT if name != frozen]
     wanted = gradients(call(divergence, inputs), inputs, names)
@@ -133,14 +131,14 @@ def test_what_is_frozen_gets_no_gradient_and_changes_no_other(frozen, divergence
 
 @both_divergences
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_two_runs_agree_bit_for_bit(dtype, divergence):
+def test_runs_are_bit_identical(dtype, divergence):
     inputs = make(dtype=dtype)
     runs = [(*(r := call(divergence, inputs)), *gradients(r, inputs)) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 @both_divergences
-def test_the_workspace_changes_no_more_than_the_order_of_sums(divergence):
+def test_the_workspace_changes_only_the_order_of_sums(divergence):
     inputs = make()
     small, large = (call(divergence, inputs, workspace_bytes=n) for n in (1, ROWS * VOCAB * 32))
     assert relative(small.loss, large.loss) < 1e-5
@@ -156,7 +154,7 @@ def test_token_log_probabilities_equal_the_definition_in_fp64(head, dtype):
 
 @every_dtype
 def test_token_log_probabilities_of_logits_that_are_kept(dtype):
-    # All of them fit, and backward makes none again.
+    # All logits fit, so backward recomputes none.
     inputs, upstream = make_token(dtype=dtype)
     check_token(inputs, upstream, dtype, workspace_bytes=ROWS * TOKEN_HEADS[0][0] * 16)
 
@@ -169,10 +167,10 @@ def test_token_log_probabilities_with_a_scale_and_a_soft_cap(dtype):
 @half_dtypes
 def test_token_log_probabilities_of_half_logits(dtype):
     inputs, upstream = make_token(dtype=dtype)
-    expected, wanted = linear_token_cases.truth(inputs, UPSTREAM * upstream)
+    expected, wanted = linear_token.truth(inputs, UPSTREAM * upstream)
     log_p = call_token(inputs, logits_dtype=dtype)
     assert log_p.dtype == torch.float32 and relative(log_p, expected) < 1e-2
-    made = linear_token_cases.gradients(log_p, UPSTREAM * upstream, inputs)
+    made = linear_token.gradients(log_p, UPSTREAM * upstream, inputs)
     assert max(norm_error(a, b) for a, b in zip(made, wanted, strict=True)) < 0.2
 
 
@@ -180,19 +178,19 @@ def test_token_log_probabilities_of_half_logits(dtype):
 def test_a_frozen_head_of_token_log_probabilities(frozen):
     inputs, upstream = make_token(dtype=torch.bfloat16)
     names = [name for name in TENSORS if name != frozen]
-    wanted = linear_token_cases.gradients(call_token(inputs), upstream, inputs, names)
+    wanted = linear_token.gradients(call_token(inputs), upstream, inputs, names)
     inputs[frozen] = inputs[frozen].detach()
-    made = linear_token_cases.gradients(call_token(inputs), upstream, inputs, names)
+    made = linear_token.gradients(call_token(inputs), upstream, inputs, names)
     assert all(torch.equal(a, b) for a, b in zip(made, wanted, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_two_runs_of_token_log_probabilities_agree_bit_for_bit(dtype):
+def test_runs_of_token_log_probabilities_are_bit_identical(dtype):
     inputs, upstream = make_token(dtype=dtype)
     runs = []
     for _ in range(2):
         log_p = call_token(inputs)
-        runs.append([log_p, *linear_token_cases.gradients(log_p, upstream, inputs)])
+        runs.append([log_p, *linear_token.gradients(log_p, upstream, inputs)])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -200,7 +198,7 @@ def test_two_runs_of_token_log_probabilities_agree_bit_for_bit(dtype):
 @half_dtypes
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_half_inputs_are_summed_and_kept_in_fp32(add, dtype):
-    # Into columns of a wider buffer, whose rows are strided: where logits and their gradients lie.
+    # Into columns of a wider buffer with strided rows, like those of logits and their gradients.
     generator = torch.Generator(DEVICE).manual_seed(0)
     a, b = (torch.randn(n, 4096, generator=generator, device=DEVICE).to(dtype) for n in (130, 1000))
     wide = torch.ones(130, 1040, device=DEVICE)
@@ -214,7 +212,7 @@ def test_products_of_half_inputs_are_summed_and_kept_in_fp32(add, dtype):
 @both_divergences
 def test_under_autocast_gradients_come_back_in_fp32(divergence):
     inputs = make()
-    expected, wanted = linear_cases.truth(divergence, inputs)
+    expected, wanted = linear.truth(divergence, inputs)
     with torch.autocast("cuda", torch.bfloat16):
         result = call(divergence, inputs)
     assert relative(result.loss, expected.loss) < 1e-2
@@ -223,8 +221,8 @@ def test_under_autocast_gradients_come_back_in_fp32(divergence):
 
 
 def added_bytes(step):
-    """Peak of the allocator beyond what was there before, and what the step returns."""
-    step()  # compiles, and sets libraries up
+    """Bytes that the step adds to the allocator's peak, its result included."""
+    step()  # compiles, and initialises libraries
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -234,7 +232,7 @@ def added_bytes(step):
     return torch.cuda.max_memory_allocated() - before
 
 
-# Statistics, row weights and what cuBLAS takes for itself.
+# Statistics, row weights and the workspace of cuBLAS.
 SLACK = 96 << 20
 
 
@@ -247,7 +245,7 @@ def test_memory_of_a_divergence_is_workspace_and_gradients(trained, workspace, d
     names = STUDENT if trained else STUDENT[:1]
     for name in STUDENT[len(names) :]:
         inputs[name] = inputs[name].detach()
-    # Made in fp32, and cast in backward.
+    # Computed in fp32, cast in backward.
     made = sum(inputs[name].numel() * (4 + 2) for name in names)
 
     def step():
@@ -260,12 +258,12 @@ def test_memory_of_a_divergence_is_workspace_and_gradients(trained, workspace, d
 @pytest.mark.parametrize("workspace", [256 << 20, 768 << 20])
 def test_memory_of_token_log_probabilities_is_workspace_and_gradients(workspace):
     inputs, upstream = make_token(2048, dtype=torch.bfloat16)
-    # The head's is written once, in its own dtype.
+    # The head's gradient is written once, in its own dtype.
     made = 2 * inputs["weight"].numel() + (4 + 2) * inputs["hidden"].numel() + 6 * inputs["bias"].numel()
 
     def step():
         log_p = call_token(inputs, workspace_bytes=workspace)
-        return linear_token_cases.gradients(log_p, upstream, inputs)
+        return linear_token.gradients(log_p, upstream, inputs)
 
     assert added_bytes(step) < workspace + made + SLACK
 
@@ -273,16 +271,16 @@ def test_memory_of_token_log_probabilities_is_workspace_and_gradients(workspace)
         with torch.no_grad():
             return call_token(inputs, workspace_bytes=workspace)
 
-    # Two numbers a row and tile: no logits.
+    # Two numbers per row and tile, no logits.
     assert added_bytes(forward) < SLACK
 
 
 @gpu_only
 @both_divergences
 def test_a_block_of_more_entries_than_int32_counts(divergence):
-    # Row 14,135 of 151,936 entries begins past 2**31. All rows are equal, so all results have to be.
+    # Row 14,135 of 151,936 entries starts past 2**31. All rows are equal, so all results must be.
     rows, vocab = 14_200, 151_936
-    inputs = linear_cases.make(1, vocab, torch.bfloat16, widths=(64, 64), device=DEVICE)
+    inputs = linear.make(1, vocab, torch.bfloat16, widths=(64, 64), device=DEVICE)
     for name in ("student_hidden", "teacher_hidden", "lambda_t", "labels", "weight", "ce_weight"):
         x = inputs[name].detach()
         inputs[name] = x.expand(rows, *x.shape[1:]).contiguous()

@@ -1,7 +1,7 @@
-"""The Triton ops on the device that is there: a GPU with real vocabularies, or the interpreter with small.
+"""Triton ops on this machine's device: a GPU with real vocabularies, or the interpreter with small ones.
 
-`make gpu` runs this folder with nothing but torch, triton, numpy and pytest installed; `make test` runs it on
-the CPU, so that the tests themselves are tested.
+`make gpu` runs this folder with only torch, triton, numpy and pytest installed; `make test` runs it on the
+CPU, which tests the tests.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import DIVERGENCES, EPS32, call, gradient, relative, truth
+from tests.kernels.cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases.divergence import call, gradient, truth
 from tide_kernels import chunk_likelihood, token_logprob, token_scores
 
 GPU = torch.cuda.is_available()
@@ -22,7 +23,7 @@ gpu_only = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 
 def make(rows, vocab, dtype, width=None, near=None):
-    """Inputs of a divergence. `near` makes the teacher the student plus noise of that size."""
+    """Inputs of a divergence; with `near` the teacher is the student plus noise of that size."""
     generator = torch.Generator(DEVICE).manual_seed(0)
 
     def normal(*shape):
@@ -32,7 +33,7 @@ def make(rows, vocab, dtype, width=None, near=None):
     teacher = (
         2 * normal(rows, width or vocab) if near is None else student + near * normal(rows, width or vocab)
     )
-    # The last column has to matter, to either side and as a label.
+    # The last column weighs on both sides and is a label: code that drops it must fail.
     student[:, vocab - 1] += 12
     teacher[:, vocab - 1] += 12 if near is not None else 14
     labels = torch.randint(vocab, (rows,), generator=generator, device=DEVICE)
@@ -78,7 +79,7 @@ def test_near_converged_teachers_keep_their_digits(near, vocab, divergence):
 @both_divergences
 @pytest.mark.parametrize("rows", [1, 2, 700])
 def test_few_rows_and_many(rows, divergence):
-    # Few rows share the device by splits of V, many do not.
+    # Few rows are split among programs, many are not.
     vocab = VOCABULARIES[0]
     check(
         divergence, *make(rows if GPU else min(rows, 4), vocab, torch.bfloat16, width=VOCABULARIES[-1]), 1e-5
@@ -153,7 +154,7 @@ def test_chunk_likelihoods_equal_the_definition_in_fp64(objective):
 
 
 @both_divergences
-def test_two_runs_agree_bit_for_bit(divergence):
+def test_runs_are_bit_identical(divergence):
     inputs, upstream = make(ROWS, VOCABULARIES[0], torch.bfloat16)
     runs = []
     for _ in range(2):
@@ -175,7 +176,7 @@ def test_auto_is_triton_on_a_gpu():
 @gpu_only
 @both_divergences
 def test_more_entries_than_int32_counts(divergence):
-    # Row 14,135 of 151,936 entries begins past 2**31. All rows are equal, so all results have to be.
+    # Row 14,135 of 151,936 entries starts past 2**31. All rows are equal, so all results must be.
     rows, vocab = 14_200, 151_936
     inputs, _ = make(1, vocab, torch.bfloat16)
     student = inputs["student_logits"].detach().expand(rows, vocab).contiguous().requires_grad_()

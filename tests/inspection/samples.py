@@ -5,6 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tide.config import DataConfig
 from tide.inspection import AlignedRow, Aligner
 
 STUDENT = [("u", "n"), ("h", "a"), ("p", "p"), ("ha", "pp"), ("happ", "y")]
@@ -22,9 +23,9 @@ def of_merges(merges, normalizer=None):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def fixed_aligner(merge="none"):
+def fixed_aligner(merging="none"):
     """un|happy on one side, unh|appy on the other."""
-    return Aligner(of_merges(STUDENT), of_merges(TEACHER), merge=merge)
+    return Aligner(of_merges(STUDENT), of_merges(TEACHER), merging=DataConfig(chunk_merging=merging))
 
 
 def aligned(align, row) -> AlignedRow:

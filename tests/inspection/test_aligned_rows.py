@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_tokenizer
 from tests.inspection.samples import aligned, fixed_aligner, texts_of
 from tests.tiny import make_tokenizer
-from tide.data import TextRow, parse_row
+from tide.config import DataConfig
+from tide.data import Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner
 from tide.inspection.readable import readable
-from tide.preparation import NO_CHUNK, Dropped
-from tide.preparation.examples import ExampleBuilder, Layout
+from tide.methods import METHODS
+from tide.preparation import NO_CHUNK
+from tide.preparation.examples import ExampleBuilder
 
 
 def test_columns_by_hand():
@@ -26,7 +28,7 @@ def test_columns_by_hand():
         (["↵"], ["↵"], 2, "after"),
         (["!"], ["!"], 3, None),
     ]
-    assert [token.learnt for token in row.student] == [False, True, True, True, True, True]
+    assert [token.in_loss for token in row.student] == [False, True, True, True, True, True]
     assert [token.chunk for token in row.teacher] == [NO_CHUNK, 0, 0, 1, 2, 3]
 
 
@@ -61,7 +63,7 @@ def test_conversations_have_chunks_in_answers_alone():
             assert held == "".join(answers).encode()
         ends = [token for token in found.student if token.text == "<|end_turn|>"]
         assert len(ends) == len(row.messages) and {token.chunk for token in ends} == {NO_CHUNK}
-        assert sum(token.learnt for token in ends) == len(answers)
+        assert sum(token.in_loss for token in ends) == len(answers)
 
 
 def test_templates_get_the_arguments_of_their_side():
@@ -71,12 +73,14 @@ def test_templates_get_the_arguments_of_their_side():
     arguments = {"student": {"flavour": "sweet"}, "teacher": {"flavour": "sour"}}
     rows = [parse_row(row) for row in CONVERSATIONS]
     given = Aligner(*tokenizers, template_arguments=arguments)(rows)
-    build = ExampleBuilder(Layout(8, 800, 800), *tokenizers, template_arguments=arguments)
+    build = ExampleBuilder(
+        DataConfig(max_length=800), METHODS["calm"], *tokenizers, block_size=8, template_arguments=arguments
+    )
     for row, built in zip(given, build(rows), strict=True):
         assert "".join(texts_of(row.student)).startswith("sweet<|turn|>")
         assert "".join(texts_of(row.teacher)).startswith("sour<|begin|>")
         for tokens, sequence in ((row.student, built.example.student), (row.teacher, built.example.teacher)):
-            end = 1 + max(at for at, token in enumerate(tokens) if token.learnt)
+            end = 1 + max(at for at, token in enumerate(tokens) if token.in_loss)
             assert [token.token_id for token in tokens[:end]] == sequence.token_ids[:end].tolist()
             assert [token.chunk for token in tokens[:end]] == sequence.chunks[:end].tolist()
     (without,) = Aligner(*tokenizers)(rows[:1])
@@ -88,7 +92,7 @@ def test_templates_get_the_arguments_of_their_side():
 def test_no_token_is_lost_and_chunks_stand_above_one_another(completion: str, prompt: str):
     tokenizers = make_tokenizer(300), make_tokenizer(340, words=False)
     (row,) = Aligner(*tokenizers)([TextRow(prompt, completion)])
-    if isinstance(row, Dropped):  # The text may hold the mask token's.
+    if isinstance(row, Rejected):  # The text may hold the mask token's.
         assert "mask" in row.reason
         return
     columns = list(row.columns())

@@ -10,10 +10,9 @@ import pytest
 from tests.flow.recipes import tiny_values
 from tests.tiny import make_tokenizer
 from tide.config import Recipe
-from tide.data import Conversation, Message, TextRow, open_source
+from tide.data import Conversation, Message, Rejected, TextRow, open_source
 from tide.inspection import Aligner, MixedRows, sampled, typed_row
-from tide.preparation import Dropped
-from tide.preparation.recipe_data import Preparation
+from tide.preparation import Preparation
 
 
 def test_a_text_is_plain():
@@ -31,8 +30,8 @@ def test_an_object_is_a_row():
     assert typed_row('{"prompt": "p", "completion": "c"}') == TextRow("p", "c")
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "got an empty one"), ('{"a": 1}', "the row is unfit")])
-def test_what_is_no_row_is_refused(text, message):
+@pytest.mark.parametrize(("text", "message"), [("", "got an empty one"), ('{"a": 1}', "row rejected")])
+def test_bad_rows_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         typed_row(text)
 
@@ -47,7 +46,7 @@ def test_a_sample_goes_evenly_through_the_source(tmp_path):
     assert [number for number, _ in found] == [0, 49, 99, 149, 199]
     texts = ["".join(t.text for t in row.student) for _, row in found[:-1]]
     assert texts == ["x0", "x49", "x99", "x149"]
-    assert isinstance(found[-1][1], Dropped)
+    assert isinstance(found[-1][1], Rejected)
     everything = list(sampled(source, 1000, align))
     assert [number for number, _ in everything] == list(range(200))
     assert "".join(t.text for t in everything[131][1].teacher) == "x131"
@@ -68,7 +67,7 @@ def test_bad_rows_shift_no_row_of_a_sample(tmp_path, num_rows):
     for number, row in found:
         if number in unreadable | masked:
             reason = "no known keys" if number in unreadable else "mask token in the text"
-            assert isinstance(row, Dropped) and row.reason == reason
+            assert isinstance(row, Rejected) and row.reason == reason
         else:
             assert "".join(token.text for token in row.student) == f"x{number}"
 

@@ -17,22 +17,22 @@ from tests.chat import CONVERSATIONS, make_chat_tokenizer, make_other_chat_token
 from tests.inspection.samples import aligned, fixed_aligner, of_merges
 from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable, ChunkAlignment, align_spans
-from tide.data import Conversation, Message, TextRow, parse_row
+from tide.data import Conversation, Message, Rejected, TextRow, parse_row
 from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
 from tide.inspection.statistics import NUM_LONGEST, LongChunk, spread
-from tide.inspection.tables import longest_table, sides_table, summary
-from tide.preparation import AlignedAnswers, Dropped
+from tide.inspection.tables import longest_table, rejected_texts, sides_table, summary
+from tide.preparation import AlignedAnswers
 
 
 def test_every_number_by_hand():
     align = fixed_aligner()
     rows = [
         aligned(align, TextRow("un", "unhappy!")),
-        Dropped("odd", "x"),
+        Rejected("odd", "x"),
         aligned(align, TextRow("", "happy")),
     ]
     found = ChunkStatistics.of(rows)
-    assert (found.rows, dict(found.dropped), found.answers) == (3, {"odd": 1}, 2)
+    assert (found.rows, dict(found.rejected), found.answers) == (3, {"odd": 1}, 2)
     assert (found.answer_bytes, found.covered_bytes, found.coverage) == (13, 13, 1.0)
     assert (found.num_chunks, found.one_to_one) == (3, 1)
     assert found.chunk_bytes == {7: 1, 1: 1, 5: 1}
@@ -54,7 +54,6 @@ def test_every_number_by_hand():
     ]
     assert summary(found) == [
         "Rows aligned: 2 of 3; answers: 2; chunks: 3.",
-        "Set aside, odd: 1.",
         "100.00% of 13 bytes of answers lie in a chunk; 33.3% of chunks are one token on both sides.",
     ]
     assert summary(found, DataSet("x.jsonl", 4000))[:2] == [
@@ -74,19 +73,20 @@ def test_rows_may_be_added_one_by_one():
     rows = align(ROWS)
     step_by_step = ChunkStatistics()
     for row in rows:
-        step_by_step.add([row])
+        step_by_step.add(row)
     assert step_by_step == ChunkStatistics.of(rows)
     assert step_by_step.num_chunks == sum(step_by_step.chunk_bytes.values())
 
 
 def test_no_rows_have_no_figures():
-    found = ChunkStatistics.of([Dropped("odd", "")])
+    found = ChunkStatistics.of([Rejected("odd", "")])
     assert math.isnan(found.coverage) and math.isnan(found.student.chunks_per_token)
-    assert summary(found) == ["Rows aligned: 0 of 1; answers: 0; chunks: 0.", "Set aside, odd: 1."]
+    assert summary(found) == ["Rows aligned: 0 of 1; answers: 0; chunks: 0."]
+    assert rejected_texts(found) == ["odd: 1"]
     assert sides_table(found).lines[0] == ("student tokens", "0", *"-------")
 
 
-def test_answers_count_without_the_words_of_the_templates():
+def test_template_text_does_not_count_as_answers():
     align = Aligner(make_chat_tokenizer(), make_other_chat_tokenizer())
     rows = [parse_row(row) for row in CONVERSATIONS]
     found = ChunkStatistics.of(align(rows))
@@ -95,7 +95,7 @@ def test_answers_count_without_the_words_of_the_templates():
     assert found.answer_bytes == found.covered_bytes == len("".join(answers).encode())
 
 
-def test_bytes_that_one_side_keeps_from_every_chunk_lower_the_coverage():
+def test_bytes_in_no_chunk_lower_the_coverage():
     """A special token inside an answer belongs to no chunk."""
     align = Aligner(make_chat_tokenizer(), make_other_chat_tokenizer())
     row = Conversation((Message("user", "a"), Message("assistant", "x = 1<|end|>y")))
@@ -166,7 +166,7 @@ def test_the_longest_chunks_by_hand():
 
 @given(st.lists(st.lists(st.text("ab☕", min_size=1, max_size=5), min_size=1, max_size=8), max_size=12))
 @settings(deadline=None)
-def test_the_longest_chunks_are_kept_once_each_in_the_order_that_they_came(texts):
+def test_the_longest_chunks_are_different_and_in_order(texts):
     found = ChunkStatistics.of([row_of(*chunks) for chunks in texts])
     different = dict.fromkeys(chunk for chunks in texts for chunk in chunks)
     expected = sorted(different, key=lambda text: -len(text.encode()))[:NUM_LONGEST]

@@ -103,7 +103,7 @@ def test_the_trainer_runs_the_losses_of_tide(official):
     assert float(trainer.log1mexp(torch.tensor(-1.0))) == pytest.approx(-0.4586751453870819)
 
 
-def test_names_that_were_imported_elsewhere_are_replaced_too(official):
+def test_names_imported_elsewhere_are_replaced_too(official):
     official()
     early = load("early")
     original = early.early_taid
@@ -182,7 +182,7 @@ def test_the_option_for_empty_chunks_reaches_the_trainer(official):
     assert torch.isfinite(trainer.alm_step(**batch))
 
 
-def test_a_module_loaded_again_is_patched_again(official):
+def test_reloaded_module_is_patched_again(official):
     official()
     drop_in.patch(PACKAGE, verbose=False)
     taid = importlib.reload(importlib.import_module(TAID))
@@ -194,7 +194,7 @@ def test_a_module_loaded_again_is_patched_again(official):
     assert taid.compute_taid_loss is original
 
 
-def test_unpatch_leaves_what_others_replaced_since(official):
+def test_unpatch_leaves_later_replacements(official):
     official()
     drop_in.patch(PACKAGE, verbose=False)
     importlib.import_module(TAID).compute_taid_loss = theirs = object()
@@ -228,7 +228,7 @@ def test_unpatch_leaves_what_others_replaced_since(official):
         ("distill_bd3lm", "class DistillBD3LMTrainer", "class Trainer", "no class DistillBD3LMTrainer"),
     ],
 )
-def test_another_version_is_refused_and_left_as_it_was(official, file, old, new, message):
+def test_another_version_is_refused_and_unchanged(official, file, old, new, message):
     text = {"taid": official_package.TAID, "distill_bd3lm": official_package.TRAINER}[file]
     assert old in text
     official(**{file: text.replace(old, new)})
@@ -252,22 +252,22 @@ def test_the_message_shows_both_signatures(official):
     assert shown[2].split(None, 1) == ["found", f"({parameters.format('')})"]
 
 
-def test_a_missing_package_is_said(official):
+def test_missing_package_is_an_import_error(official):
     with pytest.raises(ImportError, match=r"no package 'no_such_dllm'.*Install the official code"):
         drop_in.patch("no_such_dllm")
 
 
-def test_the_library_without_distillation_is_told_apart(official):
+def test_library_without_distillation_is_an_import_error(official):
     official(taid=None)
     with pytest.raises(ImportError, match=f"'{PACKAGE}' has no module '{TAID}'"):
         drop_in.patch(PACKAGE)
 
 
-def test_a_dependency_that_is_missing_keeps_its_own_message(official):
+def test_missing_dependency_keeps_its_own_message(official):
     official(taid="import no_such_dependency\n")
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_dependency'"):
         drop_in.patch(PACKAGE)
 
 
-def test_the_patched_functions_can_be_sent_to_a_process(official):
+def test_patched_functions_can_be_pickled(official):
     assert pickle.loads(pickle.dumps(drop_in.compute_alm_loss)) is drop_in.compute_alm_loss

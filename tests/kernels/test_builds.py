@@ -1,6 +1,6 @@
-"""Kernels compile for every architecture without spilling, and load 16 bytes at a time. No GPU is needed.
+"""Kernels compile for every architecture without spills and with 16-byte loads. No GPU is needed.
 
-Each test runs the command in a process of its own: this one has imported kernels as interpreted functions.
+Each test runs the command in a new process: this one has imported the kernels for the interpreter.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def builds(*arguments):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "op",
     [
@@ -44,7 +45,7 @@ def test_kernels_compile_for_every_architecture(op):
 
 
 def test_every_kernel_is_compiled():
-    """A file of kernels that the list forgets would pass every test above."""
+    """A kernel missing from the list would pass every test above."""
     defined = {
         name
         for path in (ROOT / "tide_kernels").glob("*/kernels.py")
@@ -55,15 +56,17 @@ def test_every_kernel_is_compiled():
     assert not {name for name in defined if f".{name}_kernel," not in listed}
 
 
-def test_a_build_that_spills_is_recognised():
-    # 64 entries a thread of either side cannot stay in 255 registers.
+@pytest.mark.slow
+def test_a_spilling_build_fails():
+    # 64 entries per thread of both sides do not fit 255 registers.
     tile = ("--block", "2048", "--warps", "1")
     status, output = builds("--quick", "--targets", "sm_80", "--ops", "reverse_kl", *tile)
     assert status == 1
     assert "reverse_kl_fwd (label) for sm_80, 2048 columns / 1 warps: spills" in output
 
 
-def test_narrow_loads_are_recognised():
+@pytest.mark.slow
+def test_narrow_loads_fail():
     # 32 threads share 128 entries: 8 bytes of bf16 each.
     tile = ("--block", "128", "--warps", "1")
     status, output = builds("--quick", "--targets", "sm_90", "--ops", "token_scores", *tile)
@@ -72,7 +75,7 @@ def test_narrow_loads_are_recognised():
         assert f"token_scores_fwd ({variant}) for sm_90, 128 columns / 1 warps: moves 8 bytes" in output
 
 
-def test_interpreted_kernels_are_refused(monkeypatch):
+def test_interpreted_kernels_raise(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     command = [sys.executable, "-m", "benchmarks.kernel_builds"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

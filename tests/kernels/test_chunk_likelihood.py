@@ -14,19 +14,17 @@ import numpy
 import pytest
 import torch
 
-from tests.kernels.chunk_cases import BOUND, EPS32, by_hand, gradient, make, options_of, relative
+from tests.kernels.cases import BACKENDS, EPS32, FAST, relative
+from tests.kernels.cases.chunks import BOUND, by_hand, gradient, make, options_of
 from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-BACKENDS = ["triton", "torch", "reference"]
-FAST = ["triton", "torch"]
 HALF = [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("num_chunks", [1, 7, 32, 101])
+@pytest.mark.parametrize(("num_chunks", "temperature"), [(1, 2.5), (7, 1.0), (32, 2.5), (51, 1.0)])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_fp32_equals_arithmetic_on_plain_numbers(objective, num_chunks, temperature, backend):
     inputs, upstream = make(num_chunks)
@@ -39,7 +37,7 @@ def test_fp32_equals_arithmetic_on_plain_numbers(objective, num_chunks, temperat
     d_student = gradient(loss, inputs[0], upstream)
     assert d_student.dtype == torch.float32
     assert relative(d_student, d_expected) < BOUND[backend]
-    if backend != "reference":  # entry by entry, where the largest does not speak for the rest
+    if backend != "reference":  # also entry by entry
         for actual, wanted in ((loss, expected), (d_student, d_expected)):
             error = (actual.detach().double() - wanted).abs()
             assert bool((error <= EPS32 * wanted.abs() + 1e-9 * wanted.abs().max()).all())
@@ -70,7 +68,7 @@ def test_half_types_round_the_gradient_once(objective, dtype, backend):
     assert relative(loss, expected) < EPS32
     d_student = gradient(loss, inputs[0], upstream)
     assert d_student.dtype == dtype
-    # The interpreter cuts off what a store in bf16 rounds.
+    # The interpreter truncates to bf16 where a GPU rounds.
     roundings = 1.0 if backend == "triton" and dtype == torch.bfloat16 else 0.5
     subnormal = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     error = (d_student.double() - d_expected).abs()
@@ -97,7 +95,7 @@ def test_lambda_takes_the_target_from_the_student_to_the_teacher(backend):
     whole = chunk_likelihood(*inputs, lambda_t=1.0, **options)
     assert relative(whole, forward.double()) < 8 * EPS32
     assert relative(gradient(whole, inputs[0], upstream), d_forward.double()) < 8 * EPS32
-    # The target is a constant for the gradient, and at lambda = 0 the student is already there.
+    # The target is held constant, and at lambda = 0 it is the student.
     none = chunk_likelihood(*inputs, lambda_t=0.0, **options)
     assert float(none.detach().max()) > 0.5
     assert float(gradient(none, inputs[0], upstream).abs().max()) < 8 * EPS32
@@ -124,7 +122,7 @@ def stored(name):
 
 
 def schedule(case):
-    """lambda and weight per sequence of a stored TIDAL case, in fp64."""
+    """(lambda, weight) per sequence of a stored TIDAL case, in fp64."""
     config, progress, t = (
         json.loads(case["config"]),
         case["global_step"] / case["max_steps"],
@@ -145,7 +143,7 @@ def schedule(case):
 )
 @pytest.mark.parametrize("name", ["alm_0", "alm_1", "alm_2", "alm_taid_0", "alm_taid_1"])
 def test_stored_losses_and_gradients(name, dtype, backend):
-    """Only the chunks are under test: the token log-probabilities come from torch in fp64."""
+    """Tests the chunk op only: the token log-probabilities come from torch in fp64."""
     case = stored(name)
     logits = {side: case[f"{side}_logits"].double() for side in ("student", "teacher")}
     logits["student"].requires_grad_()

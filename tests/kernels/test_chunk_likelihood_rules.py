@@ -1,7 +1,7 @@
-"""chunk_likelihood: what it refuses, what it leaves unread, and its behaviour at the ends of the range.
+"""chunk_likelihood: errors, unread tokens, and the ends of the range.
 
-Mutants that this file kills: a clamp without its zero slope, tokens of inactive chunks that are multiplied by
-0 instead of left out, the last token of a row left out.
+Mutants that this file kills: a clamp without its zero slope, tokens of inactive chunks multiplied by 0
+instead of skipped, the last token of a row left out.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import math
 import pytest
 import torch
 
-from tests.kernels.chunk_cases import BOUND, EPS32, by_hand, gradient, make, options_of, relative
+from tests.kernels.cases import BACKENDS, EPS32, FAST, relative
+from tests.kernels.cases.chunks import BOUND, by_hand, gradient, make, options_of
 from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
-
-BACKENDS = ["triton", "torch", "reference"]
-FAST = ["triton", "torch"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("eps", [1e-7, 1e-3])
 def test_clamps_at_both_ends(eps, objective, backend):
-    """Outside [eps, 1 - eps] the student has no slope, and nothing is infinite, -inf tokens included."""
+    """Outside [eps, 1 - eps] the student has slope 0, and everything is finite, also for -inf tokens."""
     ends = [-math.inf, -80.0, math.log(eps) - 0.01, -eps / 100, 0.0]
     inner = [math.log(eps) + 0.01, -0.3, -2 * eps]
     pairs = [(x, y) for x in ends + inner for y in ends + inner]
@@ -68,13 +66,13 @@ def test_a_small_eps_leaves_a_finite_gradient(objective, backend, dtype):
     assert relative(loss, expected) < EPS32
     d_student = gradient(loss, student, upstream)
     assert d_student[0, 2] == 0 and bool((d_student[0, [0, 1, 3]] != 0).any())
-    # In fp64, 1 - P of 1e-8 is good to 1e-8.
+    # In fp64, 1 - P of 1e-8 is accurate to 1e-8.
     assert relative(d_student, d_expected) < EPS32
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_what_no_active_chunk_holds_is_neither_read_nor_counted(objective, backend):
+def test_tokens_outside_active_chunks_are_not_read(objective, backend):
     (student, teacher, student_chunks, teacher_chunks, mask), upstream = make()
     expected, d_expected = by_hand(
         (student, teacher, student_chunks, teacher_chunks, mask), upstream, **options_of(objective)
@@ -99,7 +97,7 @@ def test_what_no_active_chunk_holds_is_neither_read_nor_counted(objective, backe
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_chunk_that_does_not_count_needs_no_tokens(objective, backend):
+def test_inactive_chunks_need_no_tokens(objective, backend):
     student = torch.tensor([[-0.5, -0.2]], requires_grad=True)
     teacher = torch.tensor([[-0.4, -0.9]])
     ids = (torch.tensor([[1, 2]]), torch.tensor([[3, 2]]), torch.tensor([[False, False, True, False]]))
@@ -114,7 +112,7 @@ def test_a_chunk_that_does_not_count_needs_no_tokens(objective, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(3, 7, True), (3, 7, False), (0, 7, True), (3, 0, True), (0, 0, True)])
-def test_nothing_to_compare_gives_zeros_with_a_graph(shape, backend):
+def test_empty_inputs_give_zeros_with_a_graph(shape, backend):
     batch, num_chunks, tokens = shape
     length = 5 if tokens else 0
     student = torch.full((batch, length), torch.nan, requires_grad=True)
@@ -128,7 +126,7 @@ def test_nothing_to_compare_gives_zeros_with_a_graph(shape, backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_tokens_of_a_chunk_need_not_be_neighbours(backend):
+def test_tokens_of_a_chunk_need_not_be_adjacent(backend):
     inputs, upstream = make()
     order = [torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(2)) for x in inputs[:2]]
     mixed = (
@@ -178,7 +176,7 @@ def test_double_backward_raises(objective, backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_a_forward_mode_derivative_is_refused(backend):
+def test_forward_mode_raises(backend):
     (student, *rest), _ = make()
     student = student.detach()
     with pytest.raises(ValueError, match="chunk_likelihood: student_token_log_probs carries a tangent"):
@@ -206,8 +204,8 @@ def test_inputs_are_read_only_and_need_not_be_contiguous(objective, backend):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("backend", FAST)
-def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(objective, backend):
-    inputs, upstream = make(101)
+def test_runs_are_bit_identical_and_no_buffer_is_read_before_it_is_written(objective, backend):
+    inputs, upstream = make(33)
     first = chunk_likelihood(*inputs, backend=backend, **options_of(objective))
     d_first = gradient(first, inputs[0], upstream)
     torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
@@ -222,7 +220,7 @@ def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(o
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_reference_passes_gradcheck(objective):
     (student, teacher, *rest), _ = make(4, dtype=torch.float64)
-    # Away from the clamps, where the loss has a kink. TIDAL's target follows the student but for lambda = 1.
+    # Away from the clamps, where the loss has a kink, and at lambda = 1, where the target is constant.
     student = student.detach().clamp(-2.0, -0.05).requires_grad_()
     options = {"lambda_t": 1.0} if objective == "interpolated" else {}
 
@@ -246,7 +244,7 @@ def test_lambda_of_any_form(backend):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_one_graph_and_no_change_under_autocast(objective, backend):
+def test_compiles_to_one_graph_and_ignores_autocast(objective, backend):
     inputs, upstream = make()
     options = options_of(objective) | {"backend": backend}
     expected = chunk_likelihood(*inputs, **options)
@@ -261,69 +259,68 @@ def test_one_graph_and_no_change_under_autocast(objective, backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_the_registered_op_keeps_the_rules_of_torch(backend):
+def test_opcheck_passes(backend):
     inputs, _ = make()
     arguments = (*inputs, torch.full((3,), 0.3, dtype=torch.float64), "interpolated", 2.0, 1e-7, backend)
     torch.library.opcheck(torch.ops.tide_kernels.chunk_likelihood.default, arguments)
 
 
 IDS = torch.tensor([[0, 1, 2], [0, 1, -1]])
-NEEDS = "lambda_t belongs to 'interpolated' alone"
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"mask": torch.ones(2, 3)}, {}, r"chunk_mask must be bool \[B, C\]; got torch.float32 \(2, 3\)"),
-        ({"mask": torch.ones(2, dtype=torch.bool)}, {}, r"chunk_mask must be bool \[B, C\]"),
-        ({"student": IDS}, {}, r"student_token_log_probs must be floating \[B, L\]; got torch.int64"),
-        ({"teacher": -torch.ones(6)}, {}, r"teacher_token_log_probs must be floating \[B, L\].*\(6,\)"),
+        ({"mask": torch.ones(2, 3)}, {}, r"chunk_mask.*bool.*float32"),
+        ({"mask": torch.ones(2, dtype=torch.bool)}, {}, r"chunk_mask.*\[B, C\].*\(2,\)"),
+        ({"student": IDS}, {}, r"student_token_log_probs.*floating.*int64"),
+        ({"teacher": -torch.ones(6)}, {}, r"teacher_token_log_probs.*\[B, L\].*\(6,\)"),
         (
             {"teacher": -torch.ones(2, 3, requires_grad=True)},
             {},
-            r"teacher_token_log_probs requires grad.*detach",
+            r"teacher_token_log_probs.*detach",
         ),
         (
             {"student_chunks": IDS.float()},
             {},
-            r"student_chunks must be integers, one per token.*torch.float32",
+            r"student_chunks.*integers.*float32",
         ),
         (
             {"teacher_chunks": IDS[:, :2]},
             {},
-            r"teacher_chunks must be integers, one per token, \(2, 3\).*\(2, 2\)",
+            r"teacher_chunks.*\(2, 3\).*\(2, 2\)",
         ),
-        ({"student": -torch.ones(1, 3), "student_chunks": IDS[:1]}, {}, "one entry for each of the 2 rows"),
-        ({"student_chunks": IDS + 1}, {}, r"student_chunks must lie in \[-1, 3\), -1 for none; got 3"),
-        ({"teacher_chunks": IDS - 1}, {}, r"teacher_chunks must lie in \[-1, 3\), -1 for none; got -2"),
+        ({"student": -torch.ones(1, 3), "student_chunks": IDS[:1]}, {}, "student_token_log_probs.*2 rows"),
+        ({"student_chunks": IDS + 1}, {}, r"student_chunks.*\[-1, 3\).*3"),
+        ({"teacher_chunks": IDS - 1}, {}, r"teacher_chunks.*\[-1, 3\).*-2"),
         (
             {"mask": torch.ones(2, 3, dtype=torch.bool)},
             {},
-            "active chunk 2 of sequence 1 has no student token.*clear it in chunk_mask",
+            "chunk 2 of sequence 1.*student token.*chunk_mask",
         ),
-        ({"teacher_chunks": IDS.clamp(max=0)}, {}, "active chunk 1 of sequence 0 has no teacher token"),
-        ({}, {"objective": "js"}, "unknown objective 'js'; choose one of forward, reverse, kl, interpolated"),
-        ({}, {"objective": "interpolated"}, f"objective 'interpolated' needs lambda_t; {NEEDS}"),
-        ({}, {"objective": "kl", "lambda_t": 0.5}, f"objective 'kl' takes no lambda_t; {NEEDS}"),
-        ({}, {"objective": "interpolated", "lambda_t": 1.5}, r"lambda_t must lie in \[0, 1\]; got 1.5"),
+        ({"teacher_chunks": IDS.clamp(max=0)}, {}, "chunk 1 of sequence 0.*teacher token"),
+        ({}, {"objective": "js"}, "objective 'js'.*interpolated"),
+        ({}, {"objective": "interpolated"}, "'interpolated' needs lambda_t"),
+        ({}, {"objective": "kl", "lambda_t": 0.5}, "'kl' takes no lambda_t"),
+        ({}, {"objective": "interpolated", "lambda_t": 1.5}, r"lambda_t.*\[0, 1\].*1.5"),
         (
             {},
             {"objective": "interpolated", "lambda_t": torch.tensor([0.5, math.nan])},
-            r"lambda_t .* got nan",
+            "lambda_t.*nan",
         ),
         (
             {},
             {"objective": "interpolated", "lambda_t": torch.ones(3)},
-            "lambda_t must have one entry for each of the 2",
+            "lambda_t.*2 rows",
         ),
-        ({}, {"temperature": 0.0}, "temperature must be positive and finite; got 0.0"),
-        ({}, {"temperature": math.inf}, "temperature must be positive and finite; got inf"),
-        ({}, {"eps": 0.0}, r"eps must lie in \(0, 0.5\); got 0.0"),
-        ({}, {"eps": 0.5}, r"eps must lie in \(0, 0.5\); got 0.5"),
-        ({}, {"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
+        ({}, {"temperature": 0.0}, "temperature.*positive.*0.0"),
+        ({}, {"temperature": math.inf}, "temperature.*finite.*inf"),
+        ({}, {"eps": 0.0}, r"eps.*\(0, 0.5\).*0.0"),
+        ({}, {"eps": 0.5}, r"eps.*\(0, 0.5\); got 0.5"),
+        ({}, {"backend": "cuda"}, "backend 'cuda'.*triton"),
     ],
 )
-def test_errors_name_function_rule_values_and_remedy(change, options, message):
+def test_errors_name_function_argument_and_value(change, options, message):
     arguments = {
         "student": -torch.ones(2, 3),
         "teacher": -torch.ones(2, 3),

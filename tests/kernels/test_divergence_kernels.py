@@ -1,7 +1,7 @@
-"""What only the Triton kernels do: tiles, splits of a row, alignment, guards. In Triton's interpreter.
+"""Triton kernels of the divergences in the interpreter: tiles, splits of a row, alignment, guards.
 
 Mutants that this file kills: a split whose tail is dropped, records joined without rescaling, tiles summed
-plainly however close the target, a mass that underflowed where the target's did not.
+plainly however close the target, a mass that underflows where the target's does not.
 """
 
 from __future__ import annotations
@@ -9,19 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.kernels.divergence_cases import (
-    DIVERGENCES,
-    EPS32,
-    call,
-    exact,
-    gradient,
-    make,
-    relative,
-    truth,
-    worst_row,
-)
+from tests.kernels.cases import DIVERGENCES, EPS32, relative, worst_row
+from tests.kernels.cases.divergence import call, exact, gradient, laid_out, make, truth
+from tests.kernels.cases.strategies import divergence_calls
 from tide_kernels._shared import divergence_launch, launch
 
 both_divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -29,7 +20,7 @@ both_divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
 
 @pytest.fixture
 def tiles(monkeypatch):
-    """Sets the tile width and the number of programs that share a row."""
+    """Return a function that sets the tile width and the programs per row."""
 
     def choose(block_v, splits=1):
         monkeypatch.setattr(divergence_launch, "blocks_for", lambda *_: launch.Blocks(block_v, 1))
@@ -39,7 +30,7 @@ def tiles(monkeypatch):
 
 
 @both_divergences
-@pytest.mark.parametrize("splits", [1, 2, 3, 8])
+@pytest.mark.parametrize("splits", [1, 2, 8])
 @pytest.mark.parametrize("vocab", [63, 64, 65, 331])
 def test_every_column_is_read_once_however_a_row_is_cut(vocab, splits, divergence, tiles):
     tiles(64, splits)
@@ -54,19 +45,19 @@ def test_every_column_is_read_once_however_a_row_is_cut(vocab, splits, divergenc
 @both_divergences
 @pytest.mark.parametrize("splits", [1, 3])
 def test_rows_that_begin_anywhere(divergence, splits, tiles):
-    # Rows of 151 entries in fp32 begin at every multiple of 4 bytes; tiles begin on 16 bytes of each.
+    # Rows of 71 fp32 entries start at every multiple of 4 bytes; tiles are 16-byte aligned.
     tiles(32, splits)
-    inputs, upstream = make(9, 151)
-    wide_student = torch.full((9, 159), torch.nan)
-    wide_student[:, :151] = inputs["student_logits"].detach()
+    inputs, upstream = make(8, 71)
+    wide_student = torch.full((8, 79), torch.nan)
+    wide_student[:, :71] = inputs["student_logits"].detach()
     same = {"teacher_logits": inputs["teacher_logits"]}
     other = {
-        "teacher_logits": torch.cat([inputs["teacher_logits"], torch.full((9, 3), torch.nan)], 1)[:, :151]
+        "teacher_logits": torch.cat([inputs["teacher_logits"], torch.full((8, 3), torch.nan)], 1)[:, :71]
     }
     kl, ce, d_student = truth(divergence, inputs, upstream)
     for student, teacher in (
         (inputs["student_logits"], same),  # in lockstep
-        (wide_student[:, :151].requires_grad_(), same),  # 8 entries further apart: still in lockstep
+        (wide_student[:, :71].requires_grad_(), same),  # 8 entries further apart: still in lockstep
         (inputs["student_logits"], other),  # not
     ):
         results = call(divergence, inputs | teacher, student_logits=student, backend="triton")
@@ -77,27 +68,26 @@ def test_rows_that_begin_anywhere(divergence, splits, tiles):
 
 @both_divergences
 @pytest.mark.parametrize("distance", [1e-5, 1e-3, 0.3, 3.0])
-@pytest.mark.parametrize("splits", [1, 4])
-def test_no_digits_are_lost_between_tiles(splits, distance, divergence, tiles):
-    # An entry that carries the row arrives in the fourth tile, with a difference of its own.
+@pytest.mark.parametrize(("splits", "temperature"), [(1, 2.0), (4, 1.0)])
+def test_no_digits_are_lost_between_tiles(splits, temperature, distance, divergence, tiles):
+    # The entry that dominates the row comes in the fourth tile, with its own difference.
     tiles(64, splits)
     generator = torch.Generator().manual_seed(4)
-    student = 2 * torch.randn(6, 515, generator=generator)
+    student = 2 * torch.randn(6, 323, generator=generator)
     student[:, 200] += torch.tensor([0.0, 5.0, 9.0, 14.0, 18.0, 22.0])
-    teacher = student + distance * torch.randn(6, 515, generator=generator)
+    teacher = student + distance * torch.randn(6, 323, generator=generator)
     if distance >= 0.3:
-        # It costs the difference of the logits its last digits before anything else happens.
+        # The offset costs z - s its last digits.
         teacher[::2] += 30
     student.requires_grad_()
     lambdas = torch.tensor([0.01, 0.3, 1.0, 0.01, 0.3, 1.0])
-    for temperature in (1.0, 2.0):
-        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
-        expected, d_expected = exact(divergence, student, teacher, lambdas, temperature)
-        kl, _ = call(divergence, inputs, temperature, backend="triton")
-        bound = 1e-5 / distance if distance >= 0.3 else 64 * EPS32
-        assert worst_row(kl, expected) < bound
-        d_student = gradient((kl,), student, (torch.ones(6),))
-        assert worst_row(d_student, d_expected) < 2 * bound
+    inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
+    expected, d_expected = exact(divergence, student, teacher, lambdas, temperature)
+    kl, _ = call(divergence, inputs, temperature, backend="triton")
+    bound = 1e-5 / distance if distance >= 0.3 else 64 * EPS32
+    assert worst_row(kl, expected) < bound
+    d_student = gradient((kl,), student, (torch.ones(6),))
+    assert worst_row(d_student, d_expected) < 2 * bound
 
 
 @both_divergences
@@ -112,7 +102,7 @@ def test_targets_beyond_the_range_of_exponentials(gap, divergence, tiles):
     teacher[0, 100:110] += 2 * gap
     teacher[1, 12] += 2 * gap
     student.requires_grad_()
-    for lambda_t in (0.7, 1.0):
+    for lambda_t in (0.7, 1.0) if divergence == "interpolated_kl" else (1.0,):
         lambdas = torch.full((2,), lambda_t)
         inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
         expected, d_expected = exact(divergence, student, teacher, lambdas, 1.0)
@@ -122,30 +112,32 @@ def test_targets_beyond_the_range_of_exponentials(gap, divergence, tiles):
 
 
 @both_divergences
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("value", [-30.0, -100.0, -1e4, -1e9, -3e38])
+@pytest.mark.parametrize(
+    ("value", "splits"), [(-30.0, 1), (-100.0, 3), (-1e4, 1), (-1e4, 3), (-1e9, 1), (-3e38, 3)]
+)
 @pytest.mark.parametrize("side", ["teacher", "both", "student"])
-def test_finite_stand_ins_for_minus_infinity_carry_nothing_away(side, value, splits, divergence, tiles):
-    # A column at -1e4 or at the dtype's least number is how many programs exclude a token.
+def test_finite_stand_ins_for_minus_infinity_do_not_move_the_centre(side, value, splits, divergence, tiles):
+    # Many programs exclude a token by -1e4 or the dtype's least number.
     tiles(64, splits)
     generator = torch.Generator().manual_seed(6)
-    student = 2 * torch.randn(4, 300, generator=generator)
-    teacher = student + 0.3 * torch.randn(4, 300, generator=generator)
+    student = 2 * torch.randn(3, 200, generator=generator)
+    teacher = student + 0.3 * torch.randn(3, 200, generator=generator)
     if side != "student":
         teacher[:, 150] = value
     if side != "teacher":
         student[:, 150] = value
     student.requires_grad_()
-    for lambda_t in (0.05, 0.5, 1.0):
-        lambdas = torch.full((4,), lambda_t)
-        inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
-        expected, d_expected = exact(divergence, student, teacher, lambdas, 2.0)
-        kl, _ = call(divergence, inputs, 2.0, backend="triton")
-        # Where the teacher has mass on what the student excludes, rows go by log-sum-exps: an absolute error.
-        alone = side == "student" and (lambda_t == 1.0 or divergence == "reverse_kl")
-        assert float(((kl - expected).abs() - 64 * EPS32 * expected).max()) < (16 * EPS32 if alone else 1e-12)
-        error = worst_row(gradient((kl,), student, (torch.ones(4),)), d_expected)
-        assert error < (1e-4 if alone else 64 * EPS32)
+    lambdas = torch.tensor([0.05, 0.5, 1.0])
+    inputs = {"student_logits": student, "teacher_logits": teacher, "lambda_t": lambdas}
+    expected, d_expected = exact(divergence, student, teacher, lambdas, 2.0)
+    kl, _ = call(divergence, inputs, 2.0, backend="triton")
+    d_student = gradient((kl,), student, (torch.ones(3),))
+    for row in range(3):
+        # If the teacher has mass on what the student excludes, log-sum-exps are used: an absolute error.
+        alone = side == "student" and (row == 2 or divergence == "reverse_kl")
+        error = (kl[row] - expected[row]).abs() - 64 * EPS32 * expected[row]
+        assert float(error) < (16 * EPS32 if alone else 1e-12)
+        assert relative(d_student[row], d_expected[row]) < (1e-4 if alone else 64 * EPS32)
 
 
 @both_divergences
@@ -160,7 +152,7 @@ def test_target_mass_where_the_student_vanishes_is_not_lost_between_tiles(diverg
         assert worst_row(call(divergence, inputs, temperature, backend="triton")[0], expected) < 8 * EPS32
 
 
-def test_at_lambda_0_the_teacher_is_not_consulted():
+def test_lambda_0_does_not_read_the_teacher():
     student = torch.randn(3, 100, requires_grad=True)
     for value in (torch.nan, torch.inf, -torch.inf, 3e38):
         teacher = torch.full((3, 100), value)
@@ -177,8 +169,8 @@ def test_rows_without_any_entry_are_nan():
 
 
 @both_divergences
-def test_a_label_outside_the_vocabulary_is_nan_where_nobody_checks(divergence, monkeypatch):
-    # On a GPU ids are not read back; what lies before and after the row must not look like a logit.
+def test_a_label_outside_the_vocabulary_gives_nan_where_ids_are_not_checked(divergence, monkeypatch):
+    # On a GPU ids are not checked; memory before and after the row must not be read as a logit.
     monkeypatch.setattr("tide_kernels._shared.divergence.check_id_values", lambda *_: None)
     inputs, _ = make(3, 50)
     inputs["labels"] = torch.tensor([-100, 3, 50])
@@ -186,37 +178,9 @@ def test_a_label_outside_the_vocabulary_is_nan_where_nobody_checks(divergence, m
     assert ce.isnan().tolist() == [True, False, True]
 
 
-@st.composite
-def calls(draw):
-    """Shapes, layouts, dtypes and options of a call, and a seed for its values."""
-    return {
-        "rows": draw(st.integers(0, 5)),
-        "vocab": draw(st.integers(1, 200)),
-        "extra": draw(st.tuples(st.integers(0, 9), st.integers(0, 9))),
-        "strides": draw(st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2]))),
-        "transposed": draw(st.tuples(st.booleans(), st.booleans())),
-        "dtypes": draw(st.tuples(*[st.sampled_from([torch.float32, torch.bfloat16, torch.float16])] * 2)),
-        "temperature": draw(st.sampled_from([1.0, 2.0, 0.7, 5.0])),
-        "labels": draw(st.booleans()),
-        "mask": draw(st.one_of(st.none(), st.lists(st.booleans(), min_size=5, max_size=5))),
-        "splits": draw(st.sampled_from([1, 2, 5])),
-        "seed": draw(st.integers(0, 2**16)),
-    }
-
-
-def laid_out(values, stride, transposed):
-    """The values in memory with gaps between rows, or with rows adjacent instead of columns; gaps are NaN."""
-    rows, width = values.shape
-    if transposed:
-        return values.t().contiguous().t()
-    spread = values.new_full((rows, stride * width), torch.nan)
-    spread[:, :width] = values
-    return spread[:, :width]
-
-
 @both_divergences
-@settings(max_examples=25)
-@given(case=calls())
+@settings(max_examples=15)
+@given(case=divergence_calls())
 def test_any_call_equals_the_definition(case, divergence):
     generator = torch.Generator().manual_seed(case["seed"])
     rows, vocab = case["rows"], case["vocab"]
@@ -259,7 +223,7 @@ def test_any_call_equals_the_definition(case, divergence):
 
 
 @both_divergences
-def test_two_runs_agree_bit_for_bit(divergence, tiles):
+def test_runs_are_bit_identical(divergence, tiles):
     tiles(64, 3)
     inputs, upstream = make(5, 400)
     first, second = (

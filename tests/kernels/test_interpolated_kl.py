@@ -1,8 +1,8 @@
-"""interpolated_kl: values and gradients, held to the definition in fp64 or better and to stored vectors.
+"""interpolated_kl: values and gradients against the definition in fp64 or better, and stored vectors.
 
 Mutants that this file kills: the last vocabulary column left out, lambda and 1 - lambda swapped, T missing
-from u or from the gradient, the rounding of the mean left out of D, h(w) without its linear term, exp - 1
-where expm1 is needed, entries left out kept in the way.
+from u or from the gradient, the rounding of the mean missing from D, h(w) without its linear term, exp - 1
+where expm1 is needed, excluded entries kept in the sums.
 """
 
 from __future__ import annotations
@@ -14,17 +14,8 @@ import numpy
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import (
-    BACKENDS,
-    EPS32,
-    call,
-    exact,
-    gradient,
-    make,
-    relative,
-    truth,
-    worst_row,
-)
+from tests.kernels.cases import BACKENDS, EPS32, relative, worst_row
+from tests.kernels.cases.divergence import call, exact, gradient, make, truth
 from tide_kernels import interpolated_kl
 from tide_kernels.interpolated_kl import chunked
 from tide_kernels.interpolated_kl.reference import (
@@ -38,15 +29,15 @@ NAME = "interpolated_kl"
 
 
 @pytest.mark.parametrize("lambda_t", [0.3, 1.0])
-def test_reference_passes_gradcheck_with_its_target_held(lambda_t):
+def test_reference_passes_gradcheck_with_a_constant_target(lambda_t):
     inputs, _ = make(3, 7, torch.float64)
     student, teacher = inputs["student_logits"], inputs["teacher_logits"]
     target = interpolated_target(student, teacher, torch.full((3,), lambda_t).double(), 1.7)
     assert torch.autograd.gradcheck(lambda s: kl_to_student(target, s, 1.7), student)
 
 
-def test_chunk_formulas_pass_gradcheck_in_fp64():
-    # At lambda = 1 the target does not move with the student, so finite differences see the gradient.
+def test_row_formulas_pass_gradcheck_in_fp64():
+    # At lambda = 1 the target does not depend on the student, so finite differences give the gradient.
     inputs, _ = make(3, 7, torch.float64)
     inputs["lambda_t"] = 1.0
     assert torch.autograd.gradcheck(
@@ -96,7 +87,7 @@ def test_lambda_one_is_forward_kl_and_lambda_zero_is_nothing():
     ("lambda_t", "temperature"), [(0.001, 2.0), (0.01, 2.0), (0.1, 1.0), (0.5, 1.0), (1.0, 2.0)]
 )
 def test_no_digits_are_lost_where_the_target_is_close(lambda_t, temperature, teacher_is):
-    # From KL = 1e-13 on: a difference of log-sum-exps has no correct digit below 1e-6.
+    # Down to KL = 1e-13; a difference of log-sum-exps has no correct digit below 1e-6.
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(3, 5003, generator=generator)
     student = 3 * torch.randn(3, 5003, generator=generator)
@@ -109,7 +100,7 @@ def test_no_digits_are_lost_where_the_target_is_close(lambda_t, temperature, tea
     lambdas = torch.full((3,), lambda_t)
     expected, d_expected = exact(NAME, student, teacher, lambdas, temperature)
     kl = interpolated_kl(student, teacher, lambda_t, temperature=temperature)
-    # An offset of 50 costs the logits' difference its last digits before anything else happens.
+    # An offset of 50 costs z - s its last digits.
     bound = 100 if teacher_is == "shifted" else 16
     assert worst_row(kl, expected) < bound * EPS32
     assert worst_row(gradient((kl,), student, (torch.ones(3),)), d_expected) < bound * EPS32
@@ -117,7 +108,7 @@ def test_no_digits_are_lost_where_the_target_is_close(lambda_t, temperature, tea
 
 @pytest.mark.parametrize("lambda_t", [0.2, 1.0])
 def test_a_confident_student_keeps_its_small_divergence(lambda_t):
-    # p of the first entry rounds to 1, so u there is its mean, and what is left after centring decides.
+    # p of the first entry rounds to 1, so its u is the mean and the residual after centring decides.
     generator = torch.Generator().manual_seed(2)
     student, teacher = torch.randn(2, 4, 5003, generator=generator)
     student[:, 0] = 40
@@ -131,7 +122,7 @@ def test_a_confident_student_keeps_its_small_divergence(lambda_t):
 
 @pytest.mark.parametrize("scale", [30.0, 300.0, 3000.0])
 def test_logits_far_apart_neither_overflow_nor_vanish(scale):
-    # p underflows where r is largest: these rows take the definition in fp64.
+    # p underflows where r is largest: the definition in fp64 evaluates these rows.
     generator = torch.Generator().manual_seed(3)
     student, teacher = scale * torch.randn(2, 3, 1009, generator=generator)
     student.requires_grad_()
@@ -159,10 +150,10 @@ def test_mass_that_underflows_in_the_student_is_still_the_teachers():
 @pytest.mark.parametrize("offset", [0.0, -400.0])
 @pytest.mark.parametrize("lambda_t", [0.0, 0.3, 1.0])
 def test_entries_at_minus_infinity(lambda_t, offset, backend):
-    # An offset between the sides must not make the entries that are left out overflow.
+    # With an offset between the sides, excluded entries must not overflow.
     inputs, _ = make(5, 41)
     student, teacher = inputs["student_logits"].detach(), inputs["teacher_logits"] + offset
-    student[:, 0] = teacher[:, 0] = -torch.inf  # on both sides: as if the entry did not exist
+    student[:, 0] = teacher[:, 0] = -torch.inf  # on both sides: the entry is skipped
     teacher[1, 1] = teacher[4, 1] = -torch.inf
     student[2, 2] = -torch.inf
     student.requires_grad_()
@@ -174,7 +165,7 @@ def test_entries_at_minus_infinity(lambda_t, offset, backend):
     mixed = {0.0: wide, 1.0: wide_teacher}.get(lambda_t, (1 - lambda_t) * wide + lambda_t * wide_teacher)
     r = torch.softmax(mixed / 2, -1)
     terms = torch.where(r > 0, r * (r / p).log(), 0.0).sum(-1)
-    # At lambda = 1 the teacher alone makes r, and row 2 has teacher mass where the student has none.
+    # At lambda = 1, r is the teacher's, and row 2 has teacher mass where the student has none.
     assert torch.isposinf(kl).tolist() == [False, False, lambda_t == 1, False, False]
     finite = kl.isfinite()
     # z - s has an error of eps times the offset.
@@ -182,13 +173,13 @@ def test_entries_at_minus_infinity(lambda_t, offset, backend):
     assert float((kl.detach() - terms)[finite].abs().max()) < bound
     assert float((d_student - (p - r) / 2).abs().max()) < bound
     assert not d_student[:, 0].any()
-    # Without a share in r, an entry of the student is all surplus.
+    # An entry with r = 0 has gradient p / T.
     if lambda_t > 0:
         assert relative(d_student[1, 1], p[1, 1] / 2) < 8 * EPS32
 
 
 def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
-    # Samplers and teachers exclude the mask token this way; fp64 for every row would be ten times slower.
+    # Samplers and teachers exclude the mask token this way; fp64 rows are ten times slower.
     def refuse(*_):
         raise AssertionError("a row went through the definition")
 
@@ -204,7 +195,7 @@ def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
     assert relative(gradient((kl, ce), inputs["student_logits"], upstream), expected[2]) < 16 * EPS32
 
 
-def test_a_row_without_a_common_entry_is_nan_and_stays_alone():
+def test_a_row_without_a_common_entry_is_nan_and_changes_no_other():
     student, teacher = torch.zeros(2, 3, 4)
     student[1, :2], teacher[1, 2:] = -torch.inf, -torch.inf
     kl = interpolated_kl(student, teacher, 0.5)
@@ -221,7 +212,7 @@ def test_each_row_has_its_own_lambda():
         alone["student_logits"].requires_grad_()
         alone["lambda_t"] = row / 12
         kl_alone, ce_alone = call(NAME, alone)
-        # Not bit for bit: exp or expm1 is chosen for the chunk that a row is in.
+        # Not bit for bit: exp or expm1 is chosen per row block.
         assert relative(kl[row], kl_alone) < 32 * EPS32
         d_alone = gradient(
             (kl_alone, ce_alone), alone["student_logits"], [d[row : row + 1] for d in upstream]
@@ -229,7 +220,7 @@ def test_each_row_has_its_own_lambda():
         assert relative(d_student[row], d_alone[0]) < 32 * EPS32
 
 
-def test_the_gradient_formula_is_the_gradient():
+def test_the_gradient_formula_equals_autograd():
     inputs, upstream = make(5, 301, torch.float64)
     student, teacher = inputs["student_logits"], inputs["teacher_logits"]
     share = inputs["lambda_t"].double()
@@ -274,7 +265,7 @@ def test_stored_vectors_of_tidal(case, backend):
         backend=backend,
     )
     loss = (kl * weight.flatten()).sum() / mask.sum() * temperature**2
-    # The loss is 1e-4 where lambda is small, and plain fp32 log-sum-exps have an absolute error.
+    # For small lambda the loss is 1e-4, and fp32 log-sum-exps have an absolute error.
     bound = 32 * EPS32 * float(data["exact_loss"]) if backend == "torch" else 32 * EPS32
     assert abs(loss.item() - float(data["exact_loss"])) < bound
     loss.backward()

@@ -1,4 +1,4 @@
-"""linear_interpolated_kl and linear_reverse_kl: the rules that every op keeps at the edges of its inputs."""
+"""linear_interpolated_kl and linear_reverse_kl: edge cases, workspace, errors."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.linear_cases import (
-    DIVERGENCES,
-    EPS32,
-    STUDENT,
-    call,
-    gradients,
-    make,
-    relative,
-    truth,
-    widened,
-)
+from tests.kernels.cases import DIVERGENCES, EPS32, relative, widened
+from tests.kernels.cases.linear import STUDENT, call, gradients, make, truth
 from tide_kernels._shared.workspace import plan_rows, row_steps, workspace
 
 CPU = torch.device("cpu")
@@ -90,7 +81,7 @@ def test_inputs_are_read_only_and_need_not_be_contiguous(divergence):
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_two_runs_agree_bit_for_bit_and_no_buffer_is_read_before_it_is_written(divergence):
+def test_runs_are_bit_identical_and_no_buffer_is_read_before_it_is_written(divergence):
     inputs = make(dtype=torch.bfloat16)
     first = call(divergence, inputs, workspace_bytes=8 * 1000 * 4)
     first_gradients = gradients(first, inputs)
@@ -154,7 +145,7 @@ def test_reference_passes_gradcheck(divergence):
     if divergence == "reverse_kl":
         assert torch.autograd.gradcheck(loss, tensors)
         return
-    # The target is held constant, so the numerical derivative has to hold it too.
+    # The target is held constant, so the numerical derivative must hold it too.
     result = call(divergence, inputs, backend="reference")
     student = torch.nn.functional.linear(*tensors).detach()
     teacher = torch.nn.functional.linear(*(inputs[f"teacher_{x}"] for x in ("hidden", "weight", "bias")))
@@ -173,18 +164,18 @@ def test_reference_passes_gradcheck(divergence):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
-def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
-    # A block of r chunks: r 10 + 20 bytes a row of a chunk.
+def test_row_blocks_cover_the_rows_within_the_workspace(monkeypatch):
+    # A gradient block of r row blocks takes r 10 + 20 bytes per row of a row block.
     assert plan_rows(100, 10, 20, 2, 400) == (20, 10)
-    assert plan_rows(100, 10, 20, 4, 600) == (34, 12)  # of 40 and 10, evened; the chunk takes the rest
-    assert plan_rows(12, 10, 20, 2, 400) == (12, 12)  # all rows at once, and then chunks as large as may be
+    assert plan_rows(100, 10, 20, 4, 600) == (34, 12)  # 40 and 10, evened; the row block takes the rest
+    assert plan_rows(12, 10, 20, 2, 400) == (12, 12)  # all rows at once, then the largest row block
     assert plan_rows(16, 10, 20, 4, 400) == (16, 8)
     assert plan_rows(10, 10, 20, 2, 1) == (2, 1)
     assert plan_rows(0, 10, 20, 2, 400) == (1, 1)
     for rows, budget in itertools.product(range(1, 40), range(60, 900, 37)):
-        block, chunk = plan_rows(rows, 10, 20, 2, budget)
-        assert 1 <= chunk <= block <= rows
-        assert block * 10 + chunk * 20 <= max(budget, 40)
+        gradient_block, block = plan_rows(rows, 10, 20, 2, budget)
+        assert 1 <= block <= gradient_block <= rows
+        assert gradient_block * 10 + block * 20 <= max(budget, 40)
     assert row_steps(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert row_steps(slice(4, 9), 3) == [slice(4, 7), slice(7, 9)]
     monkeypatch.delenv("TIDE_WORKSPACE_BYTES", raising=False)
@@ -195,62 +186,62 @@ def test_chunks_cover_the_rows_within_the_workspace(monkeypatch):
     assert workspace("op", 200, CPU) == 200
     for bad in ("many", "0", "-3"):
         monkeypatch.setenv("TIDE_WORKSPACE_BYTES", bad)
-        with pytest.raises(ValueError, match=f"op: .*TIDE_WORKSPACE_BYTES must be a positive number.*{bad}"):
+        with pytest.raises(ValueError, match=f"op: .*TIDE_WORKSPACE_BYTES.*positive.*{bad}"):
             workspace("op", None, CPU)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"student_hidden": torch.zeros(13, 5)}, r"must share d; got \(13, 5\)"),
-        ({"student_weight": torch.zeros(1000, 24, 1)}, "student_weight must be two-dimensional"),
+        ({"student_hidden": torch.zeros(13, 5)}, r"share d.*\(13, 5\)"),
+        ({"student_weight": torch.zeros(1000, 24, 1)}, "student_weight.*two-dimensional"),
         (
             {"teacher_hidden": torch.zeros(12, 40)},
-            "teacher_hidden must have one entry for each of the 13 rows",
+            "teacher_hidden.*13 rows",
         ),
-        ({"teacher_weight": torch.zeros(999, 40), "teacher_bias": None}, "pass vocab_size"),
-        ({"vocab_size": 1001}, r"vocab_size must lie in \[1, 1000\]"),
-        ({"teacher_hidden": torch.zeros(13, 40, requires_grad=True)}, "teacher_hidden requires grad"),
-        ({"teacher_weight": torch.zeros(1000, 40, requires_grad=True)}, "teacher_weight requires grad"),
-        ({"weight": torch.ones(13, requires_grad=True)}, "weight requires grad"),
-        ({"weight": torch.ones(13, 1)}, r"weight must be \[N\]"),
-        ({"ce_weight": torch.ones(12)}, "ce_weight must have one entry for each of the 13 rows"),
-        ({"labels": None}, "ce_weight needs labels"),
-        ({"labels": torch.full((13,), 1000)}, r"labels must lie in \[0, 1000\)"),
-        ({"labels": torch.zeros(13)}, "labels must be integers"),
-        ({"student_bias": torch.zeros(999)}, "student_bias must have one entry for each of the 1000"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"workspace_bytes": 0}, "workspace_bytes must be positive"),
+        ({"teacher_weight": torch.zeros(999, 40), "teacher_bias": None}, "999.*vocab_size"),
+        ({"vocab_size": 1001}, r"vocab_size.*\[1, 1000\].*1001"),
+        ({"teacher_hidden": torch.zeros(13, 40, requires_grad=True)}, r"teacher_hidden\.detach"),
+        ({"teacher_weight": torch.zeros(1000, 40, requires_grad=True)}, r"teacher_weight\.detach"),
+        ({"weight": torch.ones(13, requires_grad=True)}, r"weight\.detach"),
+        ({"weight": torch.ones(13, 1)}, r"weight.*\[N\].*\(13, 1\)"),
+        ({"ce_weight": torch.ones(12)}, "ce_weight.*13 rows"),
+        ({"labels": None}, "ce_weight.*labels"),
+        ({"labels": torch.full((13,), 1000)}, r"labels.*\[0, 1000\).*1000"),
+        ({"labels": torch.zeros(13)}, "labels.*integers.*float32"),
+        ({"student_bias": torch.zeros(999)}, "student_bias.*1000.*999"),
+        ({"temperature": 0.0}, "temperature.*positive.*0"),
+        ({"workspace_bytes": 0}, "workspace_bytes.*positive.*0"),
         (
             {"student_weight": torch.nn.Linear(24, 1000)},
-            r"student_weight must be a torch tensor; got Linear\. Pass",
+            r"student_weight.*Linear.*lm_head\.weight",
         ),
         (
             {"teacher_weight": torch.nn.Linear(40, 1000)},
-            r"teacher_weight .* got Linear\. Pass lm_head\.weight",
+            r"teacher_weight.*Linear.*lm_head\.weight",
         ),
-        ({"teacher_bias": torch.nn.Linear(40, 1000)}, r"teacher_bias .* got Linear\. Pass lm_head\.bias"),
+        ({"teacher_bias": torch.nn.Linear(40, 1000)}, r"teacher_bias.*Linear.*lm_head\.bias"),
         (
             {"teacher_hidden": np.zeros((13, 40))},
-            r"teacher_hidden must be a torch tensor; got ndarray\. torch",
+            "teacher_hidden.*ndarray.*as_tensor",
         ),
-        ({"labels": [0] * 13}, "labels must be a torch tensor; got list"),
-        ({"weight": np.ones(13)}, "weight must be a torch tensor; got ndarray"),
-        ({"vocab_size": "40"}, "vocab_size must be an integer; got '40'"),
-        ({"workspace_bytes": "1G"}, "workspace_bytes must be an integer; got '1G'.*1 GiB is 1 << 30"),
-        ({"backend": "cuda"}, "unknown backend 'cuda'; choose one of auto, reference, torch, triton"),
-        ({"student_logit_scale": 0.0}, "student_logit_scale must be finite and not 0; got 0.0"),
-        ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale must be finite"),
-        ({"teacher_logit_scale": -float("inf")}, "teacher_logit_scale must be finite"),
-        ({"student_logit_scale": float("nan")}, "student_logit_scale must be finite"),
-        ({"student_softcap": 0.0}, "student_softcap must be positive and finite; got 0.0"),
-        ({"teacher_softcap": -1.0}, "teacher_softcap must be positive and finite; got -1.0"),
-        ({"logits_dtype": torch.bfloat16}, "logits_dtype must be torch.float32, or the half type"),
-        ({"logits_dtype": torch.float64}, "logits_dtype must be torch.float32, or the half type"),
+        ({"labels": [0] * 13}, "labels.*tensor.*list"),
+        ({"weight": np.ones(13)}, "weight.*tensor.*ndarray"),
+        ({"vocab_size": "40"}, "vocab_size.*integer.*'40'"),
+        ({"workspace_bytes": "1G"}, "workspace_bytes.*integer.*'1G'.*1 << 30"),
+        ({"backend": "cuda"}, "backend 'cuda'.*triton"),
+        ({"student_logit_scale": 0.0}, "student_logit_scale.*finite.*0.0"),
+        ({"teacher_logit_scale": float("inf")}, "teacher_logit_scale.*finite.*inf"),
+        ({"teacher_logit_scale": -float("inf")}, "teacher_logit_scale.*finite.*-inf"),
+        ({"student_logit_scale": float("nan")}, "student_logit_scale.*finite.*nan"),
+        ({"student_softcap": 0.0}, "student_softcap.*positive.*0.0"),
+        ({"teacher_softcap": -1.0}, "teacher_softcap.*positive.*-1.0"),
+        ({"logits_dtype": torch.bfloat16}, "logits_dtype.*float32.*bfloat16"),
+        ({"logits_dtype": torch.float64}, "logits_dtype.*float32.*float64"),
     ],
 )
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_errors_name_function_rule_values_and_remedy(divergence, change, message):
+def test_errors_name_function_argument_and_value(divergence, change, message):
     with pytest.raises(ValueError, match=f"linear_{divergence}: .*{message}"):
         inputs = make()
         tensors = {name: value for name, value in change.items() if name in inputs}
@@ -261,5 +252,5 @@ def test_errors_name_function_rule_values_and_remedy(divergence, change, message
     "lambda_t", [1.5, -0.1, torch.full((13,), 2.0), torch.full((12,), 0.5), np.full(13, 0.5)]
 )
 def test_lambda_outside_its_range_or_shape(lambda_t):
-    with pytest.raises(ValueError, match="linear_interpolated_kl: lambda_t must"):
+    with pytest.raises(ValueError, match="linear_interpolated_kl: lambda_t"):
         call("interpolated_kl", {**make(), "lambda_t": lambda_t})

@@ -1,8 +1,8 @@
-"""Hidden-in ops: what they hold of logits fits the workspace, and nothing is rounded or converted twice.
+"""Hidden-in ops: logits fit the workspace, and nothing is rounded or converted twice.
 
-Mutants that this file kills: the parts of all rows at once, a gradient of kept logits that nobody counted, a
-half type between product and scale, hidden states converted in every run of columns, a gradient of the hidden
-states that is the last tile's.
+Mutants that this file kills: the parts of all rows at once, an uncounted gradient of kept logits, a half
+dtype between product and scale, hidden states converted in every run of columns, a hidden-state gradient of
+the last tile only.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from tests.kernels import linear_cases, linear_token_cases
-from tests.kernels.linear_cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, linear, linear_token, relative
 from tide_kernels import linear_token_logprob
 from tide_kernels._shared import head, head_gradient, linear_divergence_rows
 from tide_kernels._shared.head import Head, HeadOptions, head_logits, product_dtype, rounding_buffer
 from tide_kernels._shared.linear_arguments import linear_backend
 
-# Columns in whole 16s: rows of logits are padded to them.
+# A multiple of 16 columns, to which rows of logits are padded.
 ROWS, VOCAB, WIDTH = 11, 512, 32
 token_function = importlib.import_module("tide_kernels.linear_token_logprob.function")
 chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
@@ -31,10 +30,10 @@ launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
 
 
 class Held(TorchDispatchMode):
-    """The most bytes held at once in tensors over the vocabulary, and the conversions of hidden states.
+    """Peak bytes of tensors over the vocabulary, and the number of conversions of hidden states.
 
-    What ends in the width of the model is no such tensor, nor are a few numbers a row; of those, `fp32_rows`
-    is the height of the largest one in fp32.
+    Tensors whose last axis is the model's width, or a few numbers per row, do not count; `fp32_rows` is the
+    height of the largest fp32 tensor of the model's width.
     """
 
     def __init__(self):
@@ -53,7 +52,7 @@ class Held(TorchDispatchMode):
         if function is torch.ops.aten._to_copy.default and x.shape == (ROWS, WIDTH):
             self.conversions += 1
         if any(returned.alias_info is not None for returned in function._schema.returns):
-            return  # a view, or written in place
+            return  # a view or an in-place result
         if x.dim() == 2 and x.shape[1] == WIDTH and x.dtype == torch.float32:
             self.fp32_rows = max(self.fp32_rows, x.shape[0])
         storage = x.untyped_storage()
@@ -73,7 +72,7 @@ class Held(TorchDispatchMode):
 
 
 def as_on_a_gpu(monkeypatch, *modules):
-    """The gradient of logits goes back in bf16, in products that a CPU has to widen."""
+    """Make the gradient of logits bf16, with products that a CPU must widen."""
 
     def made(*arguments):
         one = Head(*arguments)
@@ -115,10 +114,10 @@ def checked_token_call(inputs, **options):
 @pytest.mark.parametrize("logits_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype, columns, monkeypatch):
-    """From a part of one run to all logits kept, with a gradient in bf16 beside them."""
+    """From a part of one run to all logits kept beside a bf16 gradient."""
     as_on_a_gpu(monkeypatch, chunked)
-    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
-    # Other inputs than the kernel takes: forward goes by runs as well.
+    inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    # Inputs that the kernel does not take: forward uses runs, too.
     monkeypatch.setattr(launch, "_product_fits", lambda _: False)
     budget = ROWS * 4 * columns
     arguments, settings = checked_token_call(
@@ -138,8 +137,8 @@ def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype
 
 @pytest.mark.parametrize("columns", [350, 1500])
 def test_no_fp32_copy_of_the_heads_gradient_exists(columns, monkeypatch):
-    """Nor of the head: a CPU makes both in fp32, 64 of 512 entries at a time."""
-    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    """Nor of the head: a CPU computes both in fp32, 64 of 512 entries at a time."""
+    inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * columns)
     with torch.no_grad():
         _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
@@ -156,8 +155,8 @@ def test_no_fp32_copy_of_the_heads_gradient_exists(columns, monkeypatch):
 
 @pytest.mark.parametrize("rows_of_parts", [0, 1, 5, 11])
 def test_parts_of_the_product_fit_the_workspace(rows_of_parts):
-    """Two numbers a row and tile: of as many rows as have room for them, one at least."""
-    inputs, _ = linear_token_cases.make(ROWS, VOCAB, width=WIDTH)
+    """Two numbers per row and tile, of as many rows as fit, at least one."""
+    inputs, _ = linear_token.make(ROWS, VOCAB, width=WIDTH)
     arguments, settings = checked_token_call(inputs, backend="triton")
     whole, whole_statistics, _ = launch.linear_token_logprob_forward(arguments, settings._replace(keep=False))
     row_bytes = -(-VOCAB // launch.blocks_for("linear_token_logprob_fwd", whole.device).block_v) * 2 * 4
@@ -169,7 +168,7 @@ def test_parts_of_the_product_fit_the_workspace(rows_of_parts):
     assert relative(statistics, whole_statistics.double()) < 4 * EPS32
 
 
-def test_slices_of_rows_are_whole_blocks_where_there_is_room():
+def test_slices_of_rows_are_multiples_of_block_n_if_they_fit():
     assert launch.rows_at_once(1000, 10, 5000) == 384
     assert launch.rows_at_once(300, 10, 5000) == 300
     assert launch.rows_at_once(1000, 10, 1270) == 127
@@ -181,7 +180,7 @@ def test_slices_of_rows_are_whole_blocks_where_there_is_room():
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, logits_dtype, rows, monkeypatch):
     as_on_a_gpu(monkeypatch, linear_divergence_rows)
-    inputs = linear_cases.make(ROWS, VOCAB, torch.bfloat16, widths=(WIDTH, WIDTH))
+    inputs = linear.make(ROWS, VOCAB, torch.bfloat16, widths=(WIDTH, WIDTH))
     budget, seen = rows * VOCAB * 10, Held()
     inner = linear_divergence_rows.linear_divergence_rows
 
@@ -190,7 +189,7 @@ def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, log
             return inner(*arguments)
 
     monkeypatch.setattr("tide_kernels._shared.linear_divergence.linear_divergence_rows", watched)
-    linear_cases.call(
+    linear.call(
         divergence,
         inputs,
         logits_dtype=logits_dtype,
@@ -202,27 +201,27 @@ def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, log
 
 
 @pytest.mark.parametrize("op", [*DIVERGENCES, "token_logprob"])
-def test_a_head_that_is_converted_in_several_tiles_gives_the_definition(op, monkeypatch):
+def test_a_head_converted_in_several_tiles_equals_the_definition(op, monkeypatch):
     """300 entries of 32 fp32 numbers each, 64 at a time."""
     monkeypatch.setattr(head, "CPU_TILE_BYTES", 64 * WIDTH * 4)
     if op == "token_logprob":
-        inputs, upstream = linear_token_cases.make(ROWS, 300, torch.bfloat16, width=WIDTH)
-        expected, d_expected = linear_token_cases.truth(inputs, upstream)
-        actual = linear_token_cases.call(inputs, backend="torch")
-        d_actual = linear_token_cases.gradients(actual, upstream, inputs)
+        inputs, upstream = linear_token.make(ROWS, 300, torch.bfloat16, width=WIDTH)
+        expected, d_expected = linear_token.truth(inputs, upstream)
+        actual = linear_token.call(inputs, backend="torch")
+        d_actual = linear_token.gradients(actual, upstream, inputs)
     else:
-        inputs = linear_cases.make(ROWS, 300, torch.bfloat16, widths=(WIDTH, WIDTH))
-        result, d_expected = linear_cases.truth(op, inputs)
-        made = linear_cases.call(op, inputs, backend="torch")
+        inputs = linear.make(ROWS, 300, torch.bfloat16, widths=(WIDTH, WIDTH))
+        result, d_expected = linear.truth(op, inputs)
+        made = linear.call(op, inputs, backend="torch")
         expected, actual = result.kl, made.kl
-        d_actual = linear_cases.gradients(made, inputs)
+        d_actual = linear.gradients(made, inputs)
     assert relative(actual, expected) < 64 * EPS32
     for one, two in zip(d_actual, d_expected, strict=True):
         assert relative(one, two) <= 0.51 * torch.finfo(torch.bfloat16).eps + 64 * EPS32
 
 
 def exact_head(dtype, generator, rows=5, vocab=300, width=16):
-    """Products that fp32 holds exactly, and that a half type does not."""
+    """Products that are exact in fp32, but not in a half dtype."""
 
     def whole(*shape, scale):
         return torch.randint(-64, 65, shape, generator=generator).to(dtype) * scale
@@ -233,11 +232,11 @@ def exact_head(dtype, generator, rows=5, vocab=300, width=16):
 @pytest.mark.parametrize("out_dtype", ["fp32", "half"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("options", [HeadOptions(), HeadOptions(0.75), HeadOptions(-1.25, 30.0)], ids=str)
-def test_logits_of_a_half_type_are_rounded_once(options, dtype, out_dtype):
+def test_half_logits_are_rounded_once(options, dtype, out_dtype):
     hidden, weight, bias = exact_head(dtype, torch.Generator().manual_seed(3))
     wanted = head_logits(hidden, weight, bias, options, torch.float32).to(dtype)
     twice = head_logits(hidden, weight, None, HeadOptions(), torch.float32).to(dtype) + bias
-    assert not torch.equal(wanted, twice), "a rounding between product and bias has to show"
+    assert not torch.equal(wanted, twice), "a rounding between product and bias must show"
     one = Head(weight, bias, options, torch.float32, torch.float32, dtype)
     out = torch.empty(5, 300, dtype=torch.float32 if out_dtype == "fp32" else dtype)
     through = rounding_buffer(5, 300, one.rounds_through(out.dtype), out.device)
@@ -246,7 +245,7 @@ def test_logits_of_a_half_type_are_rounded_once(options, dtype, out_dtype):
     assert torch.equal(out.float(), wanted.float())
 
 
-def test_a_product_alone_is_rounded_by_what_makes_it():
+def test_a_plain_product_needs_no_rounding_buffer():
     _, weight, bias = exact_head(torch.bfloat16, torch.Generator().manual_seed(3))
     given = (torch.float32, torch.bfloat16, torch.bfloat16)
     assert Head(weight, None, HeadOptions(), *given).rounds_through(torch.bfloat16) is None
@@ -257,8 +256,8 @@ def test_a_product_alone_is_rounded_by_what_makes_it():
 
 @pytest.mark.parametrize("forward", ["kernel", "runs", "kept"])
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_log_p_of_half_logits_is_the_definitions(backend, forward, monkeypatch):
-    """In fp16: the interpreter truncates to bf16 where a GPU rounds."""
+def test_log_p_of_half_logits_equals_the_definition(backend, forward, monkeypatch):
+    """In fp16, since the interpreter truncates to bf16 where a GPU rounds."""
     if forward == "runs":
         monkeypatch.setattr(launch, "_product_fits", lambda _: False)
     hidden, weight, bias = exact_head(torch.float16, torch.Generator().manual_seed(4))
@@ -273,37 +272,37 @@ def test_log_p_of_half_logits_is_the_definitions(backend, forward, monkeypatch):
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_a_divergence_of_half_logits_is_the_definitions(backend, divergence):
+def test_a_divergence_of_half_logits_equals_the_definition(backend, divergence):
     generator = torch.Generator().manual_seed(5)
-    inputs = linear_cases.make(5, 300, torch.float16, widths=(16, 16))
+    inputs = linear.make(5, 300, torch.float16, widths=(16, 16))
     for side in ("student", "teacher"):
         names = [f"{side}_{part}" for part in ("hidden", "weight", "bias")]
         inputs.update(zip(names, exact_head(torch.float16, generator), strict=True))
     options = {f"{side}_{name}": x for side in ("student", "teacher") for name, x in
                (("logit_scale", 0.75), ("softcap", 30.0))} | {"logits_dtype": torch.float16}  # fmt: skip
-    wanted = linear_cases.call(divergence, inputs, backend="reference", **options)
-    result = linear_cases.call(divergence, inputs, backend=backend, **options)
+    wanted = linear.call(divergence, inputs, backend="reference", **options)
+    result = linear.call(divergence, inputs, backend=backend, **options)
     assert relative(result.kl, wanted.kl.double()) < 32 * EPS32
     assert relative(result.ce, wanted.ce.double()) < 32 * EPS32
 
 
 def test_hidden_states_are_converted_once_whatever_the_number_of_runs():
-    inputs, upstream = linear_token_cases.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
+    inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * 100)
     with torch.no_grad(), Held() as forward:
         _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
     with torch.no_grad(), Held() as backward:
         chunked.linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, upstream)
     assert len(chunked.TokenLogprobCall(arguments, settings).runs[1]) > 10
-    # Backward converts their gradient, too.
+    # Backward also converts their gradient.
     assert (forward.conversions, backward.conversions) == (1, 2)
 
 
-def test_a_device_whose_half_products_have_half_output_gets_fp32_products_on_torch():
+def test_devices_without_fp32_output_of_half_products_use_torch_in_fp32():
     for device, backend, half in (("cuda", "triton", torch.bfloat16), ("xpu", "torch", torch.float32)):
         x = SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16)
         assert product_dtype(x, x, torch.float32, None) == half
         assert product_dtype(x, x, torch.float32, torch.float16) == half
         assert linear_backend("op", "auto", x.device, torch.float32, grouped=False) == backend
-        # By name it runs there, in fp32.
+        # On request triton runs there, in fp32.
         assert linear_backend("op", "triton", x.device, torch.float32, grouped=False) == "triton"

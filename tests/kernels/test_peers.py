@@ -1,8 +1,8 @@
-"""Where liger-kernel computes the same thing, both agree: its kernels and ours in Triton's interpreter.
+"""Our kernels agree with liger-kernel's, both in Triton's interpreter.
 
 Its generalised JSD at beta = 0 is KL(teacher || student), interpolated_kl at lambda = 1; at beta = 1 it is
-KL(student || teacher), reverse_kl. Both take the mean over rows, and no T². From hidden states there are two
-of them, one by a kernel and one by chunks through autograd.
+KL(student || teacher), reverse_kl. Both take the mean over rows, without T². From hidden states it has two,
+a fused kernel and a chunked one through autograd.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import DIVERGENCES, EPS32, call, make, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases.divergence import call, make
 from tide_kernels import linear_interpolated_kl, linear_reverse_kl, linear_token_logprob
 
 liger = pytest.importorskip("liger_kernel.transformers")
@@ -37,7 +38,7 @@ def test_jsd_over_logits(temperature, divergence):
 
 
 def heads(rows=6, vocab=300, widths=(16, 32)):
-    """Hidden states and heads of both sides, the student's with gradients, in liger-kernel's order."""
+    """(hidden states, head) of student and teacher; the student's require grad."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -54,7 +55,7 @@ def assert_same(ours, theirs, inputs):
 
 
 def linear_divergence(divergence, student, teacher, temperature):
-    # A workspace of two rows: chunks on our side, too.
+    # A workspace of two rows, for several row blocks.
     options = {"temperature": temperature, "backend": "triton", "workspace_bytes": 2 * 300 * 8}
     if divergence == "interpolated_kl":
         loss = linear_interpolated_kl(*student, *teacher, 1.0, **options).loss

@@ -1,8 +1,8 @@
-"""The ops over hidden states as torch sees them: registered, traced, compiled, checkpointed.
+"""Hidden-in ops under torch's machinery: registration, compile, checkpointing, higher derivatives.
 
-Mutants that this file kills: an op that a graph breaks at, a fake with another shape or dtype, a gradient
-scaled in place while torch.compile traces it, a double backward that is refused for the first input alone or
-not for a factor of the loss, a forward-mode derivative of 0.
+Mutants that this file kills: a graph break, a fake of another shape or dtype, a gradient scaled in place
+while torch.compile traces it, a double backward that raises for the first input only or not for a factor of
+the loss, a forward-mode derivative of 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from tests.kernels.linear_cases import DIVERGENCES, EPS32, STUDENT, call, make, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases.linear import STUDENT, call, make
 from tide_kernels import linear_token_logprob
 
 OPS = (*DIVERGENCES, "token_logprob")
@@ -22,7 +23,7 @@ both_backends = pytest.mark.parametrize("backend", ["torch", "triton"])
 
 
 def run(op, inputs, **options):
-    """A scalar that every tensor of the student's side matters to."""
+    """A scalar that depends on every tensor of the student's side."""
     if op != "token_logprob":
         return call(op, inputs, **options).loss
     hidden, weight, bias = (inputs[name] for name in STUDENT)
@@ -42,9 +43,17 @@ def loss_of(op, inputs, backend):
 
 @both_backends
 @every_op
-@pytest.mark.parametrize("needed", [[True, True, True], [True, False, False], [False, False, False]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_torch_finds_nothing_wrong_with_the_registration(op, needed, dtype, backend):
+@pytest.mark.parametrize(
+    ("needed", "dtype"),
+    [
+        ([True, True, True], torch.float32),
+        ([True, False, False], torch.bfloat16),
+        ([False, False, False], torch.float32),
+    ],
+    ids=["all", "hidden-bf16", "none"],
+)
+@pytest.mark.slow
+def test_opcheck_passes(op, needed, dtype, backend):
     inputs = make(5, 40, dtype)
     for name, asked in zip(STUDENT, needed, strict=True):
         inputs[name].requires_grad_(asked)
@@ -64,7 +73,8 @@ def test_torch_finds_nothing_wrong_with_the_registration(op, needed, dtype, back
 
 @both_backends
 @every_op
-def test_a_compiled_graph_holds_the_op_whole(op, backend):
+@pytest.mark.slow
+def test_compiles_to_one_graph(op, backend):
     inputs = make(5, 40)
     student = [inputs[name] for name in STUDENT]
 
@@ -75,11 +85,12 @@ def test_a_compiled_graph_holds_the_op_whole(op, backend):
     actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(*student)
     assert relative(actual, expected.double()) < 8 * EPS32
     for one, two in zip(torch.autograd.grad(actual, student), expected_gradients, strict=True):
-        # Traced code keeps no logits from forward to backward: the same sums in another order.
+        # Traced code keeps no logits for backward: the same sums in another order.
         assert relative(one, two.double()) < 16 * EPS32
 
 
 @every_op
+@pytest.mark.slow
 def test_a_compiled_graph_takes_other_sizes_and_another_scale(op):
     side = {} if op == "token_logprob" else {"teacher_logit_scale": 0.5}
     name = "logit_scale" if op == "token_logprob" else "student_logit_scale"
@@ -122,7 +133,7 @@ def test_double_backward_raises_for_every_input_and_a_factor_of_the_loss(op, by,
     first = torch.autograd.grad(loss, [inputs[name] for name in STUDENT], create_graph=True)
     x = coefficient if by == "coefficient" else inputs[by]
     for gradient in first:
-        # The second term alone is differentiable: a gradient taken as a constant would go unnoticed.
+        # The second term is differentiable, so that a gradient taken as a constant would go unnoticed.
         penalty = gradient.square().sum() + x.square().sum()
         with pytest.raises(RuntimeError, match="double backward is not implemented"):
             torch.autograd.grad(penalty, [x], retain_graph=True)
@@ -133,7 +144,7 @@ def test_double_backward_raises_for_every_input_and_a_factor_of_the_loss(op, by,
     ("op", "by"),
     [*itertools.product(OPS, STUDENT), *itertools.product(DIVERGENCES, ("weight", "teacher_hidden"))],
 )
-def test_a_forward_mode_derivative_is_refused_and_the_definitions_is_right(op, by, backend):
+def test_forward_mode_raises_except_in_the_definition(op, by, backend):
     inputs = {name: x.detach() for name, x in make(5, 40).items()}
     names = {name: name.removeprefix("student_") if op == "token_logprob" else name for name in inputs}
 
@@ -155,7 +166,7 @@ def test_a_forward_mode_derivative_is_refused_and_the_definitions_is_right(op, b
 
 
 @every_op
-def test_backends_refuse_what_they_cannot(op):
+def test_triton_rejects_fp64(op):
     inputs = {name: x.double() if x.is_floating_point() else x for name, x in make(3, 20).items()}
     with pytest.raises(ValueError, match=f"linear_{op}: backend 'triton' sums in fp32"):
         run(op, inputs, backend="triton")

@@ -1,7 +1,7 @@
-"""reverse_kl: values and gradients, held to the definition in fp64 or better and to stored vectors.
+"""reverse_kl: values and gradients against the definition in fp64 or better, and stored vectors.
 
 Mutants that this file kills: the last vocabulary column left out, the sides swapped, T missing from the ratio
-or from the gradient, the mean of u left out of the gradient, expm1 not corrected by its mean.
+or from the gradient, the mean of u missing from the gradient, expm1 not corrected by its mean.
 """
 
 from __future__ import annotations
@@ -12,16 +12,8 @@ import numpy
 import pytest
 import torch
 
-from tests.kernels.divergence_cases import (
-    BACKENDS,
-    EPS32,
-    call,
-    exact,
-    gradient,
-    make,
-    relative,
-    worst_row,
-)
+from tests.kernels.cases import BACKENDS, EPS32, relative, worst_row
+from tests.kernels.cases.divergence import call, exact, gradient, make
 from tide_kernels import interpolated_kl, reverse_kl
 from tide_kernels.reverse_kl import chunked
 from tide_kernels.reverse_kl.reference import reverse_kl_gradient, reverse_kl_reference
@@ -30,7 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 NAME = "reverse_kl"
 
 
-def test_reference_and_chunk_formulas_pass_gradcheck_in_fp64():
+def test_reference_and_row_formulas_pass_gradcheck_in_fp64():
     inputs, _ = make(3, 7, torch.float64)
     student, teacher, labels = (inputs[name] for name in ("student_logits", "teacher_logits", "labels"))
     assert torch.autograd.gradcheck(lambda s: reverse_kl_reference(s, teacher, 1.7, labels), student)
@@ -103,10 +95,10 @@ def test_logits_far_apart_neither_overflow_nor_vanish(scale):
 def test_entries_at_minus_infinity(offset, backend):
     inputs, _ = make(4, 41)
     student, teacher = inputs["student_logits"].detach(), inputs["teacher_logits"] + offset
-    student[:, 0] = teacher[:, 0] = -torch.inf  # on both sides: as if the entry did not exist
-    student[1, 1] = -torch.inf  # no mass, so the teacher's there does not matter
-    teacher[2, 2] = -torch.inf  # mass where the teacher has none
-    student[3, 3], teacher[3, 3] = student[3, -1] - 1000, -torch.inf  # mass that rounds to none
+    student[:, 0] = teacher[:, 0] = -torch.inf  # on both sides: the entry is skipped
+    student[1, 1] = -torch.inf  # no student mass: the teacher's does not matter
+    teacher[2, 2] = -torch.inf  # student mass where the teacher has none
+    student[3, 3], teacher[3, 3] = student[3, -1] - 1000, -torch.inf  # student mass that rounds to 0
     student.requires_grad_()
     kl = reverse_kl(student, teacher, temperature=2.0, backend=backend)
     (d_student,) = torch.autograd.grad(kl.sum(), student)
@@ -123,12 +115,12 @@ def test_entries_at_minus_infinity(offset, backend):
     assert float((kl.detach() - expected)[finite].abs().max()) < bound
     assert float((d_student - d_expected)[finite].abs().max()) < bound
     assert not d_student[finite, 0].any() and not d_student[1, 1] and not d_student[3, 3]
-    assert not d_student[2].isfinite().all()  # no gradient can be right there, and none is made up
+    assert not d_student[2].isfinite().all()  # no finite gradient exists
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_teacher_that_sits_where_the_student_cannot_is_far_but_not_infinitely(backend):
-    # The teacher's share of everything else is exp(-300), which is 0 in fp32.
+def test_teacher_mass_where_the_student_has_none_gives_a_large_finite_kl(backend):
+    # The teacher's mass on the other entries is exp(-300), which is 0 in fp32.
     student = torch.tensor([[-torch.inf, 0.0, 0.0]], requires_grad=True)
     teacher = torch.tensor([[300.0, 0.0, 1.0]])
     kl = reverse_kl(student, teacher, backend=backend)
@@ -155,7 +147,7 @@ def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
     assert relative(gradient(results, inputs["student_logits"], upstream), d_expected) < 16 * EPS32
 
 
-def test_the_gradient_formula_is_the_gradient():
+def test_the_gradient_formula_equals_autograd():
     inputs, upstream = make(5, 301, torch.float64)
     student, teacher = inputs["student_logits"], inputs["teacher_logits"]
     kl = reverse_kl(student, teacher, temperature=1.3, backend="reference")
@@ -181,7 +173,7 @@ def test_stored_vectors_of_both_directions(case, backend):
     kl = reverse_kl(*rows, **options) if data["reverse"] else interpolated_kl(*rows, 1.0, **options)
     loss = kl.sum() / int(data["masked_mask"].sum()) * temperature**2
     exact_loss = float(data["exact_loss"])
-    # kl_2 is nearly converged, where plain fp32 log-sum-exps have an absolute error.
+    # kl_2 is nearly converged, where fp32 log-sum-exps have an absolute error.
     assert abs(loss.item() - exact_loss) < 16 * EPS32 * (exact_loss if backend == "torch" else 1 + exact_loss)
     loss.backward()
     bound = 16 * EPS32 if backend == "torch" else 1e-4

@@ -1,9 +1,8 @@
-"""Hidden-in ops on a head that two or four gloo processes share, against the whole head in fp64.
+"""Hidden-in ops on a head sharded over gloo processes, against the whole head in fp64.
 
-Mutants that this file kills: labels counted from the start of a shard, a maximum or a sum that stays on its
-process, a gradient of hidden states that is not added up, padding rows taken for entries or left unset in the
-gradient, rows of the definition read from one shard, arguments or errors of one rank that the others do not
-hear of.
+Mutants that this file kills: labels counted from the start of a shard, a maximum or a sum that is not
+reduced, a hidden-state gradient that is not reduced, padding rows taken for entries or uninitialised in the
+gradient, `careful` rows evaluated on one shard, arguments or errors of one rank unknown to the others.
 """
 
 from __future__ import annotations
@@ -14,20 +13,26 @@ import pytest
 import torch
 
 import tide_kernels
-from tests.kernels.linear_cases import EPS32, STUDENT, make, widened
+from tests.kernels.cases import EPS32, widened
+from tests.kernels.cases.linear import STUDENT, make
 from tests.ranks import run_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Every test waits for the processes that the fixture starts.
+pytestmark = pytest.mark.slow
+
+# Three ranks: a first, a last, and one between.
+WORLD = 3
 ROWS, SHARD_ROWS = 13, 64
 HEADS = ("student_weight", "student_bias", "teacher_weight", "teacher_bias")
 OPS = ("linear_interpolated_kl", "linear_reverse_kl", "linear_token_logprob")
-VARIANTS = ("plain", "padded", "excluded", "chunks", "scaled", "capped", "half")
+VARIANTS = ("plain", "padded", "excluded", "row_blocks", "scaled", "capped", "half")
 UPSTREAM = 1.5
 
-# Runs one rank: every case of argv[1] on its shard of the heads, then the calls that have to fail. Leaves
-# there what it got.
+# Program of one rank: runs every case of the folder argv[1] on its shard, then the calls that must fail, and
+# saves results and errors there.
 RANK = """
 import os, sys, time
 from datetime import timedelta
@@ -71,14 +76,14 @@ def failure(*arguments, **changed):
 last = rank == world - 1
 
 def apart(name, case):
-    # Calls in which the last rank has something else than the others.
+    # Calls in which the last rank differs from the others.
     tensors, token = case["tensors"], name == "linear_token_logprob"
     ids = "token_ids" if token else "labels"
     hidden = "hidden" if token else "student_hidden"
     heads = case["heads"]
     yield "workspace_bytes", {"workspace_bytes": 4096 if last else 1 << 20}
     rows = tensors[ids].shape[0] - last
-    # All there is one entry of for each row.
+    # Every per-row tensor.
     per_row = {key: x[:rows].clone() for key, x in tensors.items() if key not in heads}
     yield "rows", {"tensors": per_row}
     yield "dtype", {"tensors": {hidden: tensors[hidden].to(torch.bfloat16 if last else torch.float32)}}
@@ -99,7 +104,7 @@ refused = {}
 for name, case in shortened.items():
     refused[name + "-triton"] = failure(case, backend="triton")
     refused[name + "-reference"] = failure(case, backend="reference")
-    # A length that no call before had, and the last rank's is another.
+    # A new shard length, which differs on the last rank.
     rows = 9 if rank < world - 1 else 8
     shorter = {key: case["tensors"][key][:rows].clone() for key in case["heads"]}
     refused[name + "-length"] = failure(case, tensors=shorter)
@@ -114,7 +119,7 @@ dist.destroy_process_group()
 
 
 def make_case(op: str, variant: str, world: int) -> dict[str, Any]:
-    """Whole heads of `vocab` entries, and options. Labels lie on every shard."""
+    """Whole heads and options of a case. Labels lie on every shard."""
     vocab = SHARD_ROWS * world - 3 * (variant == "padded")
     dtype = torch.bfloat16 if variant == "half" else torch.float32
     inputs = make(ROWS, vocab, dtype, seed=world)
@@ -122,8 +127,8 @@ def make_case(op: str, variant: str, world: int) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if variant == "padded":
         options["vocab_size"] = vocab
-    if variant == "chunks":
-        # Two rows of a chunk, four of a block; seven columns of a run.
+    if variant == "row_blocks":
+        # Two rows per row block, four per gradient block; seven columns per run.
         options["workspace_bytes"] = ROWS * 4 * 7 if op == "linear_token_logprob" else SHARD_ROWS * 4 * 15
     scale, cap = (0.7 if variant == "scaled" else 1.0), (3.0 if variant == "capped" else None)
     if variant == "excluded":
@@ -159,20 +164,20 @@ def make_case(op: str, variant: str, world: int) -> dict[str, Any]:
 
 
 def exclude(inputs: dict[str, Tensor], op: str, vocab: int) -> None:
-    """-inf biases: on both sides in column 7, the student's alone in 5 and in most of the last shard."""
+    """-inf biases: both sides in column 7, the student only in 5 and most of the last shard."""
     both, student = [7, vocab - 2], [5, *range(vocab - SHARD_ROWS + 1, vocab - 5)]
     for name in ("student_bias", "teacher_bias"):
         inputs[name].data[both] = -torch.inf
     inputs["student_bias"].data[student] = -torch.inf
     if op == "linear_interpolated_kl":
-        # Where only the teacher has none r has none; under reverse KL it makes every row infinite.
+        # Teacher only: r = 0 there. Under reverse KL it would make every row infinite.
         inputs["teacher_bias"].data[9] = -torch.inf
-        inputs["lambda_t"][0], inputs["lambda_t"][1] = 0.0, 1.0  # the second is infinite
+        inputs["lambda_t"][0], inputs["lambda_t"][1] = 0.0, 1.0  # row 1 is infinite
         inputs["lambda_t"][2] = 0.5
 
 
 def padded(case: dict[str, Any], world: int) -> dict[str, Any]:
-    """The case with heads of as many rows as the shards have, the added ones NaN."""
+    """The case with heads padded by NaN rows to equal shards."""
 
     def pad(x: Tensor) -> Tensor:
         missing = SHARD_ROWS * world - x.shape[0]
@@ -183,7 +188,7 @@ def padded(case: dict[str, Any], world: int) -> dict[str, Any]:
 
 
 def truth(case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Values and gradients of the definition in fp64, on whole heads."""
+    """Values and gradients by the definition in fp64, on whole heads."""
     for name in case["trained"]:
         case["tensors"][name].requires_grad_()
     wide = widened(case["tensors"])
@@ -196,20 +201,19 @@ def truth(case: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     return {"values": values, "gradients": dict(zip(case["trained"], gradients, strict=True))}
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What every rank saw and was refused."""
-    world = request.param
-    folder = tmp_path_factory.mktemp(f"ranks{world}")
-    cases = {(op, variant): make_case(op, variant, world) for op in OPS for variant in VARIANTS}
-    torch.save({name: padded(case, world) for name, case in cases.items()}, folder / "cases.pt")
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Results and errors of every rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    cases = {(op, variant): make_case(op, variant, WORLD) for op in OPS for variant in VARIANTS}
+    torch.save({name: padded(case, WORLD) for name, case in cases.items()}, folder / "cases.pt")
     torch.save({op: cases[op, "plain"] for op in OPS}, folder / "shortened.pt")
-    run_ranks(RANK, world, folder, str(folder), seconds=90)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+    run_ranks(RANK, WORLD, folder, str(folder), seconds=90)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
 def distance(actual: Tensor, expected: Tensor) -> float:
-    """Largest error by the largest entry, where infinities are the same; else infinite."""
+    """Largest error over the largest entry; infinite if infinities differ."""
     actual, infinite = actual.double(), expected.isinf()
     if not torch.equal(actual[infinite], expected[infinite]):
         return float("inf")
@@ -256,7 +260,7 @@ def test_gradients_equal_the_whole_head_in_fp64(ranks: list[dict[str, Any]], op:
         whole = torch.cat([gradients[name] for gradients in seen])
         in_use = expected[name].shape[0]
         assert whole.shape[0] == SHARD_ROWS * len(ranks)
-        # By shard: an error in a shard of small gradients is not hidden by the largest of all.
+        # By shard, so that the largest gradient of all hides no error.
         for start in range(0, in_use, SHARD_ROWS):
             part = slice(start, min(start + SHARD_ROWS, in_use))
             assert distance(whole[part], expected[name][part]) < rounding + 256 * EPS32, (name, start)
@@ -264,7 +268,7 @@ def test_gradients_equal_the_whole_head_in_fp64(ranks: list[dict[str, Any]], op:
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_padding_rows_get_no_gradient_whatever_they_hold(ranks: list[dict[str, Any]], op: str) -> None:
+def test_padding_rows_get_gradient_zero(ranks: list[dict[str, Any]], op: str) -> None:
     gradients = ranks[-1]["seen"][op, "padded"]["gradients"]
     for name in list(gradients)[1:]:
         assert torch.equal(gradients[name][-3:], torch.zeros_like(gradients[name][-3:])), name
@@ -279,7 +283,7 @@ def test_the_case_of_excluded_entries_needs_the_definition(ranks: list[dict[str,
 
 
 def refusals(ranks: list[dict[str, Any]], name: str) -> str:
-    """What every rank said of a call, the same on all and long before a rank that waits would give up."""
+    """The error of a call: the same on every rank, and long before a collective would time out."""
     messages = {seen["refused"][name][0] for seen in ranks}
     assert len(messages) == 1
     assert max(seen["refused"][name][1] for seen in ranks) < 15
@@ -290,26 +294,26 @@ def refusals(ranks: list[dict[str, Any]], name: str) -> str:
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("op", OPS)
-def test_other_backends_are_refused(ranks: list[dict[str, Any]], op: str, backend: str) -> None:
+def test_other_backends_raise(ranks: list[dict[str, Any]], op: str, backend: str) -> None:
     message = refusals(ranks, f"{op}-{backend}")
     assert "vocab_group needs backend 'torch'" in message and backend in message and "rank" not in message
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_every_rank_refuses_shards_of_different_length(ranks: list[dict[str, Any]], op: str) -> None:
+def test_shards_of_different_length_raise_on_every_rank(ranks: list[dict[str, Any]], op: str) -> None:
     message = refusals(ranks, f"{op}-length")
     assert "vocab_group needs the same" in message and "weight" in message
     assert "(9, " in message and "(8, " in message, "the lengths by rank"
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_every_rank_refuses_a_vocab_size_that_leaves_a_shard_empty(
+def test_a_vocab_size_that_leaves_a_shard_empty_raises_on_every_rank(
     ranks: list[dict[str, Any]], op: str
 ) -> None:
     assert f"got vocab_size {10 * (len(ranks) - 1)}" in refusals(ranks, f"{op}-vocab_size")
 
 
-# What the last rank does otherwise, and what is said of it.
+# What differs on the last rank, and a part of the error.
 APART = (
     ("workspace_bytes", "the same workspace_bytes; got 1048576; {others}4096 by rank"),
     ("rows", "hidden; got torch.float32 (13, 24); {others}torch.float32 (12, 24) by rank"),
@@ -321,14 +325,14 @@ APART = (
     ("type", "hidden must be a torch tensor; got NoneType. "),
     ("error", "rank {last} of vocab_group refuses its arguments: TypeError("),
 )
-# What an op is not asked.
+# The difference that an op is not tested for.
 ELSEWHERE = {op: "temperature" if op == "linear_token_logprob" else "trained" for op in OPS}
 
 
 @pytest.mark.parametrize(
     ("op", "rule", "said"), [(op, *case) for op in OPS for case in APART if case[0] != ELSEWHERE[op]]
 )
-def test_what_one_rank_does_otherwise_is_refused_by_all(
+def test_a_difference_on_one_rank_raises_on_all(
     ranks: list[dict[str, Any]], op: str, rule: str, said: str
 ) -> None:
     last = len(ranks) - 1
@@ -337,7 +341,7 @@ def test_what_one_rank_does_otherwise_is_refused_by_all(
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_after_a_refusal_the_ranks_are_in_step(ranks: list[dict[str, Any]], op: str) -> None:
+def test_ranks_stay_in_step_after_an_error(ranks: list[dict[str, Any]], op: str) -> None:
     for seen in ranks:
         before, after = seen["seen"][op, "plain"], seen["again"][op]
         for kind in ("values", "gradients"):

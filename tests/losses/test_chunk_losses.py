@@ -115,7 +115,7 @@ def test_forward_kl_and_bce_have_one_gradient_and_reverse_have_two(data):
     assert (gradient("reverse_calm", "bce") - gradient("reverse_calm", "kl")).abs().max() > 1e-2
 
 
-def test_the_reverse_slope_is_the_teacher_s_log_odds(data):
+def test_reverse_slope_is_the_log_odds_of_the_teacher(data):
     """d/dP_s of -[P_s log P_t + (1 - P_s) log(1 - P_t)] is -log(P_t / (1 - P_t)), whatever P_s is."""
     teacher = torch.tensor([[math.log(0.8)]])
     chunk = torch.zeros(1, 1, dtype=torch.int64)
@@ -151,7 +151,7 @@ def test_no_active_chunk_is_zero_with_a_graph(name, data):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_nan_where_nobody_reads_stays_there(name, data):
+def test_nan_in_unread_rows_stays_there(name, data):
     student, teacher = data
     wanted = call(name, data)
     (expected_gradient,) = torch.autograd.grad(wanted, [student])
@@ -195,7 +195,7 @@ def test_errors_name_function_rule_values_and_remedy(name, change, message, data
         call(name, data, **change)
 
 
-def test_a_teacher_that_would_train_is_an_error(data):
+def test_trainable_teacher_is_an_error(data):
     student, teacher = data
     for name in LOSSES:
         with pytest.raises(ValueError, match="requires grad"):

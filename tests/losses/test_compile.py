@@ -7,7 +7,7 @@ import torch
 
 from tide import losses
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", pytest.param("triton", marks=pytest.mark.slow))
 NAMES = ("tidal", "forward_kl", "reverse_kl", "cross_entropy")
 
 
@@ -40,6 +40,15 @@ def test_a_compiled_loss_is_one_graph_with_the_same_values(name, backend):
     actual = torch.compile(loss, fullgraph=True, backend="aot_eager")(student, *rest)
     assert torch.equal(actual, expected)
     assert torch.equal(*(torch.autograd.grad(x, student)[0] for x in (actual, expected)))
+
+
+def test_a_compiled_module_is_one_graph_with_the_same_values():
+    student, teacher, labels, mask = inputs()
+    module = losses.ReverseKLLoss(temperature=1.5, backend="torch")
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    actual = compiled(student, teacher, mask, labels=labels).loss
+    assert torch.equal(actual, module(student, teacher, mask, labels=labels).loss)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -84,11 +84,11 @@ def test_no_row_at_all_keeps_the_graph(linear, data):
 @pytest.mark.parametrize("normalizer", ["token", "sequence", "batch", "sum"])
 def test_normalizers(normalizer, data):
     t = torch.tensor([0.2, 0.5, 0.9])
-    maskable = data["labels"] != IGNORE
+    loss_mask = data["labels"] != IGNORE
     losses = nll(data) * data["masked"] / t.double()[:, None]
     expected = {
-        "token": losses.sum() / maskable.sum(),
-        "sequence": (losses.sum(1) / maskable.sum(1)).mean(),
+        "token": losses.sum() / loss_mask.sum(),
+        "sequence": (losses.sum(1) / loss_mask.sum(1)).mean(),
         "batch": losses.sum() / B,
         "sum": losses.sum(),
     }[normalizer]
@@ -97,7 +97,7 @@ def test_normalizers(normalizer, data):
         data["labels"],
         data["masked"],
         weight=1 / t,
-        maskable=maskable,
+        loss_mask=loss_mask,
         normalizer=normalizer,
     )
     close(loss, expected)
@@ -139,15 +139,15 @@ def test_nothing_labelled_gives_zero_with_a_graph(data):
     assert not gradient.any()
 
 
-def test_a_weight_needs_to_know_what_could_have_been_masked(data):
+def test_a_weight_needs_the_loss_mask(data):
     arguments = (data["logits"], data["labels"], data["masked"])
     weight = torch.tensor([5.0, 2.0, 1.0])
     with pytest.raises(
-        ValueError, match=r"cross_entropy_loss: .*needs maskable.*Pass maskable=labels != ignore_index"
+        ValueError, match=r"cross_entropy_loss: .*needs loss_mask.*Pass loss_mask=labels != ignore_index"
     ):
         cross_entropy_loss(*arguments, weight=weight)
     expected = (nll(data) * weight[:, None])[data["masked"]]
-    close(cross_entropy_loss(*arguments, weight=weight, maskable=data["masked"]), expected.mean())
+    close(cross_entropy_loss(*arguments, weight=weight, loss_mask=data["masked"]), expected.mean())
     close(cross_entropy_loss(*arguments, weight=weight, count=50), expected.sum() / 50)
     close(cross_entropy_loss(*arguments, weight=weight, normalizer="batch"), expected.sum() / B)
 
@@ -166,8 +166,8 @@ def test_a_weight_needs_to_know_what_could_have_been_masked(data):
             r"mask must be boolean of shape \(3, 6\); got torch.bool \(6,\)",
         ),
         (
-            {"maskable": torch.ones(L, dtype=torch.bool)},
-            r"maskable must have the rows' shape \(3, 6\); got \(6,\)",
+            {"loss_mask": torch.ones(L, dtype=torch.bool)},
+            r"loss_mask must have the rows' shape \(3, 6\); got \(6,\)",
         ),
         ({"normalizer": "mean"}, "normalizer must be one of token, sequence, batch, sum; got 'mean'"),
     ],

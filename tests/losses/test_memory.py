@@ -1,7 +1,6 @@
-"""Peak memory of the `torch` backend, so that a tensor of [N, V] too many fails.
+"""Peak memory of the `torch` backend: one [N, V] tensor too many fails.
 
-Measured as the benchmark does, in another process, at N = 160 and V = 65,536, where one fp32 tensor of [N, V]
-takes 40 MiB.
+Measured as in the benchmark, in another process. One fp32 [N, V] tensor takes 40 MiB.
 """
 
 from __future__ import annotations
@@ -14,15 +13,18 @@ from benchmarks._cpu_cases import Sizes
 from benchmarks._memory import CLEAR_REFS
 from benchmarks.cpu_losses import measure_memory
 
-pytestmark = pytest.mark.skipif(
-    not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot reset a process's high-water mark"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot reset a process's high-water mark"
+    ),
+]
 
 SIZES = Sizes(rows=160, vocab=65_536, student_width=64, teacher_width=96, dtype="float32")
 WORKSPACE_BYTES = 8 * 2**20
 # Four or five buffers of 1 MiB for row chunks, and a little for everything else.
 ALLOWANCE = 6 * 2**20 / SIZES.unit_bytes
-# The inputs alone, less the pages that were resident before: a measurement below this saw nothing.
+# The inputs alone, less the pages resident before.
 SEEN = 0.97
 LOGITS_IN = ("tidal", "forward_kl", "reverse_kl", "calm")
 HIDDEN_IN = ("linear_tidal", "linear_reverse_kl", "linear_calm")

@@ -1,10 +1,11 @@
-"""The objective of every method against a composition written from the definitions, in fp64, chunk by chunk.
+"""The objective of every method against its definition in fp64, chunk by chunk.
 
 Legend: B sequences, L tokens, N masked rows, C chunks, V vocabulary entries.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import tide.losses
 from tide.batch import Head, HiddenRows, NoisedBatch, NoisedTokens
-from tide.losses.objective import Objective, method_named
+from tide.config import ObjectiveConfig
+from tide.losses.objective import Objective
 from tide.methods import METHODS
 from tide_kernels.interpolated_kl.reference import cross_entropy, interpolated_kl_reference
 from tide_kernels.reverse_kl.reference import reverse_kl_reference
@@ -65,21 +68,24 @@ def batch(*, across: bool, empty: bool = False) -> NoisedBatch:
         teacher=noised_tokens(teacher_ids, teacher_masked),
         t=t,
         diffusion_weight=1 / t,
-        maskable=bools(STUDENT_MASKABLE),
+        loss_mask=bools(STUDENT_MASKABLE),
         student_chunks=chunks,
         teacher_chunks=torch.tensor(TEACHER_CHUNKS) if across else chunks,
         chunk_mask=(bools(ACTIVE_CHUNKS) & (not empty)) if across else torch.zeros(2, 0, dtype=torch.bool),
     )
 
 
-def masked_rows(tokens: NoisedTokens, vocab_size: int, width: int, *, trained: bool) -> HiddenRows:
+def masked_rows(
+    tokens: NoisedTokens, vocab_size: int, width: int, *, trained: bool, **options: float
+) -> HiddenRows:
     # Heads this small keep chunk probabilities away from 0 and 1.
     hidden, *head = (
         torch.randn(len(tokens.rows), width),
         torch.randn(vocab_size, width) / 3,
         torch.randn(vocab_size) / 3,
     )
-    return HiddenRows(hidden.requires_grad_(trained), Head(*(x.requires_grad_(trained) for x in head)))
+    head = Head(*(x.requires_grad_(trained) for x in head), **options)
+    return HiddenRows(hidden.requires_grad_(trained), head)
 
 
 def trained_tensors(rows: HiddenRows) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,34 +94,36 @@ def trained_tensors(rows: HiddenRows) -> tuple[Tensor, Tensor, Tensor]:
 
 def _widened(rows: HiddenRows, *, trained: bool) -> HiddenRows:
     """The same rows and head in fp64."""
-    hidden, *head = (x.detach().double().requires_grad_(trained) for x in trained_tensors(rows))
-    return HiddenRows(hidden, Head(*head))
+    hidden, weight, bias = (x.detach().double().requires_grad_(trained) for x in trained_tensors(rows))
+    return HiddenRows(hidden, rows.head._replace(weight=weight, bias=bias))
 
 
 class Case:
     """One batch with the rows of both models, and what the loss should be, in fp64."""
 
-    def __init__(self, method: str, *, empty: bool = False, teacher_vocab: int | None = None) -> None:
+    def __init__(
+        self, method: str, *, empty: bool = False, teacher_vocab: int | None = None, **head: float
+    ) -> None:
         across = METHODS[method].teacher == "any"
         self.method = method
         self.noised = batch(across=across, empty=empty)
         teacher_vocab = teacher_vocab or (TEACHER_V if across else V)
-        self.student = masked_rows(self.noised.student, V, STUDENT_D, trained=True)
-        self.teacher = masked_rows(self.noised.teacher, teacher_vocab, TEACHER_D, trained=False)
+        self.student = masked_rows(self.noised.student, V, STUDENT_D, trained=True, **head)
+        self.teacher = masked_rows(self.noised.teacher, teacher_vocab, TEACHER_D, trained=False, **head)
         self.wide = _widened(self.student, trained=True)
-        self.sequence = self.noised.student.rows // self.noised.maskable.shape[1]
+        self.sequence = self.noised.student.rows // self.noised.loss_mask.shape[1]
 
-    def objective(self, **settings: object) -> Objective:
+    def objective(self, *, shared_vocab_size: int | None = None, **settings: object) -> Objective:
+        settings = {"temperature": TEMPERATURE, "chunk_temperature": CHUNK_TEMPERATURE} | settings
         return Objective(
-            method=METHODS[self.method],
-            temperature=TEMPERATURE,
-            chunk_temperature=CHUNK_TEMPERATURE,
-            **settings,
+            METHODS[self.method], ObjectiveConfig(**settings), shared_vocab_size=shared_vocab_size
         )
 
     def logits(self, side: str, width: int | None = None) -> Float[Tensor, "N V"]:
         rows = self.wide if side == "student" else _widened(self.teacher, trained=False)
-        return (rows.hidden @ rows.head.weight.T + rows.head.bias)[:, :width]
+        head = rows.head
+        logits = head.logit_scale * (rows.hidden @ head.weight.T + head.bias)
+        return (logits if head.softcap is None else head.softcap * (logits / head.softcap).tanh())[:, :width]
 
     def cross_entropy(self) -> Float[Tensor, " N"]:
         return cross_entropy(self.logits("student"), self.noised.student.labels)
@@ -207,7 +215,7 @@ def test_none_is_the_diffusion_cross_entropy() -> None:
 
 @pytest.mark.parametrize("method", [*SHARED, *CHUNKED])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 0.7), (0.3, 2.5)])
-def test_a_method_is_its_two_weighted_terms(method: str, weights: tuple[float, float]) -> None:
+def test_loss_is_the_weighted_sum_of_two_terms(method: str, weights: tuple[float, float]) -> None:
     case = Case(method)
     ce_weight, distill_weight = weights
     objective = case.objective(ce_weight=ce_weight, distill_weight=distill_weight)
@@ -245,7 +253,7 @@ def test_chunk_probabilities_are_clamped_at_the_given_eps(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", SHARED)
-def test_heads_of_different_width_meet_in_their_shared_prefix(method: str) -> None:
+def test_heads_of_different_width_compare_their_shared_prefix(method: str) -> None:
     case = Case(method, teacher_vocab=TEACHER_V)
     assert int(case.noised.student.labels.max()) >= 10, (
         "a label past the prefix, which the cross-entropy reads"
@@ -296,13 +304,13 @@ def test_without_an_active_chunk_the_cross_entropy_stays(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
-def test_a_method_that_distils_asks_for_its_teacher(method: str) -> None:
+def test_distillation_needs_a_teacher(method: str) -> None:
     case = Case(method)
     with pytest.raises(ValueError, match="Objective: this method needs a teacher; got none"):
         case.objective()(case.student, None, case.noised, PROGRESS)
 
 
-def test_the_teacher_says_nothing_to_a_student_without_one() -> None:
+def test_method_none_ignores_the_teacher() -> None:
     case = Case("none")
     with_teacher = case.objective()(case.student, case.teacher, case.noised, PROGRESS).loss
     assert torch.equal(with_teacher, case.objective()(case.student, None, case.noised, PROGRESS).loss)
@@ -328,12 +336,9 @@ def test_tidal_at_lambda_one_is_forward_kl() -> None:
         ("both", "cosine", lambda p, t: (0.2 + 0.4 * (1 - math.cos(math.pi * p)) / 2) * (1 - t)),
     ],
 )
-def test_a_recipe_may_move_lambda_another_way(axis: str, decay: str, value: object, progress: float) -> None:
+def test_settings_override_the_lambda_schedule(axis: str, decay: str, value: object, progress: float) -> None:
     case = Case("tidal")
-    objective = replace(
-        case.objective(lambda_init=0.2, lambda_max=0.6, lambda_decay=decay),
-        method=method_named("tidal", lambda_axis=axis),
-    )
+    objective = case.objective(lambda_init=0.2, lambda_max=0.6, lambda_decay=decay, lambda_axis=axis)
     out = objective(case.student, case.teacher, case.noised, progress)
     expected = sum(value(progress, t) for t in TIMES) / len(TIMES)
     assert float(out.metrics["lambda"]) == pytest.approx(expected, abs=1e-6)
@@ -353,14 +358,56 @@ def test_method_names_and_what_each_needs() -> None:
     }
 
 
-def test_a_recipe_replaces_a_methods_own_settings_one_by_one() -> None:
-    plain = METHODS["tide_shared"]
-    assert method_named("tide_shared") == plain
-    assert method_named("tide_shared", lambda_axis="timestep") == replace(plain, lambda_axis="timestep")
-    assert method_named("tide_shared", timestep_weight="uniform") == replace(plain, timestep_weight="uniform")
-    assert METHODS["tide_shared"] is plain
+def test_settings_override_the_timestep_weight_of_the_method() -> None:
+    plain, tide_shared = Case("tidal"), Case("tide_shared")
+
+    def loss(case: Case, **settings: object) -> Tensor:
+        return case.objective(**settings)(case.student, case.teacher, case.noised, PROGRESS).loss
+
+    tide_shared.student, tide_shared.teacher, tide_shared.noised = plain.student, plain.teacher, plain.noised
+    assert torch.equal(loss(tide_shared, timestep_weight="uniform"), loss(plain))
+    assert torch.equal(loss(plain, timestep_weight="midrange"), loss(tide_shared))
+    assert not torch.equal(loss(plain), loss(tide_shared))
 
 
-def test_an_unknown_method_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no method 'tide'\. Known methods: none, kl, .*tide_cross\."):
-        method_named("tide")
+@pytest.mark.parametrize(
+    ("method", "shared_vocab_size"), [*((name, None) for name in METHODS), *((name, 10) for name in SHARED)]
+)
+def test_scale_and_softcap_of_both_heads_change_the_loss(method: str, shared_vocab_size: int | None) -> None:
+    case = Case(method, logit_scale=1.7, softcap=0.9)
+    objective = case.objective(shared_vocab_size=shared_vocab_size)
+    out = objective(case.student, case.teacher, case.noised, PROGRESS)
+    expected = case.weighted_cross_entropy()
+    if method != "none":
+        expected = expected + case.distillation(width=shared_vocab_size)
+    check(case, out.loss, expected)
+    for side in ("student",) if method == "none" else ("student", "teacher"):
+        for option in ({"logit_scale": 1.0}, {"softcap": None}):
+            rows = {"student": case.student, "teacher": case.teacher}
+            rows[side] = rows[side]._replace(head=rows[side].head._replace(**option))
+            other = objective(rows["student"], rows["teacher"], case.noised, PROGRESS).loss
+            assert abs(float((other - out.loss).detach())) > 1e-4, (side, option)
+
+
+def test_defaults_of_the_functions_are_those_of_the_recipe() -> None:
+    settings, losses = ObjectiveConfig(), tide.losses
+    divergences = [
+        getattr(losses, f"{prefix}{name}_loss")
+        for prefix in ("", "linear_")
+        for name in ("tidal", "forward_kl", "reverse_kl")
+    ]
+    calm = [losses.calm_loss, losses.reverse_calm_loss]
+    same = {
+        "temperature": [(loss, "temperature") for loss in divergences],
+        "chunk_temperature": [(loss, "temperature") for loss in (*calm, losses.tidal_chunk_loss)],
+        "chunk_eps": [(loss, "eps") for loss in (*calm, losses.tidal_chunk_loss)],
+        "chunk_divergence": [(loss, "divergence") for loss in calm],
+        "lambda_init": [(losses.lambda_schedule, "lambda_init")],
+        "lambda_max": [(losses.lambda_schedule, "lambda_max")],
+        "lambda_decay": [(losses.lambda_schedule, "decay")],
+        "ce_normalizer": [(f, "normalizer") for f in (losses.row_weights, losses.cross_entropy_loss)],
+    }
+    for setting, parameters in same.items():
+        for function, name in parameters:
+            default = inspect.signature(function).parameters[name].default
+            assert default == getattr(settings, setting), f"{function.__name__}: {name}"

@@ -9,7 +9,7 @@ from tide.losses import row_weights
 from tide.losses.reductions import broadcast_rows, row_factors
 
 MASKED = torch.tensor([[True, False, True, False], [False, False, True, False], [False] * 4])
-MASKABLE = torch.tensor([[True, True, True, True], [False, True, True, False], [False] * 4])
+LOSS_MASK = torch.tensor([[True, True, True, True], [False, True, True, False], [False] * 4])
 
 
 def spread(value, shape):
@@ -33,7 +33,7 @@ def test_shapes_that_do_not_match_are_errors(shape):
         spread(torch.ones(shape), (2, 3))
 
 
-def test_mean_divides_by_active_rows_and_ignores_what_others_carry():
+def test_mean_divides_by_active_rows_and_ignores_the_others():
     weight = torch.tensor([[2.0, torch.nan], [4.0, torch.inf]])
     mask = torch.tensor([[True, False], [True, False]])
     like = torch.zeros(2, 2)
@@ -50,9 +50,9 @@ def test_mean_divides_by_active_rows_and_ignores_what_others_carry():
     ("normalizer", "denominators"),
     [("token", [6, 6]), ("sequence", [3 * 4, 3 * 2]), ("batch", [3, 3]), ("sum", [1, 1])],
 )
-def test_normalizers_count_maskable_positions(normalizer, denominators):
+def test_normalizers_count_the_loss_mask(normalizer, denominators):
     t = torch.tensor([0.5, 0.25, 0.1])
-    weights = row_weights(MASKED, MASKABLE, 1 / t, normalizer=normalizer)
+    weights = row_weights(MASKED, LOSS_MASK, 1 / t, normalizer=normalizer)
     expected = torch.zeros(3, 4)
     expected[0, [0, 2]] = 2.0 / denominators[0]
     expected[1, 2] = 4.0 / denominators[1]
@@ -60,38 +60,38 @@ def test_normalizers_count_maskable_positions(normalizer, denominators):
 
 
 @pytest.mark.parametrize("normalizer", ["token", "sequence"])
-def test_weights_of_one_over_t_are_one_on_average(normalizer):
+def test_weights_of_one_over_t_average_to_one(normalizer):
     """Masking with probability t and weighting by 1/t leaves the expected total at 1, whatever t is."""
     generator = torch.Generator().manual_seed(0)
-    maskable = torch.ones(4, 20_000, dtype=torch.bool)
+    loss_mask = torch.ones(4, 20_000, dtype=torch.bool)
     t = torch.tensor([0.1, 0.3, 0.6, 1.0])
     masked = torch.rand(4, 20_000, generator=generator) < t[:, None]
-    assert float(row_weights(masked, maskable, 1 / t, normalizer=normalizer).sum()) == pytest.approx(
+    assert float(row_weights(masked, loss_mask, 1 / t, normalizer=normalizer).sum()) == pytest.approx(
         1, rel=0.02
     )
 
 
-def test_a_count_over_more_batches_replaces_this_batch_s_own():
-    weights = row_weights(MASKED, MASKABLE, count=60)
+def test_count_replaces_the_denominator_of_the_batch():
+    weights = row_weights(MASKED, LOSS_MASK, count=60)
     assert float(weights.sum()) == pytest.approx(3 / 60)
     assert float(
-        row_weights(MASKED, MASKABLE, normalizer="batch", count=torch.tensor(30)).sum()
+        row_weights(MASKED, LOSS_MASK, normalizer="batch", count=torch.tensor(30)).sum()
     ) == pytest.approx(0.1)
-    sequence = row_weights(MASKED, MASKABLE, normalizer="sequence", count=30)
+    sequence = row_weights(MASKED, LOSS_MASK, normalizer="sequence", count=30)
     assert float(sequence.sum()) == pytest.approx((2 / 4 + 1 / 2) / 30)
 
 
 def test_micro_batches_with_a_common_count_add_up_to_the_whole():
-    whole = row_weights(MASKED, MASKABLE, torch.tensor([2.0, 4.0, 1.0]))
+    whole = row_weights(MASKED, LOSS_MASK, torch.tensor([2.0, 4.0, 1.0]))
     parts = [
-        row_weights(MASKED[i : i + 1], MASKABLE[i : i + 1], torch.tensor([w]), count=MASKABLE.sum())
+        row_weights(MASKED[i : i + 1], LOSS_MASK[i : i + 1], torch.tensor([w]), count=LOSS_MASK.sum())
         for i, w in enumerate((2.0, 4.0, 1.0))
     ]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("normalizer", ["token", "sequence", "batch", "sum"])
-def test_nothing_maskable_gives_zero(normalizer):
+def test_empty_loss_mask_gives_zero(normalizer):
     none = torch.zeros(2, 3, dtype=torch.bool)
     assert torch.equal(row_weights(none, none, normalizer=normalizer), torch.zeros(2, 3))
     assert row_weights(none[:0], none[:0], normalizer=normalizer).shape == (0, 3)
@@ -101,13 +101,16 @@ def test_nothing_maskable_gives_zero(normalizer):
     ("call", "message"),
     [
         (
-            lambda: row_weights(MASKED, MASKABLE, normalizer="tokens"),
+            lambda: row_weights(MASKED, LOSS_MASK, normalizer="tokens"),
             "normalizer must be one of token, sequence",
         ),
-        (lambda: row_weights(MASKED.int(), MASKABLE), "masked and maskable must be boolean; got torch.int32"),
-        (lambda: row_weights(MASKED, MASKABLE[:2]), r"must share \[B, L\]; got \(3, 4\) and \(2, 4\)"),
-        (lambda: row_weights(MASKED[0], MASKABLE[0], normalizer="batch"), "Flattened rows: use 'token'"),
-        (lambda: row_weights(MASKED, MASKABLE, torch.ones(4)), "row_weights: weight must be a number"),
+        (
+            lambda: row_weights(MASKED.int(), LOSS_MASK),
+            "masked and loss_mask must be boolean; got torch.int32",
+        ),
+        (lambda: row_weights(MASKED, LOSS_MASK[:2]), r"must share \[B, L\]; got \(3, 4\) and \(2, 4\)"),
+        (lambda: row_weights(MASKED[0], LOSS_MASK[0], normalizer="batch"), "Flattened rows: use 'token'"),
+        (lambda: row_weights(MASKED, LOSS_MASK, torch.ones(4)), "row_weights: weight must be a number"),
     ],
 )
 def test_bad_arguments_are_errors(call, message):

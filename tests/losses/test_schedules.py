@@ -28,7 +28,7 @@ def test_lambda_follows_both_axes(options, expected):
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
-def test_training_ends_at_the_ends_and_clamps_beyond(decay):
+def test_lambda_train_reaches_its_ends_and_clamps(decay):
     def at(progress):
         return float(lambda_schedule(0.0, progress, decay=decay))
 

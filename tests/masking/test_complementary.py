@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.masking.batches import TEACHER_MASK, plain_batch
+from tests.batches import TEACHER_MASK, plain_batch
 from tide.masking import complementary_views, random_mask
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from tests.masking.batches import cross_batches, masks_with_chunks, plain_batch, token_batch
+from tests.batches import cross_batches, masks_with_chunks, plain_batch, token_batch
 from tide.masking import chunk_consistent_mask, random_mask, teacher_chunk_mask, touched_chunks
 
 TIMES = (0.001, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -39,14 +39,14 @@ def test_tokens_are_masked_independently_of_each_other():
 
 
 @pytest.mark.parametrize("masking", ["tokens", "chunks"])
-def test_only_maskable_tokens_are_masked(masking):
+def test_only_tokens_of_the_loss_mask_are_masked(masking):
     tokens = token_batch([[-1, -1, 0, 0, 1, -1], [-1, -1, 0, -1, -1, -1]], prompt=2, lengths=[6, 4])
     t = torch.ones(2)
     if masking == "tokens":
         masked = random_mask(tokens, t, generator=generator())
     else:
         masked = chunk_consistent_mask(tokens, 2, t, generator=generator())
-    # At t = 1 every maskable token is masked, so the mask is exactly the maskable set.
+    # At t = 1 the mask is the loss mask.
     assert masked.tolist() == [
         [False, False, True, True, True, True],
         [False, False, True, True, False, False],
@@ -110,7 +110,7 @@ def test_the_teacher_hides_every_touched_chunk_whole_and_no_other(batch):
     touched, _ = touched_chunks(student_masked, batch.student.chunks, batch.chunk_exists.shape[1])
     masked = teacher_chunk_mask(batch.teacher, touched, t, generator=generator(2))
     assert masked.shape == batch.teacher.token_ids.shape
-    assert not (masked & ~batch.teacher.maskable).any()
+    assert not (masked & ~batch.teacher.loss_mask).any()
     for sequence, chunks in enumerate(batch.teacher.chunks.tolist()):
         seen = set(batch.student.chunks[sequence][student_masked[sequence]].tolist()) - {-1}
         hidden = [chunk in seen for chunk in chunks]

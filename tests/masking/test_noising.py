@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.masking.batches import (
+from tests.batches import (
     STUDENT_MASK,
     TEACHER_MASK,
     cross_batch,
@@ -19,11 +19,23 @@ from tests.masking.batches import (
     token_batch,
 )
 from tide.batch import Batch, NoisedTokens
+from tide.config import MaskingConfig
 from tide.masking import Noiser, touched_chunks
+from tide.methods import METHODS
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def noiser_of(method: str, **masking: object) -> Noiser:
+    teacher_mask_id = TEACHER_MASK if METHODS[method].has_teacher else None
+    return Noiser(
+        MaskingConfig(**masking),
+        METHODS[method],
+        student_mask_id=STUDENT_MASK,
+        teacher_mask_id=teacher_mask_id,
+    )
 
 
 def masked_set(noised: NoisedTokens) -> torch.Tensor:
@@ -58,10 +70,10 @@ def example_batches() -> dict[str, tuple[Batch, Noiser]]:
     alone = dataclasses.replace(student, chunks=torch.full_like(student.chunks, -1))
     none = Batch(alone, None, torch.zeros((2, 0), dtype=torch.bool))
     return {
-        "none": (none, Noiser(STUDENT_MASK)),
-        "shared": (same_batch(alone), Noiser(STUDENT_MASK, TEACHER_MASK)),
-        "comp_demo": (same_batch(alone), Noiser(STUDENT_MASK, TEACHER_MASK, comp_demo=True)),
-        "cross": (cross_batch(student, teacher), Noiser(STUDENT_MASK, TEACHER_MASK, across_tokenizers=True)),
+        "none": (none, noiser_of("none")),
+        "kl": (same_batch(alone), noiser_of("kl")),
+        "tide_shared": (same_batch(alone), noiser_of("tide_shared")),
+        "tide_cross": (cross_batch(student, teacher), noiser_of("tide_cross")),
     }
 
 
@@ -81,7 +93,7 @@ def test_other_seeds_draw_other_noise():
     assert len(drawn) > 10
 
 
-@pytest.mark.parametrize("name", ["none", "shared", "comp_demo", "cross"])
+@pytest.mark.parametrize("name", ["none", "kl", "tide_shared", "tide_cross"])
 @pytest.mark.parametrize("seed", range(8))
 def test_both_sides_are_consistent(name, seed):
     batch, noiser = example_batches()[name]
@@ -93,15 +105,15 @@ def test_both_sides_are_consistent(name, seed):
         assert noised.teacher is None and noised.teacher_chunks is None
         return
     check_consistent(noised.teacher, TEACHER_MASK)
-    assert noised.teacher.views.shape[1] == (2 if name == "comp_demo" else 1)
-    if name != "cross":
+    assert noised.teacher.views.shape[1] == (2 if name == "tide_shared" else 1)
+    if name != "tide_cross":
         assert torch.equal(noised.teacher.rows, noised.student.rows)
         assert noised.chunk_mask.shape == (2, 0)
 
 
 @given(batch=cross_batches(), seed=st.integers(0, 100), masking=st.sampled_from(["tokens", "chunks"]))
 def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(batch, seed, masking):
-    noiser = Noiser(STUDENT_MASK, TEACHER_MASK, student_masking=masking, across_tokenizers=True)
+    noiser = noiser_of("tide_cross", student_masking=masking)
     noised = noiser(batch, generator(seed))
     student, teacher = masked_set(noised.student), masked_set(noised.teacher)
     assert noised.chunk_mask.shape == batch.chunk_exists.shape
@@ -121,7 +133,7 @@ def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(ba
 def test_two_tokenizers_that_share_no_chunk(seed, masking):
     """A single text may align nowhere; its two sides are then of any length and hide tokens by themselves."""
     batch = Batch(plain_batch(1, 20), plain_batch(1, 33), torch.zeros((1, 0), dtype=torch.bool))
-    noiser = Noiser(STUDENT_MASK, TEACHER_MASK, student_masking=masking, across_tokenizers=True)
+    noiser = noiser_of("tide_cross", student_masking=masking)
     noised = noiser(batch, generator(seed), torch.tensor([0.5]))
     check_consistent(noised.student, STUDENT_MASK)
     check_consistent(noised.teacher, TEACHER_MASK)
@@ -130,17 +142,15 @@ def test_two_tokenizers_that_share_no_chunk(seed, masking):
     assert noised.teacher_chunks.shape == (1, 33)
 
 
-def test_whose_mask_the_teacher_wears_is_said_and_not_guessed():
+def test_the_method_decides_the_teachers_mask():
     """Equal lengths do not make two tokenizers one, nor chunks one tokenizer two."""
     tokens = plain_batch(4, 40)
-    across = Noiser(STUDENT_MASK, TEACHER_MASK, across_tokenizers=True)
+    across = noiser_of("tide_cross")
     noised = across(same_batch(tokens), generator(), torch.full((4,), 0.5))
     assert not torch.equal(noised.teacher.rows, noised.student.rows)
 
     chunked = token_batch([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 3)
-    noised = Noiser(STUDENT_MASK, TEACHER_MASK)(
-        cross_batch(chunked, chunked), generator(), torch.full((3,), 0.5)
-    )
+    noised = noiser_of("kl")(cross_batch(chunked, chunked), generator(), torch.full((3,), 0.5))
     assert torch.equal(noised.teacher.rows, noised.student.rows)
     _, all_masked = touched_chunks(masked_set(noised.student), chunked.chunks, 3)
     assert all_masked.any() and not noised.chunk_mask.any()
@@ -148,31 +158,29 @@ def test_whose_mask_the_teacher_wears_is_said_and_not_guessed():
 
 def test_comp_demo_predicts_each_token_from_the_view_that_hides_it():
     tokens = plain_batch(4, 50)
-    noised = Noiser(STUDENT_MASK, TEACHER_MASK, comp_demo=True, demo_ratio=0.3)(
-        same_batch(tokens), generator(), torch.full((4,), 0.8)
-    )
+    noised = noiser_of("tide_shared", demo_ratio=0.3)(same_batch(tokens), generator(), torch.full((4,), 0.8))
     assert 0.15 < (noised.teacher.row_views == 1).double().mean() < 0.45  # A is predicted by view 1
     other = 1 - noised.teacher.row_views
     shown = noised.teacher.views[noised.teacher.rows // 50, other, noised.teacher.rows % 50]
     assert torch.equal(shown, noised.teacher.labels)
 
 
-def test_given_times_are_used_and_draw_nothing():
+def test_given_times_are_used():
     batch, noiser = example_batches()["none"]
     t = torch.tensor([0.25, 1.0])
     noised = noiser(batch, generator(), t)
     assert torch.equal(noised.t, t)
     assert noised.diffusion_weight.tolist() == [4.0, 1.0]
-    assert torch.equal(masked_set(noised.student)[1], batch.student.maskable[1])
+    assert torch.equal(masked_set(noised.student)[1], batch.student.loss_mask[1])
 
 
 def test_nothing_masked_leaves_no_rows():
     for batch, noiser in example_batches().values():
-        silent = dataclasses.replace(batch.student, maskable=torch.zeros_like(batch.student.maskable))
+        silent = dataclasses.replace(batch.student, loss_mask=torch.zeros_like(batch.student.loss_mask))
         quiet = dataclasses.replace(batch, student=silent)
         if batch.teacher is not None:
-            unread = torch.zeros_like(batch.teacher.maskable)
-            quiet = dataclasses.replace(quiet, teacher=dataclasses.replace(batch.teacher, maskable=unread))
+            unread = torch.zeros_like(batch.teacher.loss_mask)
+            quiet = dataclasses.replace(quiet, teacher=dataclasses.replace(batch.teacher, loss_mask=unread))
         noised = noiser(quiet, generator(), torch.ones(2))
         for side in (noised.student, noised.teacher):
             if side is not None:

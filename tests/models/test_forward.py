@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from tests.batches import STUDENT_MASK as MASK
+from tests.batches import noised_tokens, random_masked
 from tests.tiny import make_model
 from tide.batch import NoisedTokens
-from tide.models import hidden_rows, hidden_states, output_head
+from tide.contract import Contract
+from tide.layouts import block_diffusion_layout, text_layout
+from tide.models import output_head, run
 
-VOCAB, MASK_ID, BLOCK, LENGTH = 40, 39, 4, 10  # blocks of 4, 4 and 2
+VOCAB, BLOCK, LENGTH = MASK + 1, 4, 10  # blocks of 4, 4 and 2
 
 
 @pytest.fixture(scope="module")
@@ -20,31 +24,12 @@ def model():
     return make_model(VOCAB)
 
 
-def noised_tokens(
-    masked: torch.Tensor, *, views: int = 1, lengths: tuple[int, ...] | None = None, seed: int = 0
-) -> NoisedTokens:
-    """Random ids; with two views every second masked token of a sequence is hidden in the second one."""
-    generator = torch.Generator().manual_seed(seed)
-    num, length = masked.shape
-    token_ids = torch.randint(0, MASK_ID, masked.shape, generator=generator)
-    valid = torch.arange(length) < torch.tensor(lengths or [length] * num)[:, None]
-    view_of_token = (masked.cumsum(1) - 1).clamp_min(0) % views
-    hidden = masked[:, None] & (view_of_token[:, None] == torch.arange(views)[:, None])
-    rows = masked.flatten().nonzero().flatten()
-    noised = token_ids[:, None].masked_fill(hidden, MASK_ID)
-    return NoisedTokens(token_ids, valid, noised, rows, view_of_token.flatten()[rows])
-
-
-def random_masked(num: int = 3, length: int = LENGTH, seed: int = 0) -> torch.Tensor:
-    return torch.rand((num, length), generator=torch.Generator().manual_seed(seed)) < 0.5
-
-
 def with_token(noised: NoisedTokens, row: int, token_id: int) -> NoisedTokens:
     """The same masks over a text with another token at flat position `row`, in views that show it too."""
     sequence, position = row // noised.token_ids.shape[1], row % noised.token_ids.shape[1]
     token_ids, views = noised.token_ids.clone(), noised.views.clone()
     token_ids[sequence, position] = token_id
-    views[sequence, :, position] = torch.where(views[sequence, :, position] == MASK_ID, MASK_ID, token_id)
+    views[sequence, :, position] = torch.where(views[sequence, :, position] == MASK, MASK, token_id)
     return dataclasses.replace(noised, token_ids=token_ids, views=views)
 
 
@@ -56,7 +41,11 @@ def place(noised: NoisedTokens) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def rows_of(model, noised: NoisedTokens, block_size: int = BLOCK) -> torch.Tensor:
-    return hidden_rows(model, noised, block_size=block_size)
+    return trained_rows(model, noised, block_size)
+
+
+def trained_rows(model, noised: NoisedTokens, block_size: int = BLOCK) -> torch.Tensor:
+    return run(model, block_diffusion_layout(noised, Contract(MASK, block_size)))
 
 
 @torch.no_grad()
@@ -83,8 +72,6 @@ def rows_one_block_at_a_time(model, noised: NoisedTokens, block_size: int) -> to
 def test_rows_are_those_of_each_block_run_alone(block_size, views):
     double = make_model(VOCAB).double()
     noised = noised_tokens(random_masked(), views=views, lengths=(10, 7, 9))
-    kept = noised.valid.flatten()[noised.rows]
-    noised = dataclasses.replace(noised, rows=noised.rows[kept], row_views=noised.row_views[kept])
     expected = rows_one_block_at_a_time(double, noised, block_size)
     assert_close(rows_of(double, noised, block_size), expected, rtol=0, atol=1e-10)
 
@@ -107,7 +94,7 @@ def test_the_true_id_of_a_masked_token_reaches_no_row_that_must_predict_it(model
     before, (sequence, block) = rows_of(model, noised), place(noised)
     reached = 0
     for index, row in enumerate(noised.rows.tolist()):
-        other = with_token(noised, row, (int(noised.token_ids.flatten()[row]) + 1) % MASK_ID)
+        other = with_token(noised, row, (int(noised.token_ids.flatten()[row]) + 1) % MASK)
         after = rows_of(model, other)
         assert torch.equal(after[index], before[index])
         changed = (after != before).any(1)
@@ -128,7 +115,7 @@ def test_a_later_block_reaches_no_earlier_row(model):
     before, (_, block) = rows_of(model, noised), place(noised)
     for first in (4, 8):
         token_ids, views = noised.token_ids.clone(), noised.views.clone()
-        token_ids[:, first:] = (token_ids[:, first:] + 1) % MASK_ID
+        token_ids[:, first:] = (token_ids[:, first:] + 1) % MASK
         views[..., first:] = token_ids[:, None, first:]
         after = rows_of(model, dataclasses.replace(noised, token_ids=token_ids, views=views))
         earlier = block < first // BLOCK
@@ -143,7 +130,7 @@ def test_a_block_is_read_in_both_directions(model):
     noised = noised_tokens(masked)
     before = rows_of(model, noised)
     for shown in (5, 6):  # between the two masked tokens of the second block
-        after = rows_of(model, with_token(noised, shown, (int(noised.token_ids[0, shown]) + 1) % MASK_ID))
+        after = rows_of(model, with_token(noised, shown, (int(noised.token_ids[0, shown]) + 1) % MASK))
         assert (after != before).any(1).tolist() == [True, True]
     # And from the masked token at its end to the one at its start.
     views = noised.views.clone()
@@ -173,7 +160,7 @@ def test_padding_changes_no_row(model):
         return torch.nn.functional.pad(tensor, (0, 6), value=value)
 
     rows = noised.rows // 6 * 12 + noised.rows % 6
-    for pad_id in (0, 17, MASK_ID):
+    for pad_id in (0, 17, MASK):
         longer = NoisedTokens(
             padded(noised.token_ids, pad_id),
             padded(noised.valid, False),
@@ -187,7 +174,7 @@ def test_padding_changes_no_row(model):
 
 def test_nothing_masked_gives_no_rows_and_a_connected_graph(model):
     quiet = noised_tokens(torch.zeros((2, 5), dtype=torch.bool))
-    rows = hidden_rows(model, quiet, block_size=BLOCK)
+    rows = trained_rows(model, quiet)
     assert rows.shape == (0, 32) and rows.requires_grad
 
 
@@ -196,16 +183,14 @@ def test_an_attention_that_would_misread_the_mask_is_an_error(attention):
     """Eager attention adds the mask to the scores: True would be +1, and every token see every other."""
     model = make_model(VOCAB)
     model.set_attn_implementation(attention)
-    with pytest.raises(ValueError, match=f"sdpa; got {attention!r}. Load .* attn_implementation='sdpa'"):
+    with pytest.raises(ValueError, match=f"sdpa attention; got {attention!r}.* attn_implementation='sdpa'"):
         rows_of(model, noised_tokens(random_masked()))
 
 
 def test_gradients_reach_every_parameter_and_are_finite(model):
     noised = noised_tokens(random_masked(), lengths=(10, 7, 3))
-    kept = noised.valid.flatten()[noised.rows]
-    noised = dataclasses.replace(noised, rows=noised.rows[kept], row_views=noised.row_views[kept])
     trained = make_model(VOCAB)
-    hidden_rows(trained, noised, block_size=BLOCK).square().sum().backward()
+    trained_rows(trained, noised).square().sum().backward()
     for name, parameter in trained.model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
@@ -219,9 +204,9 @@ def test_decoding_states_are_the_noised_rows_of_the_last_block(model):
     rows = rows_of(model, noised).view(2, 2, -1)
     ids = torch.cat([noised.token_ids[:, :4], noised.views[:, 0, 4:7], torch.full((2, 3), 5)], dim=1)
     with torch.no_grad():
-        states = hidden_states(model, ids, torch.arange(LENGTH).expand(2, -1) < 7, block_size=BLOCK)
-    assert states.shape == (2, LENGTH, 32)
-    assert_close(states[:, 5:7], rows, rtol=0, atol=2e-5)
+        valid = torch.arange(LENGTH).expand(2, -1) < 7
+        states = run(model, text_layout(ids, valid, masked, Contract(MASK, BLOCK))).view(2, 2, -1)
+    assert_close(states, rows, rtol=0, atol=2e-5)
 
 
 def test_the_head_is_the_output_embedding_tied_or_not():
@@ -234,4 +219,14 @@ def test_the_head_is_the_output_embedding_tied_or_not():
     noised = noised_tokens(random_masked())
     hidden, head = rows_of(untied, noised), output_head(untied)
     with torch.no_grad():
-        assert torch.equal(hidden @ head.weight.T + head.bias, untied.lm_head(hidden))
+        assert torch.equal(head.logits(hidden), untied.lm_head(hidden))
+
+
+def test_the_head_scales_and_caps_logits_as_the_configuration_says():
+    model = make_model(VOCAB)
+    assert output_head(model)[2:] == (1.0, None)
+    model.config.logit_scale, model.config.final_logit_softcapping = 0.5, 3.0
+    hidden = 4 * torch.ones(2, 32)
+    head = output_head(model)
+    plain = hidden @ head.weight.T
+    assert_close(head.logits(hidden), 3 * torch.tanh(0.5 * plain / 3))

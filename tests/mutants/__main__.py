@@ -1,8 +1,8 @@
-"""Plants each fault in a copy of the tree and runs the tests that have to fail for it.
+"""Plant each fault in a copy of the tree and run the tests that must fail for it.
 
     python -m tests.mutants [--only WORD] [--out docs/kernels/mutants.md]
 
-The untouched copy passes the same tests first. The status is 1 if a fault survives.
+The unchanged copy must pass the same tests first. Exit status 1 if a fault survives.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from tests.mutants.linear_faults import FAULTS
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("benchmarks", "tests", "tide", "tide_kernels")
 PROCESSES = 2
-# Of pytest: tests failed; nothing was collected.
+# Exit statuses of pytest: tests failed; no test was collected.
 FAILED, NOTHING = 1, 5
 PAGE = """# Mutants
 
-Written by `make mutants`, which plants one fault at a time in a copy of the tree and runs the tests that are
-meant to find it, after the same tests passed without the fault. The faults are listed in
-`tests/mutants/faults.py` and `linear_faults.py`. A row offset of 32 bits shows in no tensor that a CPU test
-can hold: it is found in the intermediate code of the ahead-of-time builds.
+Written by `make mutants`, which plants one fault at a time in a copy of the tree and runs the tests that must
+fail for it, after the same tests passed without the fault. `tests/mutants/faults.py` and `linear_faults.py`
+list the faults. A 32-bit row offset needs a larger tensor than a CPU test can hold: the ahead-of-time builds
+find it in the intermediate code.
 
 """
 
 
 class Outcome(NamedTuple):
-    """What the tests said about a fault."""
+    """Result of the tests for a fault."""
 
     fault: Fault
     caught: bool
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 def main() -> int:
-    """Runs all faults; 1 if one survives."""
+    """Run all faults. Returns 1 if one survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", default="", help="faults whose op, backend or name contains this")
     parser.add_argument("--out", type=Path, help="the page to write")
@@ -54,10 +54,10 @@ def main() -> int:
         parser.error("--out takes all faults; drop --only")
     faults = [f for f in FAULTS if options.only in f"{f.op} {f.backend} {f.name}"]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        # Each selection once, however many faults it serves.
+        # Each selection of tests once.
         sound = list(pool.map(untouched, sorted({fault.tests for fault in faults})))
         if broken := [line for line in sound if line]:
-            print("mutants: these fail without a fault; repair them first\n" + "\n".join(broken))
+            print("mutants: these tests fail without a fault; fix them first\n" + "\n".join(broken))
             return 1
         outcomes = []
         for outcome in pool.map(planted, faults):
@@ -85,14 +85,14 @@ def untouched(tests: tuple[str, ...]) -> str:
 
 
 def planted(fault: Fault) -> Outcome:
-    """The outcome of a fault, in a copy of its own."""
+    """Plant a fault in a copy of the tree and run its tests."""
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_to(Path(folder))
         source = (tree / fault.file).read_text()
         if source.count(fault.old) != 1:
             raise ValueError(
-                f"mutants: the old text of {fault.name!r} has to occur once in {fault.file}; it occurs "
-                f"{source.count(fault.old)} times. Give the text that stands there now."
+                f"mutants: the old text of {fault.name!r} must occur once in {fault.file}; it occurs "
+                f"{source.count(fault.old)} times. Update it to the current source."
             )
         (tree / fault.file).write_text(source.replace(fault.old, fault.new))
         status, by = run(tree, fault.tests)
@@ -100,12 +100,12 @@ def planted(fault: Fault) -> Outcome:
         raise ValueError(
             f"mutants: no test matches {' '.join(fault.tests)}; name some in tests/mutants/faults.py"
         )
-    # A fault that ends the process, or the import, is one that tests notice.
+    # A fault that breaks the import or ends the process is caught, too.
     return Outcome(fault, status != 0, by if status == FAILED else f"status {status}" if status else "")
 
 
 def copy_to(folder: Path) -> Path:
-    """A copy of what tests read."""
+    """Copy the folders that tests read."""
     for name in COPIED:
         ignored = shutil.ignore_patterns("__pycache__", "results")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
@@ -115,7 +115,7 @@ def copy_to(folder: Path) -> Path:
 
 def run(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
     """(pytest's status, the first test that failed)."""
-    # No bytecode, and no path of the caller's: what is imported has to be the copy.
+    # No bytecode and no inherited path: imports must find the copy.
     kept = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")
     }
@@ -127,7 +127,7 @@ def run(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
-    """Markdown, a row per fault."""
+    """Markdown table, a row per fault."""
     survivors = sum(not outcome.caught for outcome in outcomes)
     lines = [f"{len(outcomes) - survivors} of {len(outcomes)} faults caught.", ""]
     lines += ["| op | backend | fault | found by |", "|---|---|---|---|"]

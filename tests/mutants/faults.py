@@ -1,7 +1,7 @@
-"""Faults that the tests have to find: one line changed in one file, by name.
+"""Faults that the tests must find, each a plausible mistake: one line changed in one file.
 
-Each is a mistake that is easy to make in these kernels. A fault is right if the file holds its old text
-exactly once, which `test_faults.py` checks, and if no test of its selection needs a GPU.
+A fault's old text must occur exactly once in its file, which `test_faults.py` checks, and its tests must run
+without a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHORT_ROW = "row = tl.program_id(0) // SPLITS"
 
 
 class Fault(NamedTuple):
-    """One planted fault and the tests that have to fail for it."""
+    """A fault and the tests that must fail for it."""
 
     op: str
     backend: str

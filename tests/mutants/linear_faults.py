@@ -1,4 +1,4 @@
-"""Faults of the ops over hidden states, in the form of `faults.py`."""
+"""Faults of the hidden-in ops; see `faults.py`."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ LINEAR_DIVERGENCES = (
     ),
     _linear(
         "triton",
-        "a chunk's gradient goes to the block's first rows",
+        "a row block's gradient goes to the first rows",
         "_shared/linear_divergence_rows.py",
-        "return self.d_block[chunk.start - block.start : chunk.stop - block.start]",
-        "return self.d_block[0 : chunk.stop - chunk.start]",
+        "return self.d_block[block.start - gradient_block.start : block.stop - gradient_block.start]",
+        "return self.d_block[0 : block.stop - block.start]",
     ),
     _linear(
         "triton",

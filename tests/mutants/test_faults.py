@@ -1,4 +1,4 @@
-"""The list of planted faults fits the sources: each old text occurs once, and every op has its share."""
+"""Every planted fault applies to the current sources, and every op has faults."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.op}, {f.backend}: {f.name}")
-def test_the_text_to_change_occurs_once(fault):
+def test_old_text_occurs_once(fault):
     assert (ROOT / fault.file).read_text().count(fault.old) == 1
     assert fault.old != fault.new
     assert (ROOT / fault.tests[0]).exists()
 
 
-def test_every_op_has_faults_of_both_fast_backends():
+def test_every_op_has_faults_in_both_fast_backends():
     counts = Counter((fault.op, fault.backend) for fault in FAULTS)
     ops = {path.parent.name for path in (ROOT / "tide_kernels").glob("*/kernels.py")}
     assert ops

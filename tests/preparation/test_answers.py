@@ -17,8 +17,8 @@ from tests.alignment.zoo import KINDS, tokenizer_of
 from tests.data.templates import FOLDED, IM_START, STRIPPED_PLAIN
 from tests.tiny import make_tokenizer
 from tide.alignment import ByteTable
-from tide.data import Conversation, Message, TextRow
-from tide.preparation import Dropped, align_answers, answers, read_pairs
+from tide.data import Conversation, Message, Rejected, TextRow
+from tide.preparation import align_answers, answers, read_pairs
 
 answer_texts = st.one_of(
     texts, st.sampled_from(["in", " for", "x<|end|>y", "ﷺ x", "\u0301a", "no \u2603 token"])
@@ -46,7 +46,7 @@ def chats(kind: str, template) -> PreTrainedTokenizerFast:
 
 
 def same(one, other) -> bool:
-    if isinstance(one, Dropped) or isinstance(other, Dropped):
+    if isinstance(one, Rejected) or isinstance(other, Rejected):
         return one == other
     pairs = [(getattr(one.alignment, name), getattr(other.alignment, name)) for name in vars(one.alignment)]
     return all(np.array_equal(*pair) for pair in pairs) and one[:2] + one[3:] == other[:2] + other[3:]
@@ -62,19 +62,19 @@ def same(one, other) -> bool:
 def test_many_rows_are_each_row_alone(kinds, templates, batch, merge):
     sides = tuple(map(chats, kinds, templates))
     tables = ByteTable.from_tokenizer(sides[0]), ByteTable.from_tokenizer(sides[1])
-    pairs = [pair for pair in read_pairs(batch, *sides, {}) if not isinstance(pair, Dropped)]
+    pairs = [pair for pair in read_pairs(batch, *sides, {}) if not isinstance(pair, Rejected)]
     together = align_answers(pairs, tables, **merge)
     assert len(together) == len(pairs)
     for pair, found in zip(pairs, together, strict=True):
         (alone,) = align_answers([pair], tables, **merge)
         # An error tells the position among the tokens that were laid out together: here, those of the row.
         assert same(found, alone)
-        if not isinstance(found, Dropped):
+        if not isinstance(found, Rejected):
             lengths = [len(side.tokens.token_ids) for side in pair]
             chunks = found.alignment.student_chunks, found.alignment.teacher_chunks
             assert [len(of_side) for of_side in chunks] == lengths
             for of_side, side in zip(chunks, pair, strict=True):
-                assert side.tokens.learnt[of_side >= 0].all()
+                assert side.tokens.loss_mask[of_side >= 0].all()
                 assert set(of_side.tolist()) - {-1} == set(range(found.alignment.num_chunks))
 
 
@@ -90,15 +90,15 @@ def test_a_respelled_row_costs_no_other(at, tokens_at_once, monkeypatch):
     tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
     found = align_answers(pairs, tables)
     dropped, part = found.pop(at), found.pop(at)
-    assert isinstance(dropped, Dropped) and dropped.reason == "not aligned" and "rejected" in dropped.detail
-    assert not isinstance(part, Dropped)
+    assert isinstance(dropped, Rejected) and dropped.reason == "not aligned" and "rejected" in dropped.detail
+    assert not isinstance(part, Rejected)
     assert (
         part.alignment.num_chunks > 0
         and part.alignment.ends[-1] <= len("for")
         and part.alignment.num_rejected
     )
     for row, aligned in zip(good, found, strict=True):
-        assert not isinstance(aligned, Dropped)
+        assert not isinstance(aligned, Rejected)
         assert aligned.text == row.completion.encode() and aligned.alignment.num_chunks >= 1
         # The student drops blanks, which rejects the teacher's tokens that begin with them.
         assert (aligned.alignment.num_rejected > 0) == (" " in row.completion)

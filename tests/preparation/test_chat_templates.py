@@ -114,7 +114,7 @@ def test_only_python_answers_are_taken(chats, tmp_path):
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_a_name_that_the_template_never_reads_is_found_before_a_shard_is_written(chats, tmp_path, side):
     wrong = {side: {"dat": "26 July"}.items()}
-    message = rf"{side}\.template_arguments: the chat template never reads dat, .* It reads date\."
+    message = rf"{side}\.template_arguments: the chat template never reads dat\. It reads date\."
     with pytest.raises(ValueError, match=message):
         prepare(chats(**wrong, prepared=str(tmp_path / "prepared")), workers=1)
     assert not (tmp_path / "prepared").exists()
@@ -129,7 +129,7 @@ def test_a_template_that_reads_the_clock_is_warned_of(chats, tmp_path):
     tokenizer.chat_template = "{{ date | default(strftime_now('%Y')) }}" + tokenizer.chat_template
     tokenizer.save_pretrained(tmp_path / "student")
     with pytest.warns(
-        UserWarning, match=r"student\.template_arguments: .* reads the clock .* it reads date\."
+        UserWarning, match=r"student\.template_arguments: .* reads the current date .* it reads date\."
     ):
         prepare(chats(prepared=str(tmp_path / "clock")), workers=1)
     with warnings.catch_warnings():

@@ -1,46 +1,41 @@
-"""Conversations to examples: answers alone are learnt, under either side's template, chunk by chunk."""
+"""Conversations to examples: the loss reads answers alone, under either side's template, chunk by chunk."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.chat import CONVERSATIONS
+from tests.chat import CONVERSATIONS, builder, examples_of
 from tests.tiny import END, make_tokenizer
 from tide.alignment import ByteTable
-from tide.data import Conversation, Message, TextRow, parse_row
-from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
-from tide.preparation.examples import Built, Dropped, ExampleBuilder, Layout
+from tide.data import Conversation, Message, Rejected, TextRow, parse_row
+from tide.preparation import Built
 
 ROWS = [parse_row(row) for row in CONVERSATIONS]
 LENGTHS = {"max_length": 256, "teacher_max_length": 256, "block_size": 8}
 
 
-def learnt_text(sequence, tokenizer) -> str:
-    """What is learnt, decoded, special tokens as they are written."""
-    return tokenizer.decode(sequence.token_ids[sequence.maskable])
+def loss_text(sequence, tokenizer) -> str:
+    """The text in the loss mask, special tokens as they are written."""
+    return tokenizer.decode(sequence.token_ids[sequence.loss_mask])
 
 
-def test_every_answer_is_learnt_with_the_end_of_its_turn(chat_tokenizer):
-    first, second, third = same_tokenizer_examples(
-        ROWS, chat_tokenizer, max_length=256, block_size=8, with_teacher=False
-    )
+def test_every_answer_is_in_the_loss_with_the_end_of_its_turn(chat_tokenizer):
+    first, second, third = examples_of(ROWS, chat_tokenizer, max_length=256, block_size=8)
     answer = "def add(first, second):\n    return first + second"
-    ends = [learnt_text(example.student, chat_tokenizer).removesuffix(END) for example in (first, second)]
-    assert learnt_text(first.student, chat_tokenizer).startswith(f"{answer}<|end_turn|>assistant<|end_turn|>")
+    ends = [loss_text(example.student, chat_tokenizer).removesuffix(END) for example in (first, second)]
+    assert loss_text(first.student, chat_tokenizer).startswith(f"{answer}<|end_turn|>assistant<|end_turn|>")
     assert set(ends[0].split("assistant<|end_turn|>")[-1].split(END)) == {""}
-    assert learnt_text(second.student, chat_tokenizer).startswith(
-        "print('über Straße 🙂', 12345)<|end_turn|>"
-    )
-    assert learnt_text(third.student, chat_tokenizer).startswith("x x<|end_turn|>")
-    # The question that repeats the answer word for word is not learnt.
+    assert loss_text(second.student, chat_tokenizer).startswith("print('über Straße 🙂', 12345)<|end_turn|>")
+    assert loss_text(third.student, chat_tokenizer).startswith("x x<|end_turn|>")
+    # The question that repeats the answer word for word is context.
     text = chat_tokenizer.decode(first.student.token_ids)
     assert text.count(answer) == 2
-    # Nothing follows the last turn that is learnt but end-of-text, up to a whole block.
+    # Nothing follows the last turn in the loss but end-of-text, up to a whole block.
     assert text.rstrip(END[-1]).count("<|turn|>") == 5 and len(first.student.token_ids) % 8 == 0
 
 
 def test_chunks_cover_the_answers_alone_with_equal_bytes(chat_tokenizer, other_chat_tokenizer):
-    examples = cross_tokenizer_examples(ROWS, chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    examples = examples_of(ROWS, chat_tokenizer, other_chat_tokenizer, **LENGTHS)
     tables = ByteTable.from_tokenizer(chat_tokenizer), ByteTable.from_tokenizer(other_chat_tokenizer)
     for row, example in zip(ROWS, examples, strict=True):
         answers = "".join(
@@ -53,30 +48,30 @@ def test_chunks_cover_the_answers_alone_with_equal_bytes(chat_tokenizer, other_c
                     spans[chunk] = spans.get(chunk, b"") + table.tokens[token_id]
             assert list(spans) == list(range(example.num_chunks))
             assert b"".join(spans.values()) == answers
-            assert side.maskable[side.chunks >= 0].all()
+            assert side.loss_mask[side.chunks >= 0].all()
     # No chunk runs from one answer into the next.
     assert examples[0].num_chunks > 2
 
 
-def test_white_space_that_one_template_strips_is_in_no_chunk(chat_tokenizer, other_chat_tokenizer):
+def test_whitespace_that_one_template_strips_is_in_no_chunk(chat_tokenizer, other_chat_tokenizer):
     row = Conversation((Message("user", "a"), Message("assistant", "  x = 1\n")))
-    (example,) = cross_tokenizer_examples([row], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    (example,) = examples_of([row], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
     table = ByteTable.from_tokenizer(chat_tokenizer)
     covered = b"".join(
         table.tokens[token] for token in example.student.token_ids[example.student.chunks >= 0].tolist()
     )
     assert covered in (b"x = 1", b" x = 1"[1:])
-    assert "  x = 1\n<|end_turn|>" in learnt_text(example.student, chat_tokenizer)
+    assert "  x = 1\n<|end_turn|>" in loss_text(example.student, chat_tokenizer)
 
 
 @pytest.mark.parametrize("max_length", [24, 40, 64, 72])
 def test_a_cut_conversation_keeps_whole_chunks(chat_tokenizer, other_chat_tokenizer, max_length):
-    (whole,) = cross_tokenizer_examples(ROWS[:1], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
-    build = ExampleBuilder(Layout(8, max_length, 256), chat_tokenizer, other_chat_tokenizer)
+    (whole,) = examples_of(ROWS[:1], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    build = builder(chat_tokenizer, other_chat_tokenizer, **LENGTHS | {"max_length": max_length})
     (built,) = build(ROWS[:1])
-    if isinstance(built, Dropped):
+    if isinstance(built, Rejected):
         assert built.reason == "nothing to learn within max_length"
-        assert not whole.student.maskable[:max_length].any()
+        assert not whole.student.loss_mask[:max_length].any()
         return
     example = built.example
     assert built.cut == (len(whole.student.token_ids) > max_length)
@@ -91,10 +86,10 @@ def test_a_cut_conversation_keeps_whole_chunks(chat_tokenizer, other_chat_tokeni
 @pytest.mark.parametrize(
     ("end_fill", "learnt_ends", "ends"), [("learnt", 3, 3), ("unlearnt", 1, 3), ("none", 1, 1)]
 )
-def test_end_of_text_is_learnt_as_the_layout_says(word_tokenizer, end_fill, learnt_ends, ends):
+def test_end_fill_sets_the_end_of_text_and_its_loss_mask(word_tokenizer, end_fill, learnt_ends, ends):
     row = TextRow("", "é")  # two tokens
-    (built,) = ExampleBuilder(Layout(5, 20, 20, end_fill=end_fill), word_tokenizer)([row])
-    ids, maskable = built.example.student.token_ids, built.example.student.maskable
+    (built,) = builder(word_tokenizer, max_length=20, block_size=5, end_fill=end_fill)([row])
+    ids, maskable = built.example.student.token_ids, built.example.student.loss_mask
     is_end = ids == word_tokenizer.eos_token_id
     assert int(is_end.sum()) == ends and int(maskable[is_end].sum()) == learnt_ends
     assert maskable[~is_end].all() and len(ids) == 2 + ends
@@ -102,8 +97,8 @@ def test_end_of_text_is_learnt_as_the_layout_says(word_tokenizer, end_fill, lear
 
 @pytest.mark.parametrize(("end_fill", "learnt_ends"), [("learnt", None), ("unlearnt", 0), ("none", 0)])
 def test_a_turn_brings_its_own_end(chat_tokenizer, end_fill, learnt_ends):
-    (built,) = ExampleBuilder(Layout(8, 256, 256, end_fill=end_fill), chat_tokenizer)(ROWS[1:2])
-    ids, maskable = built.example.student.token_ids, built.example.student.maskable
+    (built,) = builder(chat_tokenizer, max_length=256, block_size=8, end_fill=end_fill)(ROWS[1:2])
+    ids, maskable = built.example.student.token_ids, built.example.student.loss_mask
     is_end = ids == chat_tokenizer.eos_token_id
     turn_end = chat_tokenizer.convert_tokens_to_ids("<|end_turn|>")
     assert ids[~is_end][-1] == turn_end and maskable[~is_end][-1]
@@ -114,8 +109,8 @@ def test_a_turn_brings_its_own_end(chat_tokenizer, end_fill, learnt_ends):
         assert int(maskable[is_end].sum()) == learnt_ends
 
 
-def test_rows_that_make_no_example_say_why(chat_tokenizer, other_chat_tokenizer, word_tokenizer):
-    build = ExampleBuilder(Layout(8, 32, 32), chat_tokenizer, other_chat_tokenizer)
+def test_rejected_rows_have_a_reason(chat_tokenizer, other_chat_tokenizer, word_tokenizer):
+    build = builder(chat_tokenizer, other_chat_tokenizer, max_length=32, block_size=8)
     long = Conversation((Message("user", "many words " * 40), Message("assistant", "y")))
     masked = Conversation((Message("user", "a"), Message("assistant", f"b {chat_tokenizer.mask_token}")))
     fine = Conversation((Message("user", "a"), Message("assistant", "b")))
@@ -130,20 +125,20 @@ def test_a_tokenizer_without_end_of_text_is_refused(line_tokenizer):
     with pytest.raises(
         ValueError, match=r"the teacher's tokenizer has no end-of-text token.*Set its eos_token"
     ):
-        ExampleBuilder(Layout(8, 32, 32), line_tokenizer, endless)
+        builder(line_tokenizer, endless, max_length=32, block_size=8)
 
 
 def test_merged_chunks_end_with_words(word_tokenizer, line_tokenizer):
     row = TextRow("", "values_and_counters = internationalisation(values)")
     sizes = {}
     for merging in ("none", "words"):
-        layout = Layout(8, 96, 96, chunk_merging=merging)
-        (built,) = ExampleBuilder(layout, word_tokenizer, line_tokenizer)([row])
-        sizes[merging] = built.example.num_chunks
+        layout = {"max_length": 96, "block_size": 8, "chunk_merging": merging}
+        (example,) = examples_of([row], word_tokenizer, line_tokenizer, **layout)
+        sizes[merging] = example.num_chunks
     assert 1 <= sizes["words"] <= 3 < sizes["none"]
 
 
-# No white space: "words" makes one chunk of it.
+# No whitespace: "words" makes one chunk of it.
 CHINESE = TextRow("", "分词器把一段没有空格的文字当作一个词，于是整段只有一个块。")
 
 
@@ -158,9 +153,8 @@ CHINESE = TextRow("", "分词器把一段没有空格的文字当作一个词，
 )
 def test_limits_reach_the_chunks(word_tokenizer, line_tokenizer, options, limit, size_of):
     def built(**options):
-        layout = Layout(8, 256, 256, **options)
-        (row,) = ExampleBuilder(layout, word_tokenizer, line_tokenizer)([CHINESE])
-        return row.example
+        (example,) = examples_of([CHINESE], word_tokenizer, line_tokenizer, **LENGTHS, **options)
+        return example
 
     def sizes(example):
         counts = [
@@ -186,8 +180,8 @@ def test_limits_reach_the_chunks(word_tokenizer, line_tokenizer, options, limit,
     assert size_of == "tokens" or all(one + other > limit - 2 for one, other in pairs)
 
 
-def test_options_that_contradict_each_other_are_no_fault_of_a_row(word_tokenizer, line_tokenizer):
-    build = ExampleBuilder(Layout(8, 256, 256, chunk_merging="length"), word_tokenizer, line_tokenizer)
+def test_contradictory_options_are_an_error_not_a_rejected_row(word_tokenizer, line_tokenizer):
+    build = builder(word_tokenizer, line_tokenizer, **LENGTHS, chunk_merging="length")
     with pytest.raises(ValueError, match="align_answers: max_bytes and max_tokens limit merged chunks"):
         build([CHINESE])
 
@@ -200,12 +194,12 @@ def test_an_answer_of_weight_0_is_context(chat_tokenizer, other_chat_tokenizer):
         {"role": "assistant", "content": "right"},
     ]
     row = parse_row({"messages": turns})
-    (example,) = cross_tokenizer_examples([row], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
-    for side, tokenizer, learnt in (
+    (example,) = examples_of([row], chat_tokenizer, other_chat_tokenizer, **LENGTHS)
+    for side, tokenizer, answer in (
         (example.student, chat_tokenizer, "right<|"),
         (example.teacher, other_chat_tokenizer, " right<|"),  # its template puts the space there
     ):
         assert "wrong" in tokenizer.decode(side.token_ids)
-        assert learnt_text(side, tokenizer).startswith(learnt) and (side.chunks >= 0).any()
-        assert "wrong" not in learnt_text(side, tokenizer)
+        assert loss_text(side, tokenizer).startswith(answer) and (side.chunks >= 0).any()
+        assert "wrong" not in loss_text(side, tokenizer)
         assert tokenizer.decode(side.token_ids[side.chunks >= 0]) == "right"

@@ -7,11 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.chat import builder, examples_of
 from tests.plain_tokens import tokenize_rows
 from tests.tiny import ROWS, make_tokenizer
 from tide.alignment import ByteTable
+from tide.config import DataConfig
 from tide.data import TextRow
-from tide.preparation import cross_tokenizer_examples, same_tokenizer_examples
+from tide.methods import METHODS
+from tide.preparation import ExampleBuilder
 
 END = 0
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -38,7 +41,7 @@ def check_cross(
     rows, word_tokenizer, line_tokenizer, max_length: int, teacher_max_length: int, block_size: int
 ) -> int:
     """Every example of `rows` against its definition; returns the number of chunks."""
-    examples = cross_tokenizer_examples(
+    examples = examples_of(
         rows,
         word_tokenizer,
         line_tokenizer,
@@ -59,17 +62,17 @@ def check_cross(
     assert len(examples) == len(sides)
     for example, ((ids, maskable), (teacher_ids, teacher_maskable)) in zip(examples, sides, strict=True):
         student, teacher = example.student, example.teacher
-        assert torch.equal(student.token_ids, ids) and torch.equal(student.maskable, maskable)
+        assert torch.equal(student.token_ids, ids) and torch.equal(student.loss_mask, maskable)
         kept = len(teacher.token_ids)
         assert len(student.token_ids) % block_size == kept % block_size == 0
         assert torch.equal(teacher.token_ids, teacher_ids[:kept])
-        assert torch.equal(teacher.maskable, teacher_maskable[:kept])
+        assert torch.equal(teacher.loss_mask, teacher_maskable[:kept])
 
         spans, teacher_spans = chunk_bytes(student, tables[0]), chunk_bytes(teacher, tables[1])
         assert spans == teacher_spans
         assert sorted(spans) == list(range(example.num_chunks))
-        assert not student.maskable[student.chunks >= 0].logical_not().any()
-        assert not teacher.maskable[teacher.chunks >= 0].logical_not().any()
+        assert not student.loss_mask[student.chunks >= 0].logical_not().any()
+        assert not teacher.loss_mask[teacher.chunks >= 0].logical_not().any()
 
         # Minimal and complete: one chunk for every pair of neighbouring common boundaries of the completion.
         start, teacher_start = int((~maskable).sum()), int((~teacher_maskable).sum())
@@ -83,7 +86,7 @@ def check_cross(
 
 def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokenizer, line_tokenizer):
     num_chunks = check_cross(ROWS, word_tokenizer, line_tokenizer, 96, 96, 8)
-    examples = cross_tokenizer_examples(
+    examples = examples_of(
         ROWS, word_tokenizer, line_tokenizer, max_length=96, teacher_max_length=96, block_size=8
     )
     tables = ByteTable.from_tokenizer(word_tokenizer), ByteTable.from_tokenizer(line_tokenizer)
@@ -95,7 +98,7 @@ def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokeniz
             assert b"".join(spans[chunk] for chunk in range(example.num_chunks)) == row.completion.encode()
             ends = side.token_ids == END
             assert 1 <= int(ends.sum()) <= 8 and not ends[: -int(ends.sum())].any()
-            assert side.maskable[ends].all() and (side.chunks[ends] == -1).all()
+            assert side.loss_mask[ends].all() and (side.chunks[ends] == -1).all()
     # Some chunk is more than one token on each side: neither tokenization refines the other.
     for side in ("student", "teacher"):
         sizes = [getattr(example, side).chunks.clamp_min(0).bincount().max() for example in examples]
@@ -104,7 +107,7 @@ def test_chunks_cover_the_completion_with_equal_bytes_on_both_sides(word_tokeniz
 
 @pytest.mark.parametrize("max_length", [8, 12, 20, 100])
 @pytest.mark.parametrize("teacher_max_length", [4, 12, 100])
-def test_a_chunk_cut_on_either_side_is_dropped_on_both(
+def test_a_chunk_cut_on_either_side_is_removed_on_both(
     word_tokenizer, line_tokenizer, max_length, teacher_max_length
 ):
     check_cross(ROWS, word_tokenizer, line_tokenizer, max_length, teacher_max_length, 4)
@@ -136,7 +139,7 @@ def test_a_cut_student_text_ends_the_teachers_with_the_block_of_the_last_shared_
     num_text, num_prompt = int((whole != END).sum()), int((~maskable).sum())
     lengths, inside_a_chunk, after_it = set(), 0, 0
     for max_length in range(num_prompt // block_size * block_size + block_size, len(whole) + 9, block_size):
-        (example,) = cross_tokenizer_examples(
+        (example,) = examples_of(
             [row],
             word_tokenizer,
             line_tokenizer,
@@ -161,62 +164,50 @@ def test_a_cut_student_text_ends_the_teachers_with_the_block_of_the_last_shared_
 
 def test_a_cut_before_the_first_shared_byte_leaves_the_teacher_nothing(word_tokenizer, line_tokenizer):
     row = TextRow("", "    return x\n")  # four spaces are one token to the teacher, and split for the student
-    (example,) = cross_tokenizer_examples(
+    (example,) = examples_of(
         [row], word_tokenizer, line_tokenizer, max_length=1, teacher_max_length=100, block_size=1
     )
-    assert example.num_chunks == 0 and example.student.maskable.tolist() == [True]
+    assert example.num_chunks == 0 and example.student.loss_mask.tolist() == [True]
     assert len(example.teacher.token_ids) == 0
 
 
-def test_a_prompt_that_fills_the_length_drops_the_row(word_tokenizer, line_tokenizer):
+def test_a_prompt_that_fills_the_length_rejects_the_row(word_tokenizer, line_tokenizer):
     long = TextRow("value = 1\n" * 20, "done\n")
     settings = {"max_length": 20, "teacher_max_length": 100, "block_size": 4}
-    examples = cross_tokenizer_examples([long, ROWS[0]], word_tokenizer, line_tokenizer, **settings)
+    examples = examples_of([long, ROWS[0]], word_tokenizer, line_tokenizer, **settings)
     assert len(examples) == 1
     assert torch.equal(
         examples[0].student.token_ids,
         tokenize_rows(ROWS[:1], word_tokenizer, max_length=20, block_size=4)[0][0],
     )
-    same = same_tokenizer_examples(
-        [long, ROWS[0]], word_tokenizer, max_length=20, block_size=4, with_teacher=True
-    )
-    assert len(same) == 1
+    assert len(examples_of([long, ROWS[0]], word_tokenizer, max_length=20, block_size=4)) == 1
 
 
-def test_one_tokenizer_gives_both_sides_the_same_tokens(word_tokenizer):
-    examples = same_tokenizer_examples(ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=True)
+@pytest.mark.parametrize("method", ["none", "tide_shared"])
+def test_one_tokenizer_gives_a_teacher_the_students_tokens(word_tokenizer, method):
+    build = ExampleBuilder(DataConfig(max_length=32), METHODS[method], word_tokenizer, block_size=8)
     sides = tokenize_rows(ROWS, word_tokenizer, max_length=32, block_size=8)
-    for example, (token_ids, maskable) in zip(examples, sides, strict=True):
-        for side in (example.student, example.teacher):
-            assert torch.equal(side.token_ids, token_ids) and torch.equal(side.maskable, maskable)
-            assert side.chunks.dtype == torch.int64 and side.chunks.tolist() == [-1] * len(token_ids)
+    for (example, *_), (token_ids, loss_mask) in zip(build(ROWS), sides, strict=True):
+        student = example.student
+        assert example.teacher is (None if method == "none" else student)
+        assert torch.equal(student.token_ids, token_ids) and torch.equal(student.loss_mask, loss_mask)
+        assert student.chunks.dtype == torch.int64 and student.chunks.tolist() == [-1] * len(token_ids)
         assert example.num_chunks == 0
 
 
-def test_without_a_teacher_there_is_no_teachers_side(word_tokenizer):
-    examples = same_tokenizer_examples(ROWS, word_tokenizer, max_length=32, block_size=8, with_teacher=False)
-    assert [example.teacher for example in examples] == [None] * len(ROWS)
-
-
-def test_nothing_left_is_an_error(word_tokenizer, line_tokenizer):
+def test_rows_whose_prompt_fills_the_length_are_rejected(word_tokenizer, line_tokenizer):
     rows = [TextRow("a long prompt", "x"), TextRow("another long prompt", "y")]
-    for given_rows, told in ((rows, "nothing to learn within max_length 2"), ([], "no rows")):
-        message = (
-            rf"prepare examples: no row makes an example at max_length=3 \({told}\)\. Raise data\.max_len"
-        )
-        with pytest.raises(ValueError, match=message):
-            same_tokenizer_examples(given_rows, word_tokenizer, max_length=3, block_size=1, with_teacher=True)
-        with pytest.raises(ValueError, match=message):
-            cross_tokenizer_examples(
-                given_rows, word_tokenizer, line_tokenizer, max_length=3, teacher_max_length=100, block_size=1
-            )
+    for tokenizers in ((word_tokenizer,), (word_tokenizer, line_tokenizer)):
+        build = builder(*tokenizers, max_length=3, teacher_max_length=100, block_size=1)
+        assert [row.reason for row in build(rows)] == ["nothing to learn within max_length"] * 2
+        assert build([]) == []
 
 
 def test_no_chunk_holds_what_only_one_side_reads_as_text(line_tokenizer):
     marked = make_tokenizer(300)
     marked.add_special_tokens({"pad_token": "<|pad|>"})  # no bytes here, seven characters to the teacher
     tables = ByteTable.from_tokenizer(marked), ByteTable.from_tokenizer(line_tokenizer)
-    (example,) = cross_tokenizer_examples(
+    (example,) = examples_of(
         [TextRow("", "say <|pad|> twice")],
         marked,
         line_tokenizer,

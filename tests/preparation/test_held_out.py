@@ -1,4 +1,4 @@
-"""What is held out: of which split, and that no file of it is trained on."""
+"""Held-out data: its split, and that no file of it is trained on."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def held_out(tiny_checkpoints, tmp_path):
     return texts
 
 
-def test_one_directory_gives_both(splits, held_out):
+def test_one_directory_gives_training_and_held_out_rows(splits, held_out):
     assert held_out(train=str(splits), held_out=str(splits)) == ["of test"]
     data = {"train": str(splits), "held_out": str(splits), "held_out_split": "validation"}
     assert held_out(**data) == ["of validation"]
 
 
-def test_a_split_is_of_no_use_to_a_file(splits, held_out):
+def test_a_split_does_not_apply_to_a_file(splits, held_out):
     more = str(splits.parent / "more.jsonl")
     assert held_out(train=str(splits), held_out=more, held_out_split="validation") == ["more"]
     with pytest.raises(ValueError, match="has no split 'dev', only"):
@@ -70,7 +70,7 @@ def test_a_file_that_is_trained_on_by_another_path_is_found(splits, held_out):
         held_out(train=str(splits), held_out=str(splits))
 
 
-def test_sources_that_are_gone_are_passed_over(splits, held_out, tmp_path):
+def test_missing_training_sources_are_skipped(splits, held_out, tmp_path):
     data = {"train": str(tmp_path / "gone.jsonl"), "held_out": str(splits)}
     assert held_out(**data) == ["of test"]
 

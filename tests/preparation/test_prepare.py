@@ -12,7 +12,7 @@ import torch
 from tests.preparation.prepared import files, prepare, recipe_of
 from tests.tiny import ROWS
 from tide.config import Recipe
-from tide.data import Manifest, ShardedExamples, SourceCounts, write_json
+from tide.data import Manifest, ShardedExamples, SourceCounts
 from tide.preparation import load_tokenizers, training_data
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def equal(one, other) -> bool:
             a is None
             or all(
                 torch.equal(getattr(a, name), getattr(b, name))
-                for name in ("token_ids", "maskable", "chunks")
+                for name in ("token_ids", "loss_mask", "chunks")
             )
         )
         for a, b in pairs
@@ -52,7 +52,7 @@ def bad_rows(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross"])
-def test_shards_hold_the_examples_that_memory_would(tiny_checkpoints, tmp_path, method):
+def test_shards_hold_the_examples_of_an_in_memory_preparation(tiny_checkpoints, tmp_path, method):
     recipe = recipe_of(tiny_checkpoints, tmp_path, method)
     manifest = prepare(recipe, workers=1)
     assert [shard.examples for shard in manifest.shards] == [4, 4]
@@ -64,7 +64,7 @@ def test_shards_hold_the_examples_that_memory_would(tiny_checkpoints, tmp_path, 
     assert all(equal(*pair) for pair in zip(on_disk.examples, in_memory.examples, strict=True))
 
 
-def test_counts_are_of_what_the_examples_hold(tiny_checkpoints, tmp_path):
+def test_counts_match_the_examples(tiny_checkpoints, tmp_path):
     # The teacher's tokens are cut before most of the answers begin.
     recipe = recipe_of(tiny_checkpoints, tmp_path, max_length=24, teacher_max_length=8)
     counts = prepare(recipe, workers=1).counts
@@ -94,7 +94,7 @@ def test_bytes_are_the_same_again_and_with_more_workers(tiny_checkpoints, tmp_pa
     assert {"manifest.json", "plan.json", "part-00000.arrow", "part-00004.arrow"} <= written[0].keys()
 
 
-def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows, monkeypatch):
+def test_an_interrupted_preparation_resumes(tiny_checkpoints, tmp_path, bad_rows, monkeypatch):
     sources = [{"path": str(bad_rows)}, {"path": str(tiny_checkpoints.rows), "weight": 0.25}]
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
     prepare(recipe, workers=1)
@@ -122,13 +122,13 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
         PREPARE, "write_part", lambda given, n, where: (again.append(n), whole(given, n, where))[1]
     )
     said = []
-    prepare(recipe, workers=1, say=said.append)
+    prepare(recipe, workers=1, log=said.append)
     assert made == [0] and again == [1, 2, 3]
     assert files(tmp_path / "prepared") == expected
-    prepare(recipe, workers=1, say=said.append)
+    prepare(recipe, workers=1, log=said.append)
     assert again == [1, 2, 3]
     assert said == [
-        f"{tmp_path / 'prepared'} holds 1 of 4 shards already; going on",
+        f"{tmp_path / 'prepared'} holds 1 of 4 shards already; resuming",
         f"{tmp_path / 'prepared'} was already prepared; nothing is made again",
     ]
 
@@ -146,7 +146,7 @@ def test_an_interrupted_preparation_goes_on(tiny_checkpoints, tmp_path, bad_rows
         ("manifest.json", '{"plan'),
     ],
 )
-def test_what_is_torn_is_made_again(tiny_checkpoints, tmp_path, name, text):
+def test_torn_files_are_made_again(tiny_checkpoints, tmp_path, name, text):
     recipe = recipe_of(tiny_checkpoints, tmp_path)
     manifest = prepare(recipe, workers=1)
     expected = files(tmp_path / "prepared")
@@ -191,10 +191,8 @@ def test_parts_of_two_versions_are_not_mixed(tiny_checkpoints, tmp_path, monkeyp
     assert len(training_data(recipe, load_tokenizers(recipe)).examples) == len(ROWS)
     (directory / "manifest.json").unlink()
     (directory / "part-00001.arrow").unlink()
-    message = (
-        rf"made by tokenizers {there['tokenizers']} \(here 9\.9\), and parts of two versions are not mixed"
-    )
-    with pytest.raises(ValueError, match=message + r"\. Go on with those versions, pass --overwrite"):
+    message = rf"made by tokenizers {there['tokenizers']} \(here 9\.9\); parts of two versions are not mixed"
+    with pytest.raises(ValueError, match=message + r"\. Resume with those versions, pass --overwrite"):
         prepare(recipe, workers=1)
     again = prepare(recipe, workers=1, overwrite=True)
     assert again.plan.versions["tokenizers"] == "9.9" and again.shards == first.shards
@@ -205,32 +203,30 @@ def test_parts_of_two_versions_are_not_mixed(tiny_checkpoints, tmp_path, monkeyp
     assert prepare(recipe, workers=1).plan.versions["tokenizers"] == "10"
 
 
-def test_data_without_recorded_versions_is_kept_whole(tiny_checkpoints, tmp_path):
-    recipe = recipe_of(tiny_checkpoints, tmp_path)
-    directory = tmp_path / "prepared"
-    prepare(recipe, workers=1)
-    for name in ("plan.json", "manifest.json", "part-00000.json", "part-00001.json"):
-        values = json.loads((directory / name).read_text())
-        for of_file in (values, values.get("plan", {})):
-            of_file.pop("versions", None)
-        if "plan" in values or "shard" in values:
-            del values["sources"], values["counts"]["without_chunks"]
-        write_json(directory / name, values)
+def test_data_of_format_1_is_refused_by_preparation_and_training(tiny_checkpoints, tmp_path):
+    recipe, directory = recipe_of(tiny_checkpoints, tmp_path), tmp_path / "prepared"
+    first = prepare(recipe, workers=1)
+    for name in ("plan.json", "manifest.json"):
+        text = (directory / name).read_text().replace('"format": 2', '"format": 1')
+        (directory / name).write_text(text.replace('"loss_tokens"', '"learnt_tokens"'))
     before = files(directory)
-    manifest = prepare(recipe, workers=1)
-    assert (manifest.plan.versions, manifest.sources) == ({}, []) and files(directory) == before
-    assert len(training_data(recipe, load_tokenizers(recipe)).examples) == len(ROWS)
-    (directory / "part-00001.json").unlink()
-    with pytest.raises(ValueError, match=r"made by .*tokenizers of a version not recorded \(here \d"):
+    with pytest.raises(ValueError, match=r"manifest\.json' has format 1, expected 2"):
+        training_data(recipe, load_tokenizers(recipe))
+    with pytest.raises(ValueError, match=r"plan\.json' has format 1, expected 2"):
         prepare(recipe, workers=1)
+    assert files(directory) == before
+    assert prepare(recipe, workers=1, overwrite=True) == first
 
 
-def test_bad_rows_are_counted_and_set_aside(tiny_checkpoints, tmp_path, bad_rows):
+def test_rejected_rows_are_counted_and_written(tiny_checkpoints, tmp_path, bad_rows):
     manifest = prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(bad_rows)), workers=1)
     counts = manifest.counts
-    assert (counts.rows, counts.kept) == (12, 8) and sum(counts.dropped.values()) == 4
+    assert (counts.rows, counts.kept) == (12, 8) and sum(counts.rejected.values()) == 4
     assert (
-        counts.dropped["empty answer"] == counts.dropped["no messages"] == counts.dropped["wrong type"] == 1
+        counts.rejected["empty answer"]
+        == counts.rejected["no messages"]
+        == counts.rejected["wrong type"]
+        == 1
     )
     rejects = [
         json.loads(line)
@@ -250,7 +246,10 @@ def test_rows_are_counted_by_source(tiny_checkpoints, tmp_path, bad_rows):
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
     manifest = prepare(recipe, workers=1)
     assert len(manifest.shards) == 4
-    assert manifest.sources == [SourceCounts(12, 8, 4), SourceCounts(4, 4, 0)]
+    assert manifest.sources == [
+        SourceCounts(rows=12, kept=8, rejected=4),
+        SourceCounts(rows=4, kept=4, rejected=0),
+    ]
     assert Manifest.read(tmp_path / "prepared") == manifest
 
 
@@ -271,7 +270,7 @@ def test_a_source_without_a_row_in_the_mixture_is_an_error(tiny_checkpoints, tmp
     assert not (tmp_path / "prepared").exists()
 
 
-def test_a_mixture_takes_its_shares(tiny_checkpoints, tmp_path):
+def test_a_mixture_takes_weighted_shares(tiny_checkpoints, tmp_path):
     source = {"path": str(tiny_checkpoints.rows)}
     data = {"train": None, "sources": [source, {**source, "weight": 0.5}]}
     manifest = prepare(recipe_of(tiny_checkpoints, tmp_path, **data), workers=1)
@@ -293,7 +292,7 @@ def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
     assert not list((tmp_path / "prepared").glob("*.new"))
     # A plan that cannot be read is some plan, too.
     (tmp_path / "prepared" / "plan.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"plan\.json' has no 'sides'.*Pass --overwrite"):
+    with pytest.raises(ValueError, match=r"plan\.json': .*sides: .*Pass --overwrite"):
         prepare(recipe, workers=1)
     assert prepare(recipe, workers=1, overwrite=True) == first
     (tmp_path / "mine").mkdir()
@@ -303,7 +302,7 @@ def test_other_data_is_not_mixed_in(tiny_checkpoints, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
-def test_everything_that_the_rows_follow_from_is_in_the_plan(tiny_checkpoints, tmp_path):
+def test_every_option_that_decides_the_rows_is_in_the_plan(tiny_checkpoints, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(tiny_checkpoints.rows.read_bytes())
     sources = [{"path": str(rows)}, {"path": str(tiny_checkpoints.rows)}]
@@ -341,7 +340,7 @@ def test_shards_with_another_limit_on_chunks_are_refused(tiny_checkpoints, tmp_p
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, monkeypatch, side):
     opened = []
-    module = import_module("tide.preparation.recipe_data")
+    module = import_module("tide.preparation.plan")
     monkeypatch.setattr(module, "open_source", lambda *args, **kwargs: opened.append(args))
     values = recipe_of(tiny_checkpoints, tmp_path).to_dict()
     values[side]["tokenizer"] = str(tmp_path / "nowhere")
@@ -353,7 +352,7 @@ def test_tokenizers_load_before_sources_are_read(tiny_checkpoints, tmp_path, mon
 def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     recipe, loaded = recipe_of(tiny_checkpoints, tmp_path), []
     whole = load_tokenizers
-    module = import_module("tide.preparation.recipe_data")
+    module = import_module("tide.preparation.plan")
     monkeypatch.setattr(module, "load_tokenizers", lambda given: (loaded.append(1), whole(given))[1])
     prepare(recipe, workers=1)
     assert len(loaded) == 1
@@ -362,7 +361,7 @@ def test_tokenizers_are_loaded_once(tiny_checkpoints, tmp_path, monkeypatch):
     assert len(loaded) == 1
 
 
-def test_without_a_place_or_a_source_there_is_nothing(tiny_checkpoints, tmp_path):
+def test_a_recipe_without_prepared_or_sources_is_an_error(tiny_checkpoints, tmp_path):
     with pytest.raises(ValueError, match=r"neither data\.train nor data\.sources, so there are no rows"):
         prepare(recipe_of(tiny_checkpoints, tmp_path, train=None))
     with pytest.raises(ValueError, match=r"data\.prepared says where the shards go, and is null"):

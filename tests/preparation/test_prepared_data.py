@@ -14,7 +14,7 @@ def examples_of(recipe):
     return training_data(recipe, load_tokenizers(recipe)).examples
 
 
-def test_training_refuses_shards_of_another_making(tiny_checkpoints, tmp_path):
+def test_training_refuses_shards_of_other_options(tiny_checkpoints, tmp_path):
     prepare(recipe_of(tiny_checkpoints, tmp_path), workers=1)
     for change, message in (
         ({"max_length": 32}, r"made with max_length 48 \(here 32\)"),
@@ -102,7 +102,7 @@ def test_a_recipe_without_sources_takes_the_shards_of_any(tiny_checkpoints, tmp_
         examples_of(longer)
 
 
-def test_variables_of_a_template_are_compared_as_they_are_written(tiny_checkpoints, tmp_path):
+def test_template_arguments_are_compared_by_type_and_value(tiny_checkpoints, tmp_path):
     values = recipe_of(tiny_checkpoints, tmp_path).to_dict()
     values["student"]["template_arguments"] = {"enable_thinking": 1}
     recipe = Recipe.from_dict(values)

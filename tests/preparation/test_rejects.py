@@ -1,4 +1,4 @@
-"""Rows that make no example: what an error says of them, and the files that hold them."""
+"""Rejected rows: the error where none is left, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.preparation.prepared import files, prepare, recipe_of
-from tide.preparation import held_out_examples, load_tokenizers, rejects_in, training_data
+from tide.preparation import ShardDirectory, held_out_examples, load_tokenizers, training_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,16 +49,16 @@ LONG = json.dumps({"prompt": "p" * 100, "completion": "c"})
         ),
     ],
 )
-def test_where_no_row_is_left_the_first_is_told(tiny_checkpoints, tmp_path, lines, reasons, first, remedy):
+def test_the_error_without_examples_names_the_first_rejected_row(
+    tiny_checkpoints, tmp_path, lines, reasons, first, remedy
+):
     rows = write(tmp_path / "rows.jsonl", *lines)
     num_rows = sum(map(bool, lines))
     begin = f"prepare: none of {num_rows} rows makes an example ({reasons}). The first, {rows}:{first}."
     end = f" Correct the data{remedy}."
     on_disk = recipe_of(tiny_checkpoints, tmp_path, "none", train=str(rows))
     rejects = tmp_path / "prepared" / "part-00000.rejects.jsonl"
-    assert said(lambda: prepare(on_disk, workers=1)) == (
-        f"{begin} What is wrong with each is in {str(rejects)!r}.{end}"
-    )
+    assert said(lambda: prepare(on_disk, workers=1)) == (f"{begin} All are listed in {str(rejects)!r}.{end}")
     assert len(rejects.read_text().splitlines()) == num_rows
     in_memory = recipe_of(tiny_checkpoints, tmp_path, "none", train=str(rows), prepared=None)
     tokenizers = load_tokenizers(in_memory)
@@ -67,25 +67,25 @@ def test_where_no_row_is_left_the_first_is_told(tiny_checkpoints, tmp_path, line
     assert said(lambda: held_out_examples(held_out, tokenizers)) == begin + end
 
 
-def test_several_files_of_dropped_rows_are_named_by_a_glob(tiny_checkpoints, tmp_path):
+def test_several_files_of_rejected_rows_are_named_by_a_glob(tiny_checkpoints, tmp_path):
     rows = write(tmp_path / "rows.jsonl", *[EMPTY] * 9)
     message = said(lambda: prepare(recipe_of(tiny_checkpoints, tmp_path, train=str(rows)), workers=1))
-    assert f" is in '{tmp_path / 'prepared' / 'part-*.rejects.jsonl'}'. Correct" in message
+    assert f" listed in '{tmp_path / 'prepared' / 'part-*.rejects.jsonl'}'. Correct" in message
     assert len(list((tmp_path / "prepared").glob("part-*.rejects.jsonl"))) == 3
     assert f"The first, {rows}:1: " in message
 
 
-def test_dropped_rows_that_are_gone_are_written_again(tiny_checkpoints, tmp_path):
+def test_missing_rejected_rows_are_written_again(tiny_checkpoints, tmp_path):
     lines = [*tiny_checkpoints.rows.read_text().splitlines(), EMPTY]
     recipe = recipe_of(tiny_checkpoints, tmp_path, train=str(write(tmp_path / "rows.jsonl", *lines)))
     manifest = prepare(recipe, workers=1)
     before = files(tmp_path / "prepared")
     rejects = tmp_path / "prepared" / "part-00002.rejects.jsonl"
-    assert rejects_in(tmp_path / "prepared") == str(rejects)
+    assert ShardDirectory(tmp_path / "prepared").rejects_glob() == str(rejects)
     rejects.unlink()
     heard = []
-    assert prepare(recipe, workers=1, say=heard.append) == manifest
-    assert heard == [f"{tmp_path / 'prepared'} holds 2 of 3 shards already; going on"]
+    assert prepare(recipe, workers=1, log=heard.append) == manifest
+    assert heard == [f"{tmp_path / 'prepared'} holds 2 of 3 shards already; resuming"]
     assert files(tmp_path / "prepared") == before
 
 
@@ -99,17 +99,14 @@ def test_prepared_data_without_its_plan_is_replaced_and_nothing_else(tiny_checkp
     (directory / "part-00007.arrow").write_bytes(b"of more rows")
     (directory / "plan.json").unlink()
     before = files(directory)
-    message = (
-        f"prepare: {str(directory)!r} holds prepared data whose plan.json is missing, so what it was made "
-        "from cannot be compared. Pass --overwrite to replace it, or name another data.prepared."
-    )
-    assert said(lambda: prepare(recipe, workers=1)) == message and files(directory) == before
+    message = said(lambda: prepare(recipe, workers=1))
+    assert "plan.json is missing" in message and "--overwrite" in message and files(directory) == before
     assert prepare(recipe, workers=1, overwrite=True) == manifest
     assert files(directory) == expected | mine
 
 
 @pytest.mark.parametrize("lost", ["shards", "manifest", "format"])
-def test_what_may_be_of_another_program_is_never_replaced(tiny_checkpoints, tmp_path, lost):
+def test_files_of_another_program_are_never_replaced(tiny_checkpoints, tmp_path, lost):
     recipe, directory = recipe_of(tiny_checkpoints, tmp_path), tmp_path / "prepared"
     prepare(recipe, workers=1)
     (directory / "plan.json").unlink()
@@ -120,7 +117,7 @@ def test_what_may_be_of_another_program_is_never_replaced(tiny_checkpoints, tmp_
     if lost == "manifest":
         manifest.write_text('{"files": 3}')
     if lost == "format":
-        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 0'))
+        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
     before = files(directory)
     message = said(lambda: prepare(recipe, workers=1, overwrite=True))
     assert message.endswith("holds files that are no prepared data. Name another directory.")

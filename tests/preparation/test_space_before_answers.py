@@ -1,6 +1,6 @@
-"""Where a template puts a space before an answer, the token that holds both is learnt, and is in a chunk.
+"""Where a template puts a space before an answer, the token that holds both is in the loss and in a chunk.
 
-Mutants that these tests kill: answers learnt from their first letter on; tokens across the beginning of an
+Mutants that these tests kill: loss spans from their first letter on; tokens across the beginning of an
 answer left out of its chunks, or taken although words or clean text stand before it.
 """
 
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from tests.alignment.zoo import KINDS, tokenizer_of
 from tests.chat import make_chat_tokenizer
 from tide.alignment import ByteTable
-from tide.data import Conversation, Message
-from tide.preparation import Dropped, Side, align_answers, read_pairs
+from tide.data import Conversation, Message, Rejected
+from tide.preparation import Side, align_answers, read_pairs
 
 # The manner of Mistral: the generation prompt ends with the question's bracket, the space is the model's.
 BRACKETS = (
@@ -39,7 +39,7 @@ def conversation(*answers: str) -> Conversation:
 
 def sides(row: Conversation, student, teacher) -> tuple[Side, Side]:
     (pair,) = read_pairs([row], student, teacher, {})
-    assert not isinstance(pair, Dropped)
+    assert not isinstance(pair, Rejected)
     return pair
 
 
@@ -72,7 +72,7 @@ def test_answers_are_covered_from_their_first_byte(kind, swapped):
     assert ends <= set(alignment.ends.tolist())
     assert (alignment.num_rejected > 0) == drops
     for side, chunks in ((one, alignment.student_chunks), (other, alignment.teacher_chunks)):
-        assert side.tokens.learnt[chunks >= 0].all()
+        assert side.tokens.loss_mask[chunks >= 0].all()
         assert set(chunks.tolist()) == {-1, *range(alignment.num_chunks)}
 
 
@@ -82,13 +82,13 @@ def test_some_of_those_tokenizers_join_the_space_with_the_word():
     assert any("▁for" in of_kind for of_kind in tokens) and any("Ġfor" in of_kind for of_kind in tokens)
 
 
-def test_the_joined_token_is_learnt_and_what_stands_before_it_is_not():
+def test_the_joined_token_is_in_the_loss_and_the_one_before_it_is_not():
     student = bracketed("BPE, byte fallback, prefix at the beginning")
     one, _ = sides(conversation("for value"), student, make_chat_tokenizer())
     tokens = student.convert_ids_to_tokens(one.tokens.token_ids)
-    learnt = [token for token, is_learnt in zip(tokens, one.tokens.learnt, strict=True) if is_learnt]
-    assert "".join(learnt) == "▁for▁value<|end|>" and learnt[0].startswith("▁f")
-    assert "".join(tokens).endswith("▁]" + "".join(learnt))
+    trained = [token for token, in_loss in zip(tokens, one.tokens.loss_mask, strict=True) if in_loss]
+    assert "".join(trained) == "▁for▁value<|end|>" and trained[0].startswith("▁f")
+    assert "".join(tokens).endswith("▁]" + "".join(trained))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_other_tokens_across_the_beginning_are_context(template, answer, covered
     teacher = make_chat_tokenizer()
     one, other = sides(conversation(answer), student, teacher)
     tokens = student.convert_ids_to_tokens(one.tokens.token_ids)
-    learnt = [token for token, is_learnt in zip(tokens, one.tokens.learnt, strict=True) if is_learnt]
-    assert "".join(learnt) == "▁value<|end|>" and "▁for" in tokens
+    trained = [token for token, in_loss in zip(tokens, one.tokens.loss_mask, strict=True) if in_loss]
+    assert "".join(trained) == "▁value<|end|>" and "▁for" in tokens
     (found,) = align_answers([(one, other)], tables(student, teacher))
     assert found.alignment.starts[0] == covered_from

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.chat import examples_of
 from tests.tiny import END, MASK, ROWS, make_tokenizer
 from tide.data import TextRow
-from tide.preparation import same_tokenizer_examples
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,9 @@ def byte_tokenizer():
 
 
 def tokens_of(rows, tokenizer, *, max_length, block_size):
-    """Ids and what is learnt, of every row that makes an example."""
-    examples = same_tokenizer_examples(
-        rows, tokenizer, max_length=max_length, block_size=block_size, with_teacher=False
-    )
-    return [(example.student.token_ids, example.student.maskable) for example in examples]
+    """Ids and loss mask of every row that makes an example."""
+    examples = examples_of(rows, tokenizer, max_length=max_length, block_size=block_size)
+    return [(example.student.token_ids, example.student.loss_mask) for example in examples]
 
 
 def ids(tokenizer, text: str) -> list[int]:
@@ -36,10 +34,10 @@ def test_prompt_and_completion_are_tokenized_apart(line_tokenizer):
     together = ids(line_tokenizer, row.prompt + row.completion)
     prompt, completion = ids(line_tokenizer, row.prompt), ids(line_tokenizer, row.completion)
     assert len(together) < len(prompt) + len(completion)
-    ((token_ids, maskable),) = tokens_of([row], line_tokenizer, max_length=100, block_size=1)
-    assert token_ids.dtype == torch.int64 and maskable.dtype == torch.bool
+    ((token_ids, loss_mask),) = tokens_of([row], line_tokenizer, max_length=100, block_size=1)
+    assert token_ids.dtype == torch.int64 and loss_mask.dtype == torch.bool
     assert token_ids.tolist() == [*prompt, *completion, line_tokenizer.eos_token_id]
-    assert maskable.tolist() == [False] * len(prompt) + [True] * (len(completion) + 1)
+    assert loss_mask.tolist() == [False] * len(prompt) + [True] * (len(completion) + 1)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +47,10 @@ def test_prompt_and_completion_are_tokenized_apart(line_tokenizer):
 def test_ends_of_text_fill_the_last_block(byte_tokenizer, num_prompt, num_completion, num_ends):
     """A text that ends on the edge of a block is followed by a whole block of them."""
     row = TextRow("p" * num_prompt, "c" * num_completion)
-    ((token_ids, maskable),) = tokens_of([row], byte_tokenizer, max_length=64, block_size=4)
+    ((token_ids, loss_mask),) = tokens_of([row], byte_tokenizer, max_length=64, block_size=4)
     text = ids(byte_tokenizer, row.prompt + row.completion)
     assert token_ids.tolist() == text + [byte_tokenizer.eos_token_id] * num_ends
-    assert maskable.tolist() == [False] * num_prompt + [True] * (num_completion + num_ends)
+    assert loss_mask.tolist() == [False] * num_prompt + [True] * (num_completion + num_ends)
 
 
 @given(
@@ -67,23 +65,22 @@ def test_lengths_are_whole_blocks_and_no_more_than_allowed(
     row = TextRow("p" * num_prompt, "c" * num_completion)
     max_length, num_text = block_size * num_blocks, num_prompt + num_completion
     if num_prompt >= max_length:
-        with pytest.raises(ValueError, match=r"nothing to learn within max_length 1\)"):
-            tokens_of([row], byte_tokenizer, max_length=max_length, block_size=block_size)
+        assert tokens_of([row], byte_tokenizer, max_length=max_length, block_size=block_size) == []
         return
-    ((token_ids, maskable),) = tokens_of([row], byte_tokenizer, max_length=max_length, block_size=block_size)
+    ((token_ids, loss_mask),) = tokens_of([row], byte_tokenizer, max_length=max_length, block_size=block_size)
     # The blocks that hold the text and the first end-of-text after it.
     assert len(token_ids) == min(max_length, (num_text // block_size + 1) * block_size)
     ends = token_ids == byte_tokenizer.eos_token_id
     assert ends.tolist() == [position >= num_text for position in range(len(token_ids))]
-    assert maskable.tolist() == [position >= num_prompt for position in range(len(token_ids))]
+    assert loss_mask.tolist() == [position >= num_prompt for position in range(len(token_ids))]
 
 
-def test_every_row_is_itself_whatever_stands_beside_it(word_tokenizer):
+def test_a_rows_example_does_not_depend_on_the_others(word_tokenizer):
     together = tokens_of(ROWS, word_tokenizer, max_length=96, block_size=8)
-    for row, (token_ids, maskable) in zip(ROWS, together, strict=True):
-        ((alone_ids, alone_maskable),) = tokens_of([row], word_tokenizer, max_length=96, block_size=8)
-        assert torch.equal(token_ids, alone_ids) and torch.equal(maskable, alone_maskable)
-        assert word_tokenizer.decode(token_ids[maskable], skip_special_tokens=True) == row.completion
+    for row, (token_ids, loss_mask) in zip(ROWS, together, strict=True):
+        ((alone_ids, alone_mask),) = tokens_of([row], word_tokenizer, max_length=96, block_size=8)
+        assert torch.equal(token_ids, alone_ids) and torch.equal(loss_mask, alone_mask)
+        assert word_tokenizer.decode(token_ids[loss_mask], skip_special_tokens=True) == row.completion
 
 
 def test_rows_are_cut_at_the_end(word_tokenizer):
@@ -91,9 +88,9 @@ def test_rows_are_cut_at_the_end(word_tokenizer):
     num_prompt = len(ids(word_tokenizer, ROWS[0].prompt))
     assert len(whole) > num_prompt + 5
     for max_length in range((num_prompt // 5 + 1) * 5, len(whole) + 11, 5):
-        ((token_ids, maskable),) = tokens_of([ROWS[0]], word_tokenizer, max_length=max_length, block_size=5)
+        ((token_ids, loss_mask),) = tokens_of([ROWS[0]], word_tokenizer, max_length=max_length, block_size=5)
         assert token_ids.tolist() == whole.tolist()[:max_length]
-        assert int(maskable.sum()) == min(max_length, len(whole)) - num_prompt
+        assert int(loss_mask.sum()) == min(max_length, len(whole)) - num_prompt
 
 
 def test_a_truncation_stored_with_the_tokenizer_is_not_applied():
@@ -105,11 +102,10 @@ def test_a_truncation_stored_with_the_tokenizer_is_not_applied():
 
 
 @pytest.mark.parametrize("row", [TextRow(f"a{MASK}", "b"), TextRow("", f"{'b' * 30}{MASK}")])
-def test_a_text_that_contains_the_mask_token_is_dropped(byte_tokenizer, row):
+def test_a_text_that_contains_the_mask_token_is_rejected(byte_tokenizer, row):
     """Also where truncation would cut it off: whether a row is fit should not hang on the length."""
     assert len(tokens_of([ROWS[0], row, ROWS[4]], byte_tokenizer, max_length=40, block_size=4)) == 2
-    with pytest.raises(ValueError, match=r"mask token in the text 1\)"):
-        tokens_of([row], byte_tokenizer, max_length=16, block_size=4)
+    assert tokens_of([row], byte_tokenizer, max_length=16, block_size=4) == []
 
 
 def test_the_mask_tokens_letters_are_text_to_a_tokenizer_without_that_token(byte_tokenizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +25,7 @@ def test_an_added_mask_token_is_led_to_an_embedding(
     """Each way out that the message names is one: the token that is there, and an embedding more."""
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run")
     folder = tmp_path / "student"
-    recipe = replace(recipe, student=replace(recipe.student, path=str(folder)))
+    recipe = recipe.replace(student={"path": str(folder)})
     model = load_model(str(tiny_checkpoints.student), trainable=False)
     model.save_pretrained(folder)
     tokenizer = make_tokenizer(300, mask=None)

@@ -1,4 +1,4 @@
-"""A model that says what it is told, and writes down what it was shown."""
+"""A model that answers from a script and records its inputs."""
 
 from __future__ import annotations
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.chat import examples_of
 from tests.sampling.scripted import Call, ScriptedModel
 from tests.tiny import make_model, make_tokenizer
 from tide import generate
+from tide.config import MaskingConfig
+from tide.contract import Contract
 from tide.data import Collator, TextRow
+from tide.layouts import block_diffusion_layout
 from tide.masking import Noiser
-from tide.models import hidden_rows, output_head
-from tide.preparation import same_tokenizer_examples
+from tide.methods import METHODS
+from tide.models import output_head, run
 
 MASK, BLOCK = 1, 4
 
@@ -24,9 +28,14 @@ def tokenizer():
 
 def noised_at(rows: list[TextRow], tokenizer, *, times: list[float], seed: int = 0):
     """The student's side of `rows` as training noises it at the given times."""
-    examples = same_tokenizer_examples(rows, tokenizer, max_length=32, block_size=BLOCK, with_teacher=False)
+    examples = examples_of(rows, tokenizer, max_length=32, block_size=BLOCK)
     batch = Collator(student_pad_id=0, pad_to_multiple_of=BLOCK)(examples)
-    return Noiser(MASK)(batch, torch.Generator().manual_seed(seed), torch.tensor(times)).student
+    noiser = Noiser(MaskingConfig(), METHODS["none"], student_mask_id=MASK)
+    return noiser(batch, torch.Generator().manual_seed(seed), torch.tensor(times)).student
+
+
+def rows_of(model, noised):
+    return run(model, block_diffusion_layout(noised, Contract(MASK, BLOCK)))
 
 
 @pytest.mark.parametrize("num_prompt", [0, 2, 4, 5])
@@ -38,7 +47,7 @@ def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_comple
     length = noised.token_ids.shape[1]
     model = ScriptedModel(258, noised.token_ids[0].tolist() + [0] * 16)
 
-    hidden_rows(model, noised, block_size=BLOCK)
+    rows_of(model, noised)
     trained = model.calls.pop()
     assert generate(model, tokenizer, [row.prompt], max_new_tokens=16, block_size=BLOCK) == [row.completion]
     assert model.calls[-1].input_ids.shape[1] == length  # The last block of training is the last one opened.
@@ -53,7 +62,7 @@ def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_comple
             assert seen_from(opened, position) == seen_from(trained, position)
 
 
-def test_a_model_that_has_learnt_two_texts_ends_them_where_they_end(tokenizer):
+def test_a_model_trained_on_two_texts_ends_them_where_they_end(tokenizer):
     """One ends inside a block, the other on its edge, with a block of end-of-text to come."""
     rows = [TextRow("a", "bcdef"), TextRow("xyz", "wvuts")]
     model = make_model(258, initializer_range=0.05).train()
@@ -61,7 +70,7 @@ def test_a_model_that_has_learnt_two_texts_ends_them_where_they_end(tokenizer):
     for step in range(60):
         times = torch.linspace(0.2, 1.0, 8).roll(step).tolist()
         noised = noised_at(rows * 4, tokenizer, times=times, seed=step)
-        logits = hidden_rows(model, noised, block_size=BLOCK) @ output_head(model).weight.T
+        logits = output_head(model).logits(rows_of(model, noised))
         torch.nn.functional.cross_entropy(logits, noised.labels).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,12 +2,11 @@
 
 So 2 micro-batches of 4 make the gradient of one batch of 8 with the same noise where the objective is a mean
 over sequences (normalizers "sequence" and "batch"), and for "token" where the micro-batches have equally many
-maskable tokens; else each micro-batch, and not each token, counts the same.
+tokens in the loss mask; else each micro-batch, and not each token, counts the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
-    """Noise that is a function of each text alone: every maskable token with an even id, at t = ½."""
+    """Noise that is a function of each text alone: every token of the loss mask with an even id, at t = ½."""
     student = batch.student
-    masked = student.maskable & (student.token_ids % 2 == 0)
+    masked = student.loss_mask & (student.token_ids % 2 == 0)
     rows = masked.flatten().nonzero().flatten()
     views = student.token_ids.masked_fill(masked, 1)[:, None]
     t = torch.full((len(student.token_ids),), 0.5)
@@ -42,7 +41,7 @@ def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
         teacher=None,
         t=t,
         diffusion_weight=1 / t,
-        maskable=student.maskable,
+        loss_mask=student.loss_mask,
         student_chunks=student.chunks,
         teacher_chunks=None,
         chunk_mask=batch.chunk_exists,
@@ -51,14 +50,9 @@ def mask_of_content(batch: Batch, generator: torch.Generator) -> NoisedBatch:
 
 def one_step(recipe: Recipe, batch_size: int, accumulate: int, **objective: object) -> Recorder:
     """The record of a single step without clipping."""
-    training = replace(
-        recipe.training,
-        max_steps=1,
-        batch_size=batch_size,
-        gradient_accumulation_steps=accumulate,
-        max_grad_norm=0.0,
-    )
-    trainer = trainer_of(replace(recipe, training=training, objective=replace(recipe.objective, **objective)))
+    training = {"batch_size": batch_size, "gradient_accumulation_steps": accumulate}
+    training |= {"max_steps": 1, "max_grad_norm": 0.0}
+    trainer = trainer_of(recipe.replace(training=training, objective=objective))
     trainer.noiser = mask_of_content
     return recorded(trainer)
 
@@ -117,7 +111,7 @@ def test_per_token_two_fours_are_one_eight_where_they_have_equally_many_tokens(
     values["data"] = {"train": str(rows), "max_length": 16}
     recipe = Recipe.from_dict(values)
     whole, parts = one_step(recipe, 8, 1), one_step(recipe, 4, 2)
-    assert [int(noised.maskable.sum()) for noised in parts.noised] == [64, 64]
+    assert [int(noised.loss_mask.sum()) for noised in parts.noised] == [64, 64]
     assert distance(whole.gradients[0], parts.gradients[0]) < 1e-5
 
 
@@ -126,7 +120,7 @@ def test_per_token_each_micro_batch_counts_the_same(
 ) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path)
     whole, parts = one_step(recipe, 8, 1), one_step(recipe, 4, 2)
-    counts = [int(noised.maskable.sum()) for noised in parts.noised]
+    counts = [int(noised.loss_mask.sum()) for noised in parts.noised]
     assert counts[0] != counts[1]
     assert distance(whole.gradients[0], parts.gradients[0]) > 1e-2
     # Weighted by their tokens, the micro-batches' gradients are those of the whole batch.

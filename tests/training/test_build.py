@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.flow.recipes import tiny_recipe, tiny_values, trainer_of
 from tide.config import Recipe
-from tide.losses.objective import method_named
 from tide.methods import METHODS
-from tide.training.build import build_noiser, build_objective
+from tide.pipeline import distill
+from tide.training import arguments
+from tide.training.arguments import training_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,50 +24,19 @@ def values(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> dict:
     return tiny_values(tiny_checkpoints, tmp_path / "run", "tidal")
 
 
-def test_the_objective_has_the_recipes_settings(values: dict) -> None:
-    settings = {
-        "temperature": 3.0,
-        "chunk_temperature": 5.0,
-        "ce_weight": 0.25,
-        "distill_weight": 1.5,
-        "lambda_init": 0.2,
-        "lambda_max": 0.7,
-        "lambda_decay": "linear",
-        "chunk_eps": 1e-5,
-        "chunk_divergence": "kl",
-        "ce_normalizer": "sequence",
-    }
-    own = {"lambda_axis": "timestep", "timestep_weight": "midrange"}
-    objective = build_objective(
-        Recipe.from_dict({**values, "objective": settings | own}), shared_vocab_size=123
-    )
-    assert {name: getattr(objective, name) for name in settings} == settings
-    assert objective.shared_vocab_size == 123
-    assert objective.method == replace(METHODS["tidal"], **own)
+def test_the_objective_has_the_recipes_method_and_section(values: dict) -> None:
+    recipe = Recipe.from_dict({**values, "objective": {"temperature": 3.0, "lambda_axis": "timestep"}})
+    objective = trainer_of(recipe).module.objective
+    assert (objective.method, objective.settings) == (METHODS["tidal"], recipe.objective)
+    assert objective.settings.temperature == 3.0
 
 
-def test_a_recipe_that_says_nothing_has_the_methods_own_settings(values: dict) -> None:
-    for name in METHODS:
-        objective = build_objective(Recipe.from_dict({**values, "method": name}), shared_vocab_size=None)
-        assert objective.method == method_named(name) == METHODS[name]
-
-
-def test_the_noiser_has_the_recipes_settings_and_the_methods_views(values: dict) -> None:
-    for name in METHODS:
-        across = name in ("calm", "tide_cross")
-        masking = {
-            "block_size": 8,
-            "time_epsilon": 0.01,
-            "student_masking": "chunks" if across else "tokens",
-            "demo_ratio": 0.3,
-        }
-        recipe = Recipe.from_dict({**values, "method": name, "masking": masking})
-        noiser = build_noiser(recipe, student_mask_id=7, teacher_mask_id=9)
-        assert (noiser.student_mask_id, noiser.teacher_mask_id) == (7, 9)
-        assert (noiser.time_epsilon, noiser.demo_ratio) == (0.01, 0.3)
-        assert noiser.student_masking == masking["student_masking"]
-        assert noiser.across_tokenizers == across
-        assert noiser.comp_demo == (name == "tide_shared")
+def test_noiser_has_the_recipes_masking_and_method(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", "tide_shared")
+    recipe = recipe.replace(masking={"time_epsilon": 0.01, "demo_ratio": 0.3})
+    noiser = trainer_of(recipe).noiser
+    assert (noiser.masking, noiser.method) == (recipe.masking, METHODS["tide_shared"])
+    assert (noiser.student_mask_id, noiser.teacher_mask_id) == (1, 1)
 
 
 def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
@@ -96,6 +65,41 @@ def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints
     assert (args.logging_steps, args.save_steps, args.save_total_limit) == (13, 17, 4)
     assert args.report_to == [] and not args.bf16
     assert args.n_gpu <= 1, "a batch is never copied to several devices"
+
+
+def test_other_arguments_are_passed_on(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    given = {"optim": "adafactor", "adam_beta2": 0.95, "logging_first_step": True, "save_strategy": "epoch"}
+    given |= {"warmup_steps": 7, "dataloader_drop_last": True, "hub_model_id": "me/student"}
+    recipe = tiny_recipe(
+        tiny_checkpoints, tmp_path / "run", max_steps=None, num_train_epochs=1.5, warmup_ratio=1.0, **given
+    )
+    args = training_arguments(recipe)
+    assert {name: getattr(args, name) for name in given} == given
+    assert (args.num_train_epochs, args.max_steps, args.get_warmup_steps(100)) == (1.5, -1, 7)
+    whole = training_arguments(recipe.replace(training={"warmup_steps": None}))
+    assert whole.get_warmup_steps(100) == 100
+    assert not (tmp_path / "run").exists()
+
+
+def test_arguments_that_transformers_refuses_name_the_section(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", optim="adamm")
+    with pytest.raises(ValueError, match=r"training: .*adamm.* is not a valid OptimizerNames"):
+        training_arguments(recipe)
+    monkeypatch.setattr(arguments, "fields", lambda kind: [])
+    with pytest.raises(ValueError, match=r"training\.\w+: transformers .* has no such argument"):
+        training_arguments(recipe)
+
+
+def test_a_run_over_epochs_reaches_their_end(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        tiny_checkpoints, tmp_path, max_steps=None, num_train_epochs=2, save_strategy="epoch"
+    )
+    result = distill(recipe)
+    assert result.finished and result.steps == result.max_steps == 4  # eight rows in batches of four
+    again = distill(recipe, resume=True)
+    assert again == result.model_copy(update={"already_finished": True})
 
 
 def test_warm_up_and_decay_happen(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from tests.tiny import TinyCheckpoints
 
+pytestmark = pytest.mark.slow
+
 # Runs one rank: trains by the recipe in argv[1]; once more, stopped by a signal to the second rank during
 # step 3; and on from there. Leaves in argv[2] what it saw and the weights it ended with.
 RANK = """
 import json, os, signal, sys
-from dataclasses import replace
 
 import torch
 from safetensors.torch import save_file
@@ -72,7 +73,7 @@ def run(name, recipe, *callbacks, resume=False):
     }
 
 whole = Recipe.from_dict(json.load(open(sys.argv[1])))
-again = replace(whole, training=replace(whole.training, output_dir=f"{folder}/again", logging_steps=2))
+again = whole.replace(training={"output_dir": f"{folder}/again", "logging_steps": 2})
 run("whole", whole)
 run("stopped", again, Interrupt())
 run("resumed", again, resume=True)

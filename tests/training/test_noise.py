@@ -34,7 +34,7 @@ def test_every_micro_step_draws_its_own(run) -> None:
     assert len({t for pair in times for t in pair}) == 12
 
 
-def test_the_same_seed_draws_the_same_whatever_is_learned(run) -> None:
+def test_noise_depends_on_the_seed_and_not_on_the_weights(run) -> None:
     first, second = run(learning_rate=1e-5), run(learning_rate=1e-2, logging_steps=3)
     assert first.times == second.times
     for one, other in zip(first.noised, second.noised, strict=True):
@@ -53,7 +53,7 @@ def test_a_step_does_not_depend_on_the_micro_steps_before_it(run) -> None:
     assert one == [two[0], two[2]]
 
 
-def test_global_generators_have_no_say(run) -> None:
+def test_global_generators_are_not_read(run) -> None:
     first = run().times
     torch.manual_seed(1234)
     assert run().times == first

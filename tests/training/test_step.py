@@ -63,11 +63,11 @@ def token_log_p(logits: Tensor, tokens: NoisedTokens) -> Float[Tensor, " N"]:
 def expected_loss(
     method: str, student: PreTrainedModel, teacher: PreTrainedModel | None, noised: NoisedBatch
 ) -> Tensor:
-    """Cross-entropy with weight 1/t over maskable tokens, and the method's term, from the logits."""
-    t, length = noised.t.double(), noised.maskable.shape[1]
+    """Cross-entropy with weight 1/t over the loss mask, and the method's term, from the logits."""
+    t, length = noised.t.double(), noised.loss_mask.shape[1]
     logits = masked_logits(student, noised.student)
     log_p, sequence = token_log_p(logits, noised.student), noised.student.rows // length
-    loss = -(log_p / t[sequence]).sum() / noised.maskable.sum()
+    loss = -(log_p / t[sequence]).sum() / noised.loss_mask.sum()
     if method == "none":
         return loss
     with torch.no_grad():

@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
+from tide.config import ObjectiveConfig
+from tide.contract import Contract
 from tide.losses.objective import Objective
 from tide.methods import METHODS
-from tide.models import load_model
+from tide.models import DiffusionModel, load_model
 from tide.training import DistillationModule, metrics
 from tide.training.metrics import MetricMeans
 
@@ -77,7 +79,7 @@ def test_throughput_counts_the_students_tokens_without_padding(
     assert all(count < size for count, size in zip(valid, padded, strict=True))
 
 
-def test_metric_means_start_afresh_after_every_reading() -> None:
+def test_metric_means_restart_after_every_reading() -> None:
     means = MetricMeans()
     assert means.pop(lambda values: values) == {}
     means.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)}, 5)
@@ -97,7 +99,7 @@ def test_adding_a_metric_leaves_the_callers_tensor_alone() -> None:
     assert float(value) == 1.0
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, max_steps=9, learning_rate=1e30))
     with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d\. Lower training\.learning_rate"):
         trainer.train()
@@ -157,11 +159,13 @@ def test_the_teacher_stays_as_it_was(tiny_checkpoints: TinyCheckpoints, tmp_path
 
 
 def test_a_teacher_that_would_train_is_refused(tiny_checkpoints: TinyCheckpoints) -> None:
-    student = load_model(str(tiny_checkpoints.student), trainable=True)
-    teacher = load_model(str(tiny_checkpoints.teacher), trainable=False)
-    next(teacher.parameters()).requires_grad_(True)
-    with pytest.raises(ValueError, match=r"the teacher would train.*teacher\.requires_grad_\(False\)"):
-        DistillationModule(student, teacher, Objective(METHODS["kl"]), block_size=8)
+    student, teacher = (
+        DiffusionModel(load_model(str(path), trainable=trainable), Contract(mask_id=1, block_size=8))
+        for path, trainable in ((tiny_checkpoints.student, True), (tiny_checkpoints.teacher, False))
+    )
+    next(teacher.network.parameters()).requires_grad_(True)
+    with pytest.raises(ValueError, match=r"teacher.* would train.*requires_grad_\(False\)"):
+        DistillationModule(student, teacher, Objective(METHODS["kl"], ObjectiveConfig()))
 
 
 def test_checkpoints_are_models_of_transformers(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

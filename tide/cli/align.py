@@ -1,6 +1,6 @@
 """tide align TEXT_OR_ROW --student A --teacher B: two tokenizations of a text and the chunks they share.
 
-With --recipe, the tokenizers and all that their texts hang on are the recipe's, and so are the data.
+With --recipe, tokenizers, templates, chunk merging and data come from the recipe.
 """
 
 from __future__ import annotations
@@ -8,52 +8,27 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from tide.cli.subparsers import count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from tide.cli.subparsers import Subparsers
-    from tide.config import Recipe
+    from tide.config import DataConfig, Recipe
     from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
     from tide.inspection.inputs import Rows
 
-SUFFIXES = {"html": (".html", ".htm"), "plot": (".png",)}  # of the files that options name
-
-
-class Merging(NamedTuple):
-    """How chunks are joined, as `tide.alignment.align_spans` takes it."""
-
-    merge: Literal["none", "words", "length"] = "none"
-    max_bytes: int | None = None
-    max_tokens: int | None = None
-
-    def __str__(self) -> str:
-        limits = {"bytes": self.max_bytes, "tokens": self.max_tokens}
-        given = [f"{limit} {unit}" for unit, limit in limits.items() if limit is not None]
-        return self.merge + (f", at most {' and '.join(given)}" if given else "")
-
-
-class _Setup(NamedTuple):
-    """What texts are aligned by, from options and recipe."""
-
-    student: str
-    teacher: str
-    given_by: Mapping[str, str]  # role -> the option or the recipe's key that names its tokenizer
-    merging: Merging
-    template_arguments: Mapping[str, Mapping[str, str | int | float | bool]]
-
 
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command."""
+    """Add the command."""
     parser = commands.add_parser(
         "align",
         help="show two tokenizations of a text, and statistics over a data set",
-        description="Show how two tokenizers cut a text, and the chunks that both share, as `tide prepare` "
-        "aligns them before it cuts anything to a length. With --data, or with --recipe and no text, say "
-        "what the chunks of a data set are like.",
+        description="Show how two tokenizers split a text and which chunks they share, as `tide prepare` "
+        "aligns them before it truncates. With --data, or with --recipe and no text, print statistics of a "
+        "data set.",
     )
     parser.add_argument(
         "text",
@@ -86,171 +61,174 @@ def add_parser(commands: Subparsers) -> None:
     data.add_argument("--subset", help="of --data: the configuration of a data set on the hub")
     data.add_argument("--split", help="of --data (default: train)")
     data.add_argument(
-        "--rows", type=count, default=2000, help="rows, evenly from all of the data (default: %(default)s)"
+        "--rows",
+        type=count,
+        default=2000,
+        metavar="N",
+        help="rows, evenly from all of the data (default: %(default)s)",
     )
-    data.add_argument("--show", type=count, default=0, help="also show the first so many of these rows")
+    data.add_argument(
+        "--show", type=count, default=0, metavar="N", help="also show the first N of these rows"
+    )
     output = parser.add_argument_group("files")
-    output.add_argument("--html", type=Path, metavar="FILE.html", help="what is shown, as a page")
-    output.add_argument("--plot", type=Path, metavar="FILE.png", help="histograms of the chunks")
+    output.add_argument(
+        "--html", type=_file(".html", ".htm"), metavar="FILE.html", help="the output as a page"
+    )
+    output.add_argument("--plot", type=_file(".png"), metavar="FILE.png", help="histograms of the chunks")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command."""
     _check(arguments)
     from tide.config import at_key, load_recipe
 
     recipe = None if arguments.recipe is None else load_recipe(arguments.recipe)
-    setup = _setup(arguments, recipe)
+    paths, merging = _tokenizer_paths(arguments, recipe), _merging(arguments, recipe)
     from rich.console import Console
 
-    from tide.inspection import Aligner, ChunkStatistics, print_row, print_statistics, typed_row
+    from tide.inspection import Aligner, ChunkStatistics, print_row, print_statistics
     from tide.models import load_tokenizer
-    from tide.preparation import Dropped
 
-    tokenizers = []
-    for role, path in (("student", setup.student), ("teacher", setup.teacher)):
-        with at_key(setup.given_by[role]):
+    tokenizers, template_arguments = [], {}
+    for role, (path, key) in paths.items():
+        with at_key(key):
             tokenizers.append(load_tokenizer(path, needs_mask=False))
-    align = Aligner(*tokenizers, **setup.merging._asdict(), template_arguments=setup.template_arguments)
-    statistics, shown, data = ChunkStatistics(), [], None
-    if arguments.text is not None:
-        is_piped = arguments.text == "-"
-        text = sys.stdin.read() if is_piped else arguments.text
-        typed = typed_row(text, escapes=not is_piped, say=_say)
-        (row,) = align([typed])
-        if isinstance(row, Dropped):
-            raise ValueError(f"align: {row.reason}: {row.detail}")
-        shown.append(("The text", row))
+        if (model := getattr(recipe, role, None)) is not None:
+            template_arguments[role] = model.template_arguments
+    align = Aligner(*tokenizers, merging=merging, template_arguments=template_arguments)
+    statistics, data = ChunkStatistics(), None
+    shown = [] if arguments.text is None else [("The text", _aligned_text(arguments.text, align))]
     if _reads_data(arguments):
-        rows, data = _opened(arguments, recipe)
-        shown += _read_data(arguments, rows, align, statistics)
+        rows, data = _open(arguments, recipe)
+        shown += _sample(arguments, rows, align, statistics)
     else:
-        statistics.add(row for _, row in shown)
+        statistics.add(shown[0][1])
     console = Console()
     for number, (heading, row) in enumerate(shown, 1):
-        is_last = number == len(shown)
         if len(shown) > 1:
             console.print(heading, style="bold", highlight=False, markup=False)
-        print_row(console, row, legend=is_last)
-        if is_last:
-            console.print()
+        print_row(console, row, legend=number == len(shown))
+    if shown:
+        console.print()
     print_statistics(console, statistics, data, longest=statistics.rows > 1)
-    _write(arguments, setup, statistics, data, shown)
+    given = {role: path for role, (path, _) in paths.items()}
+    _write_files(arguments, given, merging, statistics, data, shown)
     return 0
 
 
+def _file(*suffixes: str) -> Callable[[str], Path]:
+    """The type of an option that names a file to write."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise argparse.ArgumentTypeError(f"cannot write {text!r}: name a file in a folder that exists")
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r}: the name must end in {' or '.join(suffixes)}")
+        return path
+
+    return parse
+
+
 def _reads_data(arguments: argparse.Namespace) -> bool:
-    """There are statistics of a data set, and not of the text alone."""
     return arguments.data is not None or (arguments.recipe is not None and arguments.text is None)
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What can be known before anything is loaded."""
+    """Check the options against each other, before anything loads."""
     if arguments.text is None and not _reads_data(arguments):
         raise ValueError("align: expected a text or row, --data SOURCE, or --recipe RECIPE.yaml; got none.")
     if arguments.show and not _reads_data(arguments):
-        raise ValueError(
-            "align: --show is of the rows of a data set, and only a text is given. Add --data SOURCE."
-        )
+        raise ValueError("align: --show is for rows of a data set; got only a text. Add --data SOURCE.")
     for name in ("subset", "split"):
         if getattr(arguments, name) is not None and arguments.data is None:
-            raise ValueError(f"align: --{name} is of --data SOURCE, which is not given.")
-    _check_merging(arguments)
-    for name, suffixes in SUFFIXES.items():
-        path = getattr(arguments, name)
-        if path is None:
-            continue
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise ValueError(f"align: cannot write {str(path)!r}. Name a file in a folder that exists.")
-        if path.suffix.lower() not in suffixes:
-            raise ValueError(
-                f"align: --{name} writes {suffixes[0][1:].upper()}, got {str(path)!r}. "
-                f"Name a file that ends in {' or '.join(suffixes)}."
-            )
+            raise ValueError(f"align: --{name} needs --data SOURCE.")
+    limits = {"tokens": arguments.chunk_max_tokens, "bytes": arguments.chunk_max_bytes}
+    given = [f"--chunk-max-{unit} {limit}" for unit, limit in limits.items() if limit is not None]
+    merging = arguments.chunk_merging
+    if merging == "length" and not given:
+        raise ValueError(
+            "align: --chunk-merging length needs a limit. Add --chunk-max-tokens N or "
+            "--chunk-max-bytes N, or take --chunk-merging words."
+        )
+    if merging in (None, "none") and given:
+        raise ValueError(
+            f"align: {' and '.join(given)} would limit joined chunks, and --chunk-merging is "
+            f"{merging or 'not given'}. Add --chunk-merging words or length, or leave the limit out."
+        )
     if arguments.plot is not None:
         try:
-            import tide.presentation.figures  # noqa: F401
+            import tide.inspection.figures  # noqa: F401
         except ImportError as error:
             raise ValueError(f"align: --plot: {error}") from error
 
 
-def _check_merging(arguments: argparse.Namespace) -> None:
-    """As `tide.alignment.merging.check_merging`, by the names of the options."""
-    limits = {"tokens": arguments.chunk_max_tokens, "bytes": arguments.chunk_max_bytes}
-    given = [f"--chunk-max-{unit} {limit}" for unit, limit in limits.items() if limit is not None]
-    if arguments.chunk_merging == "length" and not given:
-        raise ValueError(
-            "align: --chunk-merging length joins chunks up to a limit, and none is given. Add "
-            "--chunk-max-tokens N or --chunk-max-bytes N, or take --chunk-merging words."
-        )
-    if arguments.chunk_merging in (None, "none") and given:
-        merging = "not given" if arguments.chunk_merging is None else "none"
-        raise ValueError(
-            f"align: {' and '.join(given)} would limit joined chunks, and --chunk-merging is {merging}. Add "
-            "--chunk-merging words or length, or leave the limit out."
-        )
-
-
-def _setup(arguments: argparse.Namespace, recipe: Recipe | None) -> _Setup:
-    """Options go before the recipe."""
-    models = {} if recipe is None else {"student": recipe.student, "teacher": recipe.teacher}
-    # Within one vocabulary, too, the teacher is shown by its own template; `tide prepare` does not apply it.
-    of_recipe = {role: model for role, model in models.items() if model is not None}
-    paths, given_by = {}, {}
+def _tokenizer_paths(arguments: argparse.Namespace, recipe: Recipe | None) -> dict[str, tuple[str, str]]:
+    """Each side's tokenizer, and the option or recipe key that names it."""
+    paths = {}
     for role in ("student", "teacher"):
-        paths[role], given_by[role] = getattr(arguments, role), f"--{role}"
-        if paths[role] is None and role in of_recipe:
-            model = of_recipe[role]
-            paths[role], given_by[role] = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
-        elif paths[role] is None:
+        option, model = getattr(arguments, role), getattr(recipe, role, None)
+        if option is not None:
+            paths[role] = option, f"--{role}"
+        elif model is not None:
+            paths[role] = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
+        else:
             where = "not given" if recipe is None else f"not in {arguments.recipe}"
             raise ValueError(
                 f"align: expected two tokenizers, and the {role}'s is {where}. Add --{role}, or "
                 "--recipe RECIPE.yaml with both models."
             )
-    variables = {role: model.template_arguments for role, model in of_recipe.items()}
-    return _Setup(paths["student"], paths["teacher"], given_by, _merging(arguments, recipe), variables)
+    return paths
 
 
-def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> Merging:
-    """That of the options; without any, the recipe's."""
-    options = (arguments.chunk_merging, arguments.chunk_max_bytes, arguments.chunk_max_tokens)
-    if recipe is not None and options == (None, None, None):
-        data = recipe.data
-        return Merging(data.chunk_merging, data.chunk_max_bytes, data.chunk_max_tokens)
-    return Merging(arguments.chunk_merging or "none", *options[1:])
+def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfig:
+    """How to join chunks: by the options, or else as the recipe does."""
+    from tide.config import DataConfig
+
+    names = ("chunk_merging", "chunk_max_bytes", "chunk_max_tokens")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return recipe.data if recipe is not None and not given else DataConfig(**given)
 
 
-def _opened(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, DataSet]:
-    """The rows that statistics are of: those of --data, or else of the recipe."""
+def _aligned_text(text: str, align: Aligner) -> AlignedRow:
+    from tide.inspection import AlignedRow, typed_row
+
+    is_piped = text == "-"
+    typed = typed_row(sys.stdin.read() if is_piped else text, escapes=not is_piped, log=_log)
+    (row,) = align([typed])
+    if not isinstance(row, AlignedRow):
+        raise ValueError(f"align: {row.reason}: {row.detail}")
+    return row
+
+
+def _open(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, DataSet]:
+    """The rows of --data, or else of the recipe."""
     from tide.config import at_key
     from tide.data import open_source
     from tide.inspection import DataSet, MixedRows
 
-    rows: Rows
-    if arguments.data is not None:
-        _check_parts_of_data(arguments)
-        split = arguments.split or "train"
-        with at_key("--data"):
-            rows = open_source(arguments.data, subset=arguments.subset, split=split)
-        options = [f"{name} {given}" for name in ("subset", "split") if (given := getattr(arguments, name))]
-        return rows, DataSet(", ".join([arguments.data, *options]), len(rows))
-    assert recipe is not None
-    rows = MixedRows.of(recipe)
-    names = ", ".join(dict.fromkeys(source.path for source in recipe.data.mixture))
-    return rows, DataSet(f"{arguments.recipe} ({names})", len(rows))
+    if arguments.data is None:
+        assert recipe is not None
+        mixed = MixedRows.of(recipe)
+        names = ", ".join(dict.fromkeys(source.path for source in recipe.data.mixture))
+        return mixed, DataSet(f"{arguments.recipe} ({names})", len(mixed))
+    _check_parts_of_data(arguments)
+    with at_key("--data"):
+        rows = open_source(arguments.data, subset=arguments.subset, split=arguments.split or "train")
+    options = [f"{name} {given}" for name in ("subset", "split") if (given := getattr(arguments, name))]
+    return rows, DataSet(", ".join([arguments.data, *options]), len(rows))
 
 
 def _check_parts_of_data(arguments: argparse.Namespace) -> None:
-    """Refuses a split or subset that would be passed over, yet be named in what is shown."""
+    """Refuse a split or subset that the source does not have: it would be ignored."""
     from tide.data import files_at
 
     try:
         files = files_at(arguments.data, split="")
-    except ValueError:  # There are splits, and none is named so; or nothing is there, which is said later.
+    except ValueError:  # The source has splits, or is missing, which `open_source` reports.
         return
-    # A name on the hub has no files here, and may have both.
+    # A data set on the hub has no files here and may have both.
     for name in ("split", "subset"):
         given = getattr(arguments, name)
         if files and given is not None:
@@ -260,19 +238,18 @@ def _check_parts_of_data(arguments: argparse.Namespace) -> None:
             )
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(f"tide align: {line}", file=sys.stderr)
 
 
-def _read_data(
+def _sample(
     arguments: argparse.Namespace, source: Rows, align: Aligner, statistics: ChunkStatistics
 ) -> list[tuple[str, AlignedRow]]:
-    """Counts a sample of the data; the rows of it that are to be shown, with where they stand."""
+    """Count a sample of the data; return the rows to show, with their places."""
     from rich.console import Console
     from rich.progress import track
 
-    from tide.inspection import sampled
-    from tide.preparation import Dropped
+    from tide.inspection import AlignedRow, sampled
 
     shown: list[tuple[str, AlignedRow]] = []
     rows, total = sampled(source, arguments.rows, align), min(arguments.rows, len(source))
@@ -280,27 +257,28 @@ def _read_data(
     # Without a terminal, a bar would be an empty line.
     silent = not console.is_terminal
     for number, row in track(rows, "aligning", total, console=console, transient=True, disable=silent):
-        statistics.add([row])
-        if len(shown) < arguments.show and not isinstance(row, Dropped):
+        statistics.add(row)
+        if len(shown) < arguments.show and isinstance(row, AlignedRow):
             shown.append((source.where(number), row))
     return shown
 
 
-def _write(
+def _write_files(
     arguments: argparse.Namespace,
-    setup: _Setup,
+    tokenizers: dict[str, str],
+    merging: DataConfig,
     statistics: ChunkStatistics,
     data: DataSet | None,
     shown: list[tuple[str, AlignedRow]],
 ) -> None:
-    from tide.inspection import alignment_page
+    from tide.inspection import alignment_page, merging_text
 
     images = None
     if statistics.num_chunks and (arguments.html or arguments.plot):
         try:
             from tide.inspection.histogram import chunk_images
-        except ImportError as error:  # A page does without them.
-            print(f"tide align: no figures: {error}", file=sys.stderr)
+        except ImportError as error:  # The page works without.
+            _log(f"no figures: {error}")
         else:
             images = chunk_images(statistics)
     if arguments.plot is not None:
@@ -309,12 +287,6 @@ def _write(
         arguments.plot.write_bytes(images[0])
     if arguments.html is not None:
         page = alignment_page(
-            shown,
-            statistics,
-            student=setup.student,
-            teacher=setup.teacher,
-            merging=str(setup.merging),
-            data=data,
-            images=images,
+            shown, statistics, **tokenizers, merging=merging_text(merging), data=data, images=images
         )
         arguments.html.write_text(page, encoding="utf-8")

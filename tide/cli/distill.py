@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from tide.cli.subparsers import add_recipe, status_log
+
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
 
@@ -13,18 +15,15 @@ INTERRUPTED = 130
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command."""
+    """Add the command."""
     parser = commands.add_parser(
         "distill",
         help="train a student by a recipe",
-        description="Train the student of a recipe. The student, its recipe.yaml and a summary.json end in "
+        description="Train the student of a recipe. The student, recipe.yaml and summary.json go to "
         "training.output_dir. Ctrl-C writes a checkpoint and stops; --resume goes on from it. Options and "
-        "key=value stand in any order.",
+        "key=value may come in any order.",
     )
-    parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", default=(), metavar="key=value", help="such as training.max_steps=10"
-    )
+    add_recipe(parser, "training.max_steps=10")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -37,25 +36,21 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command."""
     from tide.config import load_recipe
 
-    # Before torch is imported: a typo answers at once.
+    # Before torch is imported, so that a typo is answered at once.
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from tide.pipeline import check, distill
 
     if arguments.check:
         print(f"{arguments.recipe}: {check(recipe, resume=arguments.resume)}")
         return 0
-    result = distill(
-        recipe,
-        resume=arguments.resume,
-        say=lambda line: print(f"tide distill: {line}", file=sys.stderr, flush=True),
-    )
+    result = distill(recipe, resume=arguments.resume, log=status_log("distill"))
     if not result.finished:
         print(
-            f"tide distill: stopped after step {result.steps} of {recipe.training.max_steps}, with a "
-            f"checkpoint in {result.output_dir}. Add --resume to go on.",
+            f"tide distill: stopped after step {result.steps} of {result.max_steps}, with a checkpoint in "
+            f"{result.output_dir}. Add --resume to go on.",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -8,13 +8,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from tide._version import __version__
-from tide.cli import align, distill, prepare, quickstart, sample
+from tide.cli import align, distill, prepare, recipe, sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
-INTERRUPTED = 130  # What a shell reports for a program ended by SIGINT.
+INTERRUPTED = 130  # the status of a program that SIGINT ended
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,33 +22,31 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tide", description="Distil diffusion language models.")
     top.add_argument("--version", action="version", version=f"tide {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (quickstart, align, prepare, distill, sample):
+    for command in (recipe, prepare, distill, sample, align):
         command.add_parser(commands)
     for one in commands.choices.values():
-        one.set_defaults(parser=one)  # For errors that `main` finds: they show this command's usage.
+        one.set_defaults(parser=one)  # its usage belongs to errors that `main` finds
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Returns:
-        The exit status: 0 done, 2 bad input (said in one line a problem), 130 interrupted.
+        The exit status: 0 done, 2 bad input (one line per problem), 130 interrupted.
     """
     parsed, rest = parser().parse_known_args(arguments)
     _take_overrides(parsed, rest)
     try:
         status: int = parsed.run(parsed)
-    except BrokenPipeError:  # Whoever reads the output has left: no bad input.
+    except BrokenPipeError:  # the reader of the output is gone, which is not bad input
         raise
     except (ValueError, OSError) as error:
         for line in str(error).splitlines():
-            # Functions name themselves in their errors, and some have the command's name.
-            said = line.removeprefix(f"{parsed.command}: ")
-            print(f"tide {parsed.command}: {said}", file=sys.stderr)
+            # Functions begin their errors with their name, which may be the command's.
+            print(f"tide {parsed.command}: {line.removeprefix(f'{parsed.command}: ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        # A command that can go on says so in this default of its parser.
         remedy = getattr(parsed, "when_interrupted", "")
         print(f"\ntide {parsed.command}: interrupted{remedy and '. '}{remedy}", file=sys.stderr)
         return INTERRUPTED
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _take_overrides(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
-    """argparse leaves what stands after an option: key=value is an override, all else is an error."""
+    """Take key=value texts that argparse leaves after an option as overrides; anything else is an error."""
     overrides = getattr(parsed, "overrides", None)
     unknown = [text for text in rest if overrides is None or text.startswith("-") or "=" not in text]
     text = getattr(parsed, "text", None) or ""

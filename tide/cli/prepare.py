@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tide.cli.subparsers import add_recipe, status_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,51 +16,49 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command."""
+    """Add the command."""
     parser = commands.add_parser(
         "prepare",
         help="render, tokenize and align a recipe's data, once",
         description="Write the examples of a recipe's data, as shards with a manifest, to data.prepared; "
         "`tide distill` with the same recipe reads them. An interrupted preparation goes on where it "
-        "stopped. The files are the same bytes whatever the number of workers.",
+        "stopped. The number of workers does not change the files.",
     )
-    parser.add_argument("recipe", metavar="RECIPE.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", default=(), metavar="key=value", help="such as data.prepared=runs/data"
-    )
+    add_recipe(parser, "data.prepared=runs/data")
     parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
     parser.add_argument(
-        "--overwrite", action="store_true", help="remove what another recipe prepared in data.prepared"
+        "--overwrite", action="store_true", help="remove the shards of another recipe from data.prepared"
     )
     parser.set_defaults(run=run, when_interrupted="Run the same command again to go on.")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command."""
     from tide.config import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"prepare: --workers must be at least 1, got {arguments.workers}")
-    from tide.preparation import prepare, rejects_in
+    from tide.preparation import ShardDirectory, prepare
 
     manifest = prepare(
         recipe,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         progress=True,
-        say=lambda line: print(f"tide prepare: {line}", file=sys.stderr, flush=True),
+        log=status_log("prepare"),
     )
     num_shards = len(manifest.shards)
     counts = manifest.counts
     print(
         f"{recipe.data.prepared}: {counts.in_a_line}, {num_shards} shard{'s' if num_shards > 1 else ''}",
-        *counts.dropped_in_lines,
+        *counts.rejected_in_lines,
         sep="\n",
     )
-    if counts.dropped:
+    if counts.rejected:
         assert recipe.data.prepared is not None
-        print(f"  dropped rows, with what is wrong: {rejects_in(Path(recipe.data.prepared).expanduser())}")
+        rejects = ShardDirectory(Path(recipe.data.prepared).expanduser()).rejects_glob()
+        print(f"  rejected rows and their faults: {rejects}")
     if len(manifest.sources) > 1:
         print("\n".join(_lines_of_sources(manifest)))
     return 0
@@ -70,7 +69,7 @@ def _lines_of_sources(manifest: Manifest) -> list[str]:
     cells = [
         (
             _name(source),
-            *(f"{number:,}" for number in (counts.rows, counts.kept, counts.dropped)),
+            *(f"{number:,}" for number in (counts.rows, counts.kept, counts.rejected)),
         )
         for source, counts in zip(manifest.plan.sources, manifest.sources, strict=True)
     ]
@@ -79,14 +78,14 @@ def _lines_of_sources(manifest: Manifest) -> list[str]:
         f"  {cell[0]:<{name}}"
         + ",".join(
             f"  {number:>{width}} {what}"
-            for number, width, what in zip(cell[1:], numbers, ("rows", "kept", "dropped"), strict=True)
+            for number, width, what in zip(cell[1:], numbers, ("rows", "kept", "rejected"), strict=True)
         )
         for cell in cells
     ]
 
 
 def _name(source: Mapping[str, Any]) -> str:
-    """A source's path, with what tells it from others of the same path."""
+    """A source's path, subset, split and filter."""
     parts = [source["path"], source["subset"], None if source["split"] == "train" else source["split"]]
     if source["answer_contains"] is not None:
         parts.append(repr(source["answer_contains"]))

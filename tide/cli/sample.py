@@ -12,11 +12,9 @@ from tide.cli.subparsers import count
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
 
-DEFAULT_BLOCK_SIZE = 32  # Of recipes that do not name one.
-
 
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command."""
+    """Add the command."""
     parser = commands.add_parser(
         "sample",
         help="complete prompts with a block-diffusion model",
@@ -28,7 +26,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--block-size",
         type=count,
-        help=f"as in training (default: that of the checkpoint's recipe.yaml, or else {DEFAULT_BLOCK_SIZE})",
+        help="as in training (default: that of the checkpoint's recipe.yaml, or a recipe's default)",
     )
     parser.add_argument(
         "--steps-per-block", type=count, help="denoising steps per block (default: one token a step)"
@@ -37,7 +35,7 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Run the command."""
     from tide.models import load_model, load_tokenizer
     from tide.sampling import generate
 
@@ -58,17 +56,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _trained_block_size(checkpoint: str) -> int:
-    """From the recipe that `tide distill` writes beside a student; says what it takes and from where."""
-    from tide.config import RecipeError, load_recipe
+    """The block size in the recipe that `tide distill` writes beside a student; logs it with its source."""
+    from tide.config import MaskingConfig, RecipeError, load_recipe
 
-    size, source = DEFAULT_BLOCK_SIZE, "as no recipe.yaml beside the checkpoint says how it was trained"
+    size, source = MaskingConfig().block_size, "as no recipe.yaml beside the checkpoint names one"
     folder = Path(checkpoint)
-    # A student has it in its folder, a `checkpoint-N` of a run in the folder above.
+    # A student's recipe is in its folder, that of a `checkpoint-N` in the folder above.
     for path in (folder / "recipe.yaml", folder.absolute().parent / "recipe.yaml"):
         if folder.is_dir() and path.is_file():
             try:
                 size, source = load_recipe(path).masking.block_size, f"from {path}"
-            except RecipeError:  # Of another program: the name is a common one.
+            except RecipeError:  # another program's: the name is common
                 continue
             break
     print(f"tide sample: block size {size}, {source}", file=sys.stderr, flush=True)

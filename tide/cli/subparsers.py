@@ -1,16 +1,19 @@
-"""What commands share: the type of what each adds its parser to, and of counts among their options."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def count(text: str) -> int:
-    """An option's whole number of at least 1; argparse names the option that has another."""
+    """Read an option's whole number of at least 1."""
     try:
         number = int(text)
     except ValueError:
@@ -18,3 +21,16 @@ def count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return number
+
+
+def add_recipe(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add a recipe and its overrides, with one as an example."""
+    parser.add_argument("recipe", metavar="RECIPE.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", default=(), metavar="key=value", help=f"such as {example}; see `tide recipe`"
+    )
+
+
+def status_log(command: str) -> Callable[[str], None]:
+    """A callback that prints status lines of a command to the standard error."""
+    return lambda line: print(f"tide {command}: {line}", file=sys.stderr, flush=True)

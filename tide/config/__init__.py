@@ -1,11 +1,10 @@
-"""The recipe: one dataclass per stage, composed; strict YAML in and out."""
+"""The recipe: a section per stage, read strictly from YAML."""
 
 from __future__ import annotations
 
-from tide.config.keys import at_key
-from tide.config.problem import Place, Problem, RecipeError
+from tide.config.problem import Place, Problem, RecipeError, at_key
 from tide.config.records import Record, decode
-from tide.config.schema import (
+from tide.config.sections import (
     DataConfig,
     MaskingConfig,
     ModelConfig,

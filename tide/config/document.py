@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 
 import yaml
 
+from tide.config.aliases import Alias, alias_at
 from tide.config.problem import Place, Problem, RecipeError, printable, shown
+from tide.config.values import FLOAT_PATTERN
 
 KeyPath = tuple[str, ...]
 
 _INTEGER = r"[-+]?(?:0|[1-9][0-9]{0,17})"  # 18 digits stay within int64; more are read as a float
-FLOAT_PATTERN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 _SCALARS: dict[str, Callable[[str], object]] = {
     "tag:yaml.org,2002:str": str,
     "tag:yaml.org,2002:int": int,
@@ -112,8 +113,10 @@ class Document:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], origin: Place) -> Document:
-        """Take plain Python values; nested mappings are copied, never written to."""
-        return cls(_copied(values), origin)
+        """Take plain Python values; nested mappings are copied."""
+        document = cls({}, origin)
+        document.values = document._copied(values, ())
+        return document
 
     def place(self, path: KeyPath) -> Place:
         """Where the value at `path` was written, or else the section that holds it."""
@@ -127,11 +130,13 @@ class Document:
         Raises:
             RecipeError: `text` is not YAML.
         """
+        alias = alias_at(path)
+        path = (*path[:-1], alias.key)
         node = _compose(text, place, lines=False)
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
         self.places[path] = place
-        value = None if node is None else self._value(node, path, place)
+        value = alias.value(None if node is None else self._value(node, path, place))
         section: object = self.values
         for depth, key in enumerate(path, start=1):
             holder: Any = section
@@ -139,7 +144,7 @@ class Document:
             if isinstance(section, list) and key.isdecimal() and int(key) < len(section):
                 at = int(key)
             elif not isinstance(section, dict):
-                return  # no section where the file should have one: that is the error to report
+                return  # not a section in the file either, which is the problem to report
             if depth == len(path):
                 holder[at] = value
             elif isinstance(holder, dict) and holder.get(at) is None:
@@ -165,21 +170,40 @@ class Document:
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, fixed: Place | None) -> dict[str, object]:
         mapping: dict[str, object] = {}
-        first: dict[str, Place] = {}
         for key_node, value_node in node.value:
             place = fixed or Place(self.origin.source, _line(key_node))
             if not isinstance(key_node, yaml.ScalarNode):
                 self._note(place, path, "a key is plain text; got a list or a mapping. Write key: value")
                 continue
-            key = key_node.value
-            if key in mapping:
-                self._note(place, (*path, key), f"given twice, first at {first[key]}; keep one")
-                continue
-            first[key] = place
-            if fixed is None:
-                self.places[(*path, key)] = place
-            mapping[key] = self._value(value_node, (*path, key), fixed)
+            alias = self._new_key(mapping, path, key_node.value, place)
+            if alias is not None:
+                here = (*path, alias.key)
+                if fixed is None:
+                    self.places[here] = place
+                mapping[alias.key] = alias.value(self._value(value_node, here, fixed))
         return mapping
+
+    def _copied(self, values: Mapping[str, object], path: KeyPath) -> dict[str, object]:
+        mapping: dict[str, object] = {}
+        for key, value in values.items():
+            # A key from Python may be anything; as text it is an unknown key, and reported.
+            alias = self._new_key(mapping, path, str(key), self.origin)
+            if alias is not None:
+                here = (*path, alias.key)
+                mapping[alias.key] = (
+                    self._copied(value, here) if isinstance(value, Mapping) else alias.value(value)
+                )
+        return mapping
+
+    def _new_key(self, mapping: dict[str, object], path: KeyPath, written: str, place: Place) -> Alias | None:
+        """The key that is written, or None if `mapping` has it, which is noted."""
+        alias = alias_at((*path, written))
+        if alias.key not in mapping:
+            return alias
+        same = "" if written == alias.key else f"the same key as {alias.key}; "
+        first = self.place((*path, alias.key))
+        self._note(place, (*path, written), f"{same}given twice, first at {first}; keep one")
+        return None
 
     def _note(self, place: Place, path: KeyPath, message: str) -> None:
         self.problems.append(Problem(place, ".".join(map(printable, path)), message))
@@ -226,13 +250,6 @@ def _compose(text: str, place: Place, *, lines: bool) -> yaml.Node | None:
     except RecursionError:
         _fail(place, "not a recipe: nested too deeply; a recipe has sections with keys, and no more levels")
     return node
-
-
-def _copied(values: Mapping[str, object]) -> dict[str, object]:
-    # A key from Python may be anything; str() makes it an unknown key, reported as such.
-    return {
-        str(key): _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()
-    }
 
 
 def _short(tag: str) -> str:

@@ -1,12 +1,13 @@
-"""What is wrong with a recipe, where it was written, and the one error that carries it all."""
+"""Problems of a recipe with their places, and the error that carries them all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-_LONGEST_VALUE = 60  # characters of a value that a one-line message can afford
+_LONGEST_VALUE = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One line for the reader: place, full dotted key ("" for the recipe as a whole), rule, value, remedy."""
+    """One line: place, dotted key ("" for the whole recipe), rule, value and remedy."""
 
     place: Place
     key: str
@@ -33,43 +34,49 @@ class Problem:
 
 
 class RecipeError(ValueError):
-    """Everything that is wrong with a recipe, one line per problem, in the order of the file.
+    """All problems of a recipe, one per line, in the order of the file.
 
     Attributes:
-        problems: the same as records, for tools that want the key or the line.
+        problems: the same as records, with key and line.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         ordered = sorted(problems, key=lambda problem: problem.place.line or math.inf)
         self.problems: tuple[Problem, ...] = tuple(ordered)
-        # The records themselves are the argument: an exception is pickled as its class and arguments.
+        # An exception is pickled as its class and arguments.
         super().__init__(self.problems)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 
 
+@contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """Begin the errors from within with a key.
+
+    Args:
+        key: the dotted key, or a command's option, whose value is used within.
+    Raises:
+        ValueError: for a ValueError or OSError from within, with its message after the key.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
 def shown(value: object) -> str:
-    """The value as an error quotes it: one line, cut short, with its kind where that is not plain."""
+    """Quote a value in an error: one line, cut short."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = _cut(repr(value))
-    if isinstance(value, str):
-        return text
-    return f"{text} ({kind_of(value)})"
+    return _cut(repr(value))
 
 
 def printable(key: str) -> str:
-    """A key as an error shows it: bare, unless that would break or widen the line."""
+    """Quote a key in an error, if it would break or widen the line."""
     return key if key.isprintable() and len(key) <= _LONGEST_VALUE else _cut(repr(key))
-
-
-def kind_of(value: object) -> str:
-    """The word that a recipe's author has for a value's type."""
-    words = {int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
-    return words.get(type(value), type(value).__name__)
 
 
 def _cut(text: str) -> str:

@@ -1,10 +1,25 @@
-"""Data: rows of any source, token ids, shards on disk, batches."""
+"""Data: rows of any source, rendered and tokenized; shards of examples on disk; batches.
+
+conversation (rows) <- sources <- mixing; rendering -> tokenize; shards, manifest; buckets, collate
+"""
 
 from tide.data.buckets import LengthBuckets
 from tide.data.collate import Collator
-from tide.data.conversation import BadRow, Conversation, Message, Raw, Row, TextRow, parse_row, read_row
+from tide.data.conversation import (
+    Conversation,
+    Message,
+    Raw,
+    Rejected,
+    RejectedRow,
+    Row,
+    TextRow,
+    parse_row,
+    read_row,
+)
 from tide.data.counts import Counts, SourceCounts
+from tide.data.files import ScratchFile, file_hash, write_whole
 from tide.data.manifest import (
+    FORMAT,
     MANIFEST_FILE,
     PLAN_FILE,
     Manifest,
@@ -12,28 +27,22 @@ from tide.data.manifest import (
     Plan,
     Shard,
     different_keys,
-    file_hash,
-    read_json,
     read_plan,
     tokenizer_fingerprint,
     versions_here,
-    write_json,
-    write_whole,
+    write_record,
 )
 from tide.data.mixing import Mixture, mix
-from tide.data.packing import pack
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
-from tide.data.scratch import ScratchFile
-from tide.data.selection import rows_with_answer
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Source, files_at, open_source
 from tide.data.template_arguments import check_template_arguments, template_names
 from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [
+    "FORMAT",
     "MANIFEST_FILE",
     "PLAN_FILE",
-    "BadRow",
     "Collator",
     "Conversation",
     "Counts",
@@ -44,6 +53,8 @@ __all__ = [
     "PartReport",
     "Plan",
     "Raw",
+    "Rejected",
+    "RejectedRow",
     "Rendered",
     "Row",
     "ScratchFile",
@@ -61,19 +72,16 @@ __all__ = [
     "files_at",
     "mix",
     "open_source",
-    "pack",
     "parse_row",
-    "read_json",
     "read_plan",
     "read_row",
     "render",
-    "rows_with_answer",
     "shared_contents",
     "template_names",
     "tokenize_rendered",
     "tokenizer_fingerprint",
     "versions_here",
-    "write_json",
+    "write_record",
     "write_shard",
     "write_whole",
 ]

@@ -1,7 +1,6 @@
-"""Rows of Arrow tables: Arrow files as they lie on disk, Parquet by way of one, data sets of the hub.
+"""Rows of Arrow tables: Arrow files, mapped into memory; Parquet files; data sets of the hub.
 
-Arrow files are mapped into memory, and any row is read at once. Parquet has no single rows to read: its
-columns of text are first written to a temporary Arrow file.
+Parquet has no single rows to read: its columns of text are first written to a temporary Arrow file.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tide.data.conversation import KEYS, BadRow
-from tide.data.scratch import ScratchFile
+from tide.data.conversation import KEYS, Rejected
+from tide.data.files import ScratchFile
+from tide.data.gather import gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,24 +24,16 @@ if TYPE_CHECKING:
 
     from tide.data.conversation import Raw
 
-ARROW_SUFFIXES, PARQUET_SUFFIXES = (".arrow", ".feather"), (".parquet",)
 _BATCH_ROWS = 1024
 _FILE_MAGIC = b"ARROW1"  # of the file form; the stream form has none
 
 
 class ArrowRows:
-    """Rows of a table; columns that no form of rows has are left unread.
-
-    Attributes:
-        name: of the file or data set, for messages.
-    """
+    """Rows of a table; columns that no form of rows has are left unread."""
 
     def __init__(self, name: str, table: Callable[[], pa.Table]) -> None:
-        """Opens the table.
+        """Open the table; `table` opens it again in another process.
 
-        Args:
-            name: of the file or data set.
-            table: opens it; pickled in its place, so that another process opens it again.
         Raises:
             ValueError: it has none of the columns of a row.
         """
@@ -54,8 +46,9 @@ class ArrowRows:
                 f"open_source: {name!r} has columns {table().column_names}. "
                 f"Expected one or more of {', '.join(KEYS)}."
             )
-        sizes = [batch.num_rows for batch in opened.to_batches()]
-        self._ends = np.cumsum(sizes, dtype=np.int64)
+        sizes = np.array([batch.num_rows for batch in opened.to_batches()], dtype=np.int64)
+        self._ends = np.cumsum(sizes)
+        self._starts = self._ends - sizes
 
     def _table(self) -> pa.Table:
         table = self._open()
@@ -64,22 +57,18 @@ class ArrowRows:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
-        """The rows of these numbers, in this order."""
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
+        """Read rows by number, in this order."""
         if self._batches is None:
             self._batches = self._table().to_batches()
-        wanted = np.asarray(indices, dtype=np.int64)
+        batches, wanted = self._batches, np.asarray(indices, dtype=np.int64)
         batch_of = np.searchsorted(self._ends, wanted, side="right")
-        rows: list[Raw | BadRow] = [{}] * len(wanted)
-        for number in np.unique(batch_of).tolist():
-            batch = self._batches[number]
-            places = np.flatnonzero(batch_of == number)
-            local = wanted[places] - (int(self._ends[number]) - batch.num_rows)
-            for place, row in zip(
-                places, self._values(batch.take(pa.array(local)), wanted[places]), strict=True
-            ):
-                rows[place] = row
-        return rows
+
+        def read(number: int, rows: np.ndarray) -> list[Raw | Rejected]:
+            start = self._starts[number]
+            return self._values(batches[number].take(pa.array(rows - start)), rows)
+
+        return gather(batch_of, wanted, read)
 
     def where(self, index: int) -> str:
         """Name and number of a row, from 0."""
@@ -88,36 +77,28 @@ class ArrowRows:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_batches": None}
 
-    def _values(self, batch: Any, indices: Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
+    def _values(self, batch: Any, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         try:
             return batch.to_pylist()  # type: ignore[no-any-return]
         except UnicodeDecodeError as error:
             if len(indices) > 1:
                 singles = (batch.slice(at, 1) for at in range(len(indices)))
                 return [self._values(single, indices[at : at + 1])[0] for at, single in enumerate(singles)]
-            return [BadRow("invalid UTF-8", f"{self.where(int(indices[0]))}: {error.reason}")]
+            return [Rejected("invalid UTF-8", f"{self.where(int(indices[0]))}: {error.reason}")]
 
 
 def arrow_rows(path: Path) -> ArrowRows:
-    """Rows of an Arrow file, in its file or its stream form.
-
-    Raises:
-        ValueError: it is no Arrow file, or has none of the columns of a row.
-    """
+    """Open an Arrow file, in its file or its stream form."""
     return _readable(path, lambda: ArrowRows(str(path), partial(_mapped, path)))
 
 
 def parquet_rows(path: Path) -> ArrowRows:
-    """Rows of a Parquet file.
-
-    Raises:
-        ValueError: it is no Parquet file, or has none of the columns of a row.
-    """
+    """Open a Parquet file."""
     return _readable(path, lambda: ArrowRows(str(path), _Converted(path)))
 
 
 class _Converted:
-    """The columns of text of a Parquet file, in an Arrow file of their own."""
+    """The columns of text of a Parquet file, in a temporary Arrow file."""
 
     def __init__(self, path: Path) -> None:
         with pq.ParquetFile(path) as parquet:

@@ -53,4 +53,6 @@ class Collator:
             rows = pad_sequence([getattr(s, name) for s in sequences], batch_first=True, padding_value=value)
             return torch.nn.functional.pad(rows, (0, length - rows.shape[1]), value=value)
 
-        return TokenBatch(padded("token_ids", pad_id), valid, padded("maskable", False), padded("chunks", -1))
+        return TokenBatch(
+            padded("token_ids", pad_id), valid, padded("loss_mask", False), padded("chunks", -1)
+        )

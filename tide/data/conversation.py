@@ -1,23 +1,23 @@
-"""Rows: what a source's mappings mean, in the forms of the ecosystem; and what makes one unfit.
+"""Parse a mapping of a source into a row: a conversation, or a prompt and its completion.
 
-The first form that is there counts. Other keys are ignored, and a key whose value is null is not there.
+The first form whose keys are present counts; other keys are ignored, and null counts as absent.
 
-    {"messages": [{"role": ..., "content": ...}, ...]}            conversations
-    {"conversations": [{"from": ..., "value": ...}, ...]}         the same as ShareGPT writes them
-    {"prompt": [messages], "completion": [messages]}              the same; no answer in the prompt is learnt
-    {"instruction": "...", "input": "...", "output": "..."}       the same, one question; input may be missing
-    {"prompt": "...", "completion": "..."}                        text without a chat template
-    {"text": "..."}                                               the same, all of it learnt
+    {"messages": [{"role": ..., "content": ...}, ...]}        conversation
+    {"conversations": [{"from": ..., "value": ...}, ...]}     conversation, as ShareGPT writes it
+    {"prompt": [messages], "completion": [messages]}          conversation; the prompt's answers are context
+    {"instruction": "...", "input": "...", "output": "..."}   conversation of one question; input is optional
+    {"prompt": "...", "completion": "..."}                    text without a chat template
+    {"text": "..."}                                           the same, all of it in the loss
 
-An answer may say that it is not learnt: "weight": 0, or "train": false. A message that is more than its
-content (tool calls, reasoning beside it) makes its row unfit: it would be learnt without what belongs to it.
+An answer with "weight": 0 or "train": false is context. A message with more than its content (tool calls,
+reasoning beside it) rejects its row: the loss would read it without what belongs to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Raw: TypeAlias = Mapping[str, object]  # a row as its source has it
 ASSISTANT = "assistant"
@@ -25,7 +25,7 @@ ASSISTANT = "assistant"
 KEYS = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text")
 # ShareGPT's speakers, by the names that chat templates know.
 _SPEAKERS = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "observation": "tool"}
-# What a message holds beside its content, and why its row is then unfit.
+# Keys of a message that reject its row, with the reason.
 _MORE = {
     "tool_calls": "tool calls",
     "function_call": "tool calls",
@@ -38,7 +38,7 @@ _CALLING_ROLES = ("function_call", "tool_call")  # a turn that is a call, its co
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: who speaks (system, user, assistant, tool, ...), and the text."""
+    """One turn: a role (system, user, assistant, tool, ...) and its text."""
 
     role: str
     content: str
@@ -50,18 +50,23 @@ class Conversation:
 
     Attributes:
         messages: in order.
-        num_prompt: how many of them are the prompt. Answers among those are read and never learnt.
-        unlearnt: numbers (from 0) of more answers that are read and never learnt.
+        num_prompt: messages of the prompt; answers among them are context.
+        context: indices of further answers that the loss does not read.
     """
 
     messages: tuple[Message, ...]
     num_prompt: int = 0
-    unlearnt: frozenset[int] = frozenset()
+    context: frozenset[int] = frozenset()
 
     def is_answer(self, index: int) -> bool:
-        """Whether message `index` is to be learnt."""
-        is_context = index < self.num_prompt or index in self.unlearnt
+        """Return True if the loss reads message `index`."""
+        is_context = index < self.num_prompt or index in self.context
         return not is_context and self.messages[index].role == ASSISTANT
+
+    @property
+    def answers(self) -> list[str]:
+        """The contents that the loss reads."""
+        return [message.content for at, message in enumerate(self.messages) if self.is_answer(at)]
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,32 @@ class TextRow:
     prompt: str
     completion: str
 
+    @property
+    def answers(self) -> list[str]:
+        """The text that the loss reads."""
+        return [self.completion]
+
 
 Row: TypeAlias = TextRow | Conversation
 
 
-class BadRow(ValueError):
-    """A row to set aside, not a reason to stop.
+class Rejected(NamedTuple):
+    """A row that makes no example.
 
     Attributes:
         reason: a short fixed phrase, for counting.
-        detail: what is wrong in this row; it may quote it.
+        detail: the fault of this row; may quote it.
     """
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class RejectedRow(ValueError):
+    """Raised where a row is rejected, with the fields of `Rejected`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)  # Both: exceptions are pickled by their args.
@@ -89,49 +109,46 @@ class BadRow(ValueError):
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+        return str(Rejected(self.reason, self.detail))
 
 
-def read_row(raw: Raw | BadRow) -> Row | BadRow:
-    """What a source gave, as a row; or the BadRow that it is or makes, for who counts those and goes on."""
-    if isinstance(raw, BadRow):
+def read_row(raw: Raw | Rejected) -> Row | Rejected:
+    """Parse what a source gave; a fault is returned, not raised."""
+    if isinstance(raw, Rejected):
         return raw
     try:
         return parse_row(raw)
-    except BadRow as error:
-        return error
+    except RejectedRow as error:
+        return Rejected(error.reason, error.detail)
 
 
-def parse_row(value: Mapping[str, object]) -> Row:
-    """The row that a mapping stands for.
+def parse_row(value: Raw) -> Row:
+    """Parse a mapping in one of the module's forms.
 
-    A conversation needs an answer, and no answer to be learnt may be blank: a model that saw one would learn
-    to say nothing, and leaving the turn out would change what follows it. Nor may the completion of a text
-    row be blank.
+    A conversation needs an answer, and no answer in the loss may be blank: it would teach the model to say
+    nothing, and leaving the turn out would change what follows it. Nor may a completion be blank.
 
     Args:
-        value: in one of the module's forms. A message's content is text, or parts {"type": "text", "text":
-            ...} that are joined as they are.
+        value: a message's content is text, or parts {"type": "text", "text": ...} that are joined.
     Returns:
         A Conversation, or a TextRow whose prompt is "" for plain text.
     Raises:
-        BadRow: with reason "no known keys" (none of the forms), "wrong type", "no messages", "no answer",
-            "empty answer" (blank, or nothing at all), "parts other than text", "tool calls" and "reasoning"
-            (a turn that is more than its text), "weight of a message" (other than 0 and 1), "half a surrogate
-            pair".
+        RejectedRow: "no known keys", "wrong type", "no messages", "no answer", "empty answer" (blank, or
+            nothing at all), "parts other than text", "tool calls", "reasoning", "weight of a message" (other
+            than 0 and 1), "half a surrogate pair".
     """
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
     for key in ("messages", "conversations"):
         if key in given:
-            messages, unlearnt = _messages(given[key], key)
-            return _conversation(messages, unlearnt, where=key)
+            messages, context = _messages(given[key], key)
+            return _conversation(messages, context, where=key)
     if "prompt" in given and "completion" in given:
         prompt, completion = given["prompt"], given["completion"]
         if isinstance(prompt, str) and isinstance(completion, str):
             return _text_row(_text(prompt, "prompt"), completion, "completion")
         first, _ = _messages(prompt, "prompt")
-        last, unlearnt = _messages(completion, "completion")
-        shifted = frozenset(len(first) + at for at in unlearnt)
+        last, context = _messages(completion, "completion")
+        shifted = frozenset(len(first) + at for at in context)
         return _conversation(first + last, shifted, len(first), where="prompt and completion")
     if "instruction" in given and "output" in given:
         asked = [_text(given[key], key) for key in ("instruction", "input") if key in given]
@@ -139,7 +156,7 @@ def parse_row(value: Mapping[str, object]) -> Row:
         return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))))
     if "text" in given:
         return _text_row("", given["text"], "text")
-    raise BadRow(
+    raise RejectedRow(
         "no known keys",
         f"keys {sorted(map(str, value))}, expected messages, conversations, prompt and completion, "
         "instruction and output, or text",
@@ -149,47 +166,46 @@ def parse_row(value: Mapping[str, object]) -> Row:
 def _text_row(prompt: str, completion: object, where: str) -> TextRow:
     text = _text(completion, where)
     if not text.strip():
-        raise BadRow("empty answer", f"{where} is blank")
+        raise RejectedRow("empty answer", f"{where} is blank")
     return TextRow(prompt, text)
 
 
 def _conversation(
     messages: tuple[Message, ...],
-    unlearnt: frozenset[int] = frozenset(),
+    context: frozenset[int] = frozenset(),
     num_prompt: int = 0,
     *,
     where: str = "",
 ) -> Conversation:
     if not messages:
-        raise BadRow("no messages", f"nothing is in {where}")
-    conversation = Conversation(messages, num_prompt, unlearnt)
-    answers = [message for at, message in enumerate(messages) if conversation.is_answer(at)]
+        raise RejectedRow("no messages", f"nothing is in {where}")
+    conversation = Conversation(messages, num_prompt, context)
+    answers = conversation.answers
     if not answers:
-        not_learnt = f", not learnt {sorted(unlearnt)}" if unlearnt else ""
-        raise BadRow("no answer", f"roles {[message.role for message in messages]}{not_learnt}")
-    if not all(answer.content.strip() for answer in answers):
-        raise BadRow("empty answer", f"one of {len(answers)} answers is blank")
+        of_context = f", context {sorted(context)}" if context else ""
+        raise RejectedRow("no answer", f"roles {[message.role for message in messages]}{of_context}")
+    if not all(answer.strip() for answer in answers):
+        raise RejectedRow("empty answer", f"one of {len(answers)} answers is blank")
     return conversation
 
 
 def _messages(value: object, where: str) -> tuple[tuple[Message, ...], frozenset[int]]:
-    """The messages of a list, and the numbers of answers in it that are not to be learnt."""
+    """Parse a list of messages; return them and the indices of answers that are context."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise BadRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
+        raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
     messages = tuple(_message(item, f"{where}[{at}]") for at, item in enumerate(value))
-    unlearnt = (
+    return messages, frozenset(
         at
-        for at, (message, item) in enumerate(zip(messages, value, strict=True))
-        if message.role == ASSISTANT and not _is_learnt(item, f"{where}[{at}]")
+        for at, message in enumerate(messages)
+        if message.role == ASSISTANT and not _in_loss(value[at], f"{where}[{at}]")
     )
-    return messages, frozenset(unlearnt)
 
 
-def _is_learnt(value: Mapping[str, object], where: str) -> bool:
+def _in_loss(value: Mapping[str, object], where: str) -> bool:
     for key in ("weight", "train"):
         given = value.get(key)
         if given is not None and given not in (0, 1):  # False and True among them
-            raise BadRow("weight of a message", f"{where} has {key} {given!r:.40}, expected 0 or 1")
+            raise RejectedRow("weight of a message", f"{where} has {key} {given!r:.40}, expected 0 or 1")
         if given == 0:
             return False
     return True
@@ -197,19 +213,19 @@ def _is_learnt(value: Mapping[str, object], where: str) -> bool:
 
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, Mapping):
-        raise BadRow("wrong type", f"{where} is {_kind(value)}, not a message")
+        raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a message")
     for key, reason in _MORE.items():
         if not _is_blank(value.get(key)):
-            raise BadRow(reason, f"{where} has {key}, which is more than its content")
+            raise RejectedRow(reason, f"{where} has {key}, which is more than its content")
     role = value.get("role")
     content = value.get("content")
     if role is None and content is None:
         role, content = value.get("from"), value.get("value")
         role = _SPEAKERS.get(role, role) if isinstance(role, str) else role
     if not isinstance(role, str) or not role:
-        raise BadRow("wrong type", f"{where} has no role that is text")
+        raise RejectedRow("wrong type", f"{where} has no role that is text")
     if role in _CALLING_ROLES:
-        raise BadRow("tool calls", f"{where} is a {role}")
+        raise RejectedRow("tool calls", f"{where} is a {role}")
     return Message(_text(role, where), _content(content, where))
 
 
@@ -226,13 +242,13 @@ def _content(value: object, where: str) -> str:
     if isinstance(value, str):
         return _text(value, where)
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise BadRow("wrong type", f"the content of {where} is {_kind(value)}")
+        raise RejectedRow("wrong type", f"the content of {where} is {_kind(value)}")
     parts = []
     for part in value:
         if not isinstance(part, Mapping):
-            raise BadRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
+            raise RejectedRow("wrong type", f"the content of {where} has a part that is {_kind(part)}")
         if part.get("type") != "text":
-            raise BadRow(
+            raise RejectedRow(
                 "parts other than text", f"the content of {where} has a part of type {part.get('type')!r}"
             )
         parts.append(_text(part.get("text"), where))
@@ -241,11 +257,11 @@ def _content(value: object, where: str) -> str:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise BadRow("wrong type", f"{where} is {_kind(value)}, not text")
+        raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRow(
+        raise RejectedRow(
             "half a surrogate pair", f"{where} has {value[error.start]!a}, which is no character"
         ) from None
     return value

@@ -1,29 +1,32 @@
-"""What became of the rows of sources, and what is in the examples that they make."""
+"""Counts of rows, and of what is in the examples that they make."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from tide.config import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What became of rows, and what is in the examples.
+class Counts(Record):
+    """Counts of rows and of their examples.
 
     Attributes:
-        rows: read; kept plus all that were dropped.
+        rows: read: kept and rejected.
         kept: examples.
-        cut: of those, how many end before their text does.
-        dropped: rows by reason.
+        cut: examples that end before their text does.
         student_tokens, teacher_tokens: of the examples, filling included.
-        learnt_tokens: of the student's, those that a loss reads.
+        loss_tokens: student tokens that the loss reads.
         chunks: of all examples.
-        without_chunks: examples of two tokenizers that have no chunk at all.
+        rejected_chunks: left out by the aligner.
+        without_chunks: examples of two tokenizers that have no chunk.
         highest_id: largest of the student's token ids; -1 without examples.
+        rejected: rows by reason.
     """
 
     rows: int = 0
@@ -31,70 +34,64 @@ class Counts:
     cut: int = 0
     student_tokens: int = 0
     teacher_tokens: int = 0
-    learnt_tokens: int = 0
+    loss_tokens: int = 0
     chunks: int = 0
+    rejected_chunks: int = 0
     without_chunks: int = 0
     highest_id: int = -1
-    dropped: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = Field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join([self.in_a_line, *self.dropped_in_lines])
+        return "\n".join([self.in_a_line, *self.rejected_in_lines])
 
     @property
     def in_a_line(self) -> str:
         """All but the reasons."""
-        line = f"{self.rows:,} rows, {self.kept:,} examples"
-        notes = [f"{self.cut:,} cut at max_length"] if self.cut else []
-        if self.without_chunks:
-            notes.append(f"{self.without_chunks:,} without chunks")
-        if notes:
-            line += f" ({', '.join(notes)})"
-        line += f", {self.student_tokens:,} student tokens, {self.learnt_tokens:,} of them learnt"
-        if self.chunks:
-            line += f", {self.chunks:,} chunks"
-        return line
+        notes = [
+            f"{number:,} {note}"
+            for number, note in ((self.cut, "cut at max_length"), (self.without_chunks, "without chunks"))
+            if number
+        ]
+        line = f"{self.rows:,} rows, {self.kept:,} examples" + (f" ({', '.join(notes)})" if notes else "")
+        line += f", {self.student_tokens:,} student tokens, {self.loss_tokens:,} in the loss"
+        line += f", {self.chunks:,} chunks" if self.chunks else ""
+        return line + (f" ({self.rejected_chunks:,} rejected)" if self.rejected_chunks else "")
 
     @property
-    def dropped_in_lines(self) -> list[str]:
-        """An indented line for every reason, that of the most rows first; none without dropped rows."""
-        width = max((len(f"{number:,}") for number in self.dropped.values()), default=0)
-        return [f"  {number:>{width},} dropped: {reason}" for reason, number in self.reasons]
+    def rejected_in_lines(self) -> list[str]:
+        """One indented line per reason, the most frequent first."""
+        width = max((len(f"{number:,}") for number in self.rejected.values()), default=0)
+        return [f"  {number:>{width},} rejected: {reason}" for reason, number in self.reasons]
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Rows dropped by reason, most first."""
-        return sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
+        """Rejected rows by reason, the most frequent first."""
+        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
 
     @classmethod
     def total(cls, parts: Iterable[Counts]) -> Counts:
-        """The sum, reasons in alphabetical order."""
+        """Add up counts; reasons come in alphabetical order."""
         sums: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
         highest = -1
         for part in parts:
-            values = asdict(part)
-            dropped.update(values.pop("dropped"))
-            highest = max(highest, values.pop("highest_id"))
-            sums.update(values)
-        return cls(**sums, highest_id=highest, dropped=dict(sorted(dropped.items())))
+            sums.update(part.model_dump(exclude={"rejected", "highest_id"}))
+            rejected.update(part.rejected)
+            highest = max(highest, part.highest_id)
+        return cls(**sums, highest_id=highest, rejected=dict(sorted(rejected.items())))
 
 
-@dataclass(frozen=True)
-class SourceCounts:
-    """What became of one source's rows: those read are kept or dropped."""
+class SourceCounts(Record):
+    """Rows of one source: those read are kept or rejected."""
 
     rows: int
     kept: int
-    dropped: int
+    rejected: int
 
     @classmethod
     def total(cls, parts: Iterable[Sequence[SourceCounts]]) -> list[SourceCounts]:
-        """The sums over parts, each of which counts the same sources in the same order."""
+        """Add up parts, each of which counts the same sources in the same order."""
         return [
-            cls(
-                sum(part.rows for part in of_source),
-                sum(part.kept for part in of_source),
-                sum(part.dropped for part in of_source),
-            )
+            cls(**{name: sum(getattr(part, name) for part in of_source) for name in cls.model_fields})
             for of_source in zip(*parts, strict=True)
         ]

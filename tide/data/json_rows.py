@@ -1,7 +1,7 @@
-"""Rows of JSON files: one object a line, or one array of objects; gzip or plain. Any row is read at once.
+"""Rows of JSON files: one object a line, or one array of objects; gzip or plain.
 
-A line that is no JSON object is a BadRow, not a reason to stop. Where lines begin is found in one pass over
-the bytes; gzip and arrays are first written out as plain lines to a temporary file.
+One pass over the bytes finds where lines begin; gzip and arrays are first written to a temporary file as
+plain lines. A line that is no JSON object is a Rejected.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.data.conversation import BadRow
-from tide.data.scratch import ScratchFile
+from tide.data.conversation import Rejected
+from tide.data.files import ScratchFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,24 +26,14 @@ if TYPE_CHECKING:
 
     from tide.data.conversation import Raw
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _BOM = b"\xef\xbb\xbf"
 _SCANNED_AT_ONCE = 1 << 26  # bytes
 
 
 class JsonRows:
-    """Rows of one file; blank lines are none.
-
-    Attributes:
-        path: of the file.
-    """
+    """Rows of one file; blank lines are none."""
 
     def __init__(self, path: Path) -> None:
-        """Finds the rows.
-
-        Raises:
-            ValueError: the file cannot be read or unpacked, or it is an array and not JSON.
-        """
         self.path = path
         self._scratch: ScratchFile | None = None
         self._unit = ""  # of `where`
@@ -65,8 +55,8 @@ class JsonRows:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def rows(self, indices: Iterable[int]) -> list[Raw | BadRow]:
-        """The rows of these numbers, in this order."""
+    def rows(self, indices: Iterable[int]) -> list[Raw | Rejected]:
+        """Read rows by number, in this order."""
         return [self._row(index) for index in indices]
 
     def where(self, index: int) -> str:
@@ -77,7 +67,7 @@ class JsonRows:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_text": None}
 
-    def _row(self, index: int) -> Raw | BadRow:
+    def _row(self, index: int) -> Raw | Rejected:
         if self._text is None:  # in a process that was given a copy
             self._text = _mapped(self._plain)
         start = int(self._starts[index])
@@ -86,13 +76,13 @@ class JsonRows:
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            return BadRow("invalid UTF-8", f"{self.where(index)}: {error.reason} at byte {error.start + 1}")
+            return Rejected("invalid UTF-8", f"{self.where(index)}: {error.reason} at byte {error.start + 1}")
         except json.JSONDecodeError as error:
-            return BadRow("not JSON", f"{self.where(index)}: {error.msg} at column {error.colno}")
+            return Rejected("not JSON", f"{self.where(index)}: {error.msg} at column {error.colno}")
         except (RecursionError, ValueError) as error:  # nested too deep, a number of too many digits
-            return BadRow("not JSON", f"{self.where(index)}: {error}")
+            return Rejected("not JSON", f"{self.where(index)}: {error}")
         if not isinstance(value, dict):
-            return BadRow("not an object", f"{self.where(index)}: a JSON {type(value).__name__}")
+            return Rejected("not an object", f"{self.where(index)}: a JSON {type(value).__name__}")
         return value
 
 
@@ -103,7 +93,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
 
 
 def _lines(text: mmap.mmap | bytes) -> tuple[Int64[np.ndarray, " R"], Int64[np.ndarray, " R"] | None]:
-    """Where lines begin that are not blank, and their numbers from 1; None if no line is blank."""
+    """Find where the lines begin that are not blank, and their numbers from 1; None if no line is blank."""
     size, codes = len(text), np.frombuffer(text, dtype=np.uint8)
     ends = [
         np.flatnonzero(codes[at : at + _SCANNED_AT_ONCE] == ord("\n")) + at
@@ -112,7 +102,7 @@ def _lines(text: mmap.mmap | bytes) -> tuple[Int64[np.ndarray, " R"], Int64[np.n
     first = len(_BOM) if text[: len(_BOM)] == _BOM else 0
     starts = np.concatenate([np.array([first], dtype=np.int64), *(part + 1 for part in ends)])
     starts = starts[starts < size]
-    # Only a line that begins with white space may be blank.
+    # Only a line that begins with whitespace may be blank.
     blank = np.zeros(len(starts), dtype=bool)
     for line in np.flatnonzero(codes[starts] <= ord(" ")):
         end = starts[line + 1] if line + 1 < len(starts) else size

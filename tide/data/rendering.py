@@ -1,4 +1,4 @@
-"""A row as one side's tokenizer reads it: text, where each content stands in it, and what is learnt of it."""
+"""Render rows by a chat template, and locate in the text the messages and what the loss reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tide.data.conversation import BadRow, Conversation, Message, Row, TextRow
+from tide.data.conversation import Conversation, Message, RejectedRow, Row, TextRow
 from tide.data.template_spans import Place, common_length, locate
 
 if TYPE_CHECKING:
@@ -22,76 +22,67 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row on one side.
+    """A row as one tokenizer reads it.
 
     Attributes:
-        text: what the tokenizer reads, special tokens as they are written.
-        pieces: parts that are tokenized apart; joined they are the text. One for a conversation, prompt and
-            completion for a TextRow.
-        contents: where each message's content stands, by message (for a TextRow: prompt and completion). They
-            do not overlap, and are in order unless the template changes it. An empty span: the content is
-            blank, or this template leaves it out.
-        offsets: where in the message's own content each of those begins; not 0 if the template drops its
-            beginning, such as white space. `text[start:end] == content[offset : offset + end - start]`.
-        learnt: what a loss reads, in order: every answer with the end of its turn; for a TextRow the
-            completion.
+        text: special tokens as they are written.
+        pieces: parts of the text that are tokenized apart: one for a conversation, prompt and completion for
+            a TextRow.
+        contents: span of each message's content (for a TextRow: prompt and completion). They do not overlap,
+            and are in order unless the template changes it. Empty where the content is blank or left out.
+        offsets: first character of each span in the message's own content; not 0 if the template drops its
+            beginning: `text[start:end] == content[offset : offset + end - start]`.
+        loss_spans: what the loss reads, in order: every answer with the end of its turn, or the completion.
     """
 
     text: str
     pieces: tuple[str, ...]
     contents: tuple[Span, ...]
     offsets: tuple[int, ...]
-    learnt: tuple[Span, ...]
+    loss_spans: tuple[Span, ...]
 
 
 def render(
     row: Row, tokenizer: PreTrainedTokenizerFast, template_arguments: Mapping[str, Any] | None = None
 ) -> Rendered:
-    """A row through one side's chat template; a TextRow has none.
+    """Render a row by the tokenizer's chat template; a TextRow needs none.
 
-    An answer is learnt with what ends its turn: all that `{% generation %}` marks in a template that has it.
-    Otherwise the content, and on from there to the end of the special token behind it, which the model has to
-    write itself. A template that ends turns without a special token ends them as it ends the text: what
-    follows the answer when it is the last one is learnt, as far as it also follows here. White space around
-    an answer is learnt if the template keeps it. In either kind of template, so is what stands in front of it
-    and is left to the model by `add_generation_prompt`: a space, an empty block for a thought.
+    The loss reads an answer with what ends its turn: all that `{% generation %}` marks, in a template that
+    has it; otherwise the content and on to the end of the special token behind it, which the model has to
+    write. A template that ends turns without a special token ends them as it ends the text: what follows the
+    answer when it is the last one counts, as far as it also follows here. So does what stands in front of the
+    answer and `add_generation_prompt` leaves to the model: a space, an empty block for a thought.
 
     Args:
-        row: to be rendered.
+        row: of any form.
         tokenizer: its `chat_template` is applied as `apply_chat_template` does.
-        template_arguments: more variables of the template (`enable_thinking`, `date_string`, ...). A template
-            that reads the clock gives another text every day unless they fix it.
-    Returns:
-        The text and its spans.
+        template_arguments: more variables of the template (`enable_thinking`, `date_string`, ...).
     Raises:
-        BadRow: "template: refuses" the conversation; "template: a message twice"; "template: changes a
-            message", which is then not shown as it is; "template: leaves out an answer"; "template: no answer
-            marked" or "template: marks a part of an answer", by its generation marks; "template: marker in
-            the text".
-        ValueError: the tokenizer has no chat template, or not one that works; `check_chat_template` finds
-            that before any row is read.
+        RejectedRow: the template refuses the conversation, shows a message twice, changes it, or leaves an
+            answer out; its generation marks hold no answer, or cut one; a message holds the marker of
+            `template_spans`.
+        ValueError: the tokenizer has no chat template, or a broken one; `check_chat_template` finds that
+            before any row is read.
     """
     if isinstance(row, TextRow):
         split, end = len(row.prompt), len(row.prompt) + len(row.completion)
-        spans = ((0, split), (split, end))
-        return Rendered(
-            row.prompt + row.completion, (row.prompt, row.completion), spans, (0, 0), ((split, end),)
-        )
+        pieces = row.prompt, row.completion
+        return Rendered("".join(pieces), pieces, ((0, split), (split, end)), (0, 0), ((split, end),))
     return _chat_template(tokenizer, template_arguments).render(row)
 
 
 def check_chat_template(
     tokenizer: PreTrainedTokenizerFast, template_arguments: Mapping[str, Any] | None = None
 ) -> None:
-    """Renders a conversation of one question and one answer.
+    """Render one question and one answer.
 
     Raises:
         ValueError: the tokenizer has no chat template, or it fails on that.
     """
     probe = Conversation((Message("user", "Is this a question?"), Message("assistant", "It is.")))
     try:
-        _chat_template(tokenizer, template_arguments).render(probe)
-    except BadRow as error:
+        render(probe, tokenizer, template_arguments)
+    except RejectedRow as error:
         raise ValueError(
             f"render: the chat template of {_name(tokenizer)} fails on one question and one answer "
             f"({error}). Set another tokenizer.chat_template."
@@ -99,30 +90,24 @@ def check_chat_template(
 
 
 def shared_contents(one: Rendered, other: Rendered) -> tuple[tuple[Span, Span], ...]:
-    """The part of each content that both renderings of a row show, as spans in either text.
+    """Return, per message, the spans of the characters that both renderings of a row show.
 
-    Both spans of a pair hold the same characters of the row. Templates that strip contents, or drop a part of
-    them, share what is left; where nothing is, the spans are empty.
+    Both spans of a pair hold the same text; they are empty where the templates share none.
     """
     pairs = []
     for (start, end), offset, (other_start, other_end), other_offset in zip(
         one.contents, one.offsets, other.contents, other.offsets, strict=True
     ):
         first = max(offset, other_offset)
-        last = max(first, min(offset + end - start, other_offset + other_end - other_start))
+        last = min(offset + end - start, other_offset + other_end - other_start)
         shift, other_shift = start - offset, other_start - other_offset
-        empty = first == last
-        pairs.append(
-            (
-                (start, start) if empty else (first + shift, last + shift),
-                (other_start, other_start) if empty else (first + other_shift, last + other_shift),
-            )
-        )
+        shared = (first + shift, last + shift), (first + other_shift, last + other_shift)
+        pairs.append(shared if first < last else ((start, start), (other_start, other_start)))
     return tuple(pairs)
 
 
 class _ChatTemplate:
-    """One template with the tokens and arguments that it is applied with."""
+    """A template with the tokens and arguments that it is applied with."""
 
     def __init__(self, source: str, tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Any]) -> None:
         self.source = source
@@ -134,69 +119,64 @@ class _ChatTemplate:
         self.special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def render(self, conversation: Conversation) -> Rendered:
-        roles = [message.role for message in conversation.messages]
-        contents = [message.content for message in conversation.messages]
-        text, generated = self._apply(roles, contents)
-        places = locate(lambda changed: self._apply(roles, changed)[0], contents, text)
+        messages = conversation.messages
+        text, marks = self._apply(messages)
+
+        def with_contents(contents: Sequence[str]) -> str:
+            changed = zip(messages, contents, strict=True)
+            return self._apply([Message(message.role, content) for message, content in changed])[0]
+
+        places = locate(with_contents, [message.content for message in messages], text)
         shown = sorted(place for place in places if place is not None)
-        answers = _answers(conversation, places)
+        answers = {}
+        for at, place in enumerate(places):
+            if conversation.is_answer(at):
+                if place is None:
+                    raise RejectedRow("template: leaves out an answer", f"message {at} (from 0)")
+                answers[at] = place
         if self.has_generation:
-            learnt = _marked(generated, shown, answers)
+            turns = _marked_turns(marks, shown, answers)
         else:
-            learnt = {
-                at: (place.start, self._end_of_turn(roles, contents, at, place.end, shown, text))
+            turns = {
+                at: (place.start, self._end_of_turn(messages, at, place.end, shown, text))
                 for at, place in answers.items()
             }
         # Of answers behind the same header, the first tells how much of it is theirs.
         leads: dict[tuple[str, str], int] = {}
-        turns = []
-        for at, (start, end) in sorted(learnt.items()):
+        loss_spans = []
+        for at, (start, end) in sorted(turns.items()):
             before = next((place for place in reversed(shown) if place.end <= start), Place(0, 0, 0))
-            header = roles[at - 1], text[before.end : start]
+            header = messages[at - 1].role, text[before.end : start]
             if header not in leads:
-                leads[header] = self._lead(roles[:at], contents[:at], text, before, start)
-            turns.append((start - leads[header], end))
+                leads[header] = self._lead(messages[:at], text, before, start)
+            loss_spans.append((start - leads[header], end))
         spans, end = [], 0
         for place in places:
             spans.append((place.start, place.end) if place is not None else (end, end))
             end = spans[-1][1]
         offsets = tuple(0 if place is None else place.offset for place in places)
-        return Rendered(text, (text,), tuple(spans), offsets, tuple(sorted(turns)))
+        return Rendered(text, (text,), tuple(spans), offsets, tuple(sorted(loss_spans)))
 
-    def _lead(
-        self, roles: Sequence[str], contents: Sequence[str], text: str, before: Place, start: int
-    ) -> int:
-        """How many characters before an answer the template leaves to the model: a space, an empty thought.
+    def _lead(self, messages: Sequence[Message], text: str, before: Place, start: int) -> int:
+        """Count the characters between `before` and an answer's start that the template leaves to the model.
 
-        A generation prompt ends where the model begins. A template that has none leaves it the spaces: words
-        and a line break there belong to the header.
-
-        Args:
-            roles, contents: of the messages before it.
-            text: the whole rendering.
-            before: where the content stands that the answer follows.
-            start: where the answer begins.
+        A generation prompt after `messages` ends where the model begins. A template that has none leaves it
+        the spaces: words and a line break there belong to the header.
         """
         if before.end == start:
             return 0
         try:
-            prompt, _ = self._apply(roles, contents, add_generation_prompt=True)
+            prompt, _ = self._apply(messages, add_generation_prompt=True)
             ends = range(start, before.end - 1, -1)
-            end = next((end for end in ends if prompt.endswith(text[before.start : end])), start)
-            if text[end:start].strip() and self._apply(roles, contents)[0] == prompt:
-                return start - end - len(text[end:start].rstrip(" "))
-        except BadRow:
+            end = next((end for end in ends if prompt.endswith(text[before.start : end])), None)
+            if (end is None or text[end:start].strip()) and self._apply(messages)[0] == prompt:
+                return start - before.end - len(text[before.end : start].rstrip(" "))
+        except RejectedRow:
             return 0
-        return start - end
+        return 0 if end is None else start - end
 
     def _end_of_turn(
-        self,
-        roles: Sequence[str],
-        contents: Sequence[str],
-        message: int,
-        content_end: int,
-        shown: Sequence[Place],
-        text: str,
+        self, messages: Sequence[Message], at: int, content_end: int, shown: Sequence[Place], text: str
     ) -> int:
         following = next((place.start for place in shown if place.start >= content_end), len(text))
         special = self.special.search(text, content_end, following)
@@ -204,73 +184,59 @@ class _ChatTemplate:
             if not text[content_end : special.start()].strip():
                 return special.end()
             following = special.end()
-        alone = text
-        if message + 1 < len(roles):
-            try:
-                alone, _ = self._apply(roles[: message + 1], contents[: message + 1])
-            except BadRow:
-                return content_end
+        try:
+            alone = text if at + 1 == len(messages) else self._apply(messages[: at + 1])[0]
+        except RejectedRow:
+            return content_end
         if not alone.startswith(text[:content_end]):
             return content_end
         return content_end + common_length(alone[content_end:], text[content_end:following])
 
     def _apply(
-        self, roles: Sequence[str], contents: Sequence[str], *, add_generation_prompt: bool = False
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
     ) -> tuple[str, list[Span]]:
-        """The rendered text, and what its generation marks hold."""
+        """Return the rendered text, and the spans of its generation marks."""
         # Imported here: `import tide` does without.
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
-            texts, generated = render_jinja_template(
-                [messages],
+            texts, marks = render_jinja_template(
+                [[{"role": message.role, "content": message.content} for message in messages]],
                 chat_template=self.source,
                 return_assistant_tokens_mask=self.has_generation,
                 add_generation_prompt=add_generation_prompt,
                 **self.arguments,
             )
         except Exception as error:  # templates raise what they like
-            raise BadRow("template: refuses", f"{type(error).__name__}: {error}") from None
-        return texts[0], generated[0] if generated else []
+            raise RejectedRow("template: refuses", f"{type(error).__name__}: {error}") from None
+        return texts[0], marks[0] if marks else []
 
 
-def _answers(conversation: Conversation, places: Sequence[Place | None]) -> dict[int, Place]:
-    """Places of what is to be learnt, by message."""
-    answers = {}
-    for at, place in enumerate(places):
-        if conversation.is_answer(at):
-            if place is None:
-                raise BadRow("template: leaves out an answer", f"message {at} (from 0)")
-            answers[at] = place
-    return answers
-
-
-def _marked(
-    generated: Sequence[Span], shown: Sequence[Place], answers: Mapping[int, Place]
+def _marked_turns(
+    marks: Sequence[Span], shown: Sequence[Place], answers: Mapping[int, Place]
 ) -> dict[int, Span]:
-    """What the template marks around the answers that are to be learnt, by the first answer in it.
+    """Return the generation marks that hold answers, by the first answer in each.
 
     Marks that meet are one turn, unless they hold different messages.
     """
     merged: list[Span] = []
-    for mark in sorted(generated):
+    for mark in sorted(marks):
         held, before = _held(shown, mark), _held(shown, merged[-1]) if merged else []
         if merged and mark[0] <= merged[-1][1] and not (before and held and before[-1] != held[0]):
             merged[-1] = (merged[-1][0], max(mark[1], merged[-1][1]))
         else:
             merged.append(mark)
-    learnt = {}
+    turns = {}
     for start, end in merged:
         touched = {at: place for at, place in answers.items() if start < place.end and place.start < end}
         # Marks in a macro are counted from the wrong place.
         if any(place.start < start or end < place.end for place in touched.values()):
-            raise BadRow("template: marks a part of an answer", f"its mark from {start} to {end} cuts one")
+            raise RejectedRow("template: marks a part of an answer", f"mark {start} to {end} cuts one")
         if touched:
-            learnt[min(touched)] = (start, end)
-    if not learnt:
-        raise BadRow("template: no answer marked", f"its generation marks hold {list(generated)}")
-    return learnt
+            turns[min(touched)] = (start, end)
+    if not turns:
+        raise RejectedRow("template: no answer marked", f"its generation marks hold {list(marks)}")
+    return turns
 
 
 def _held(shown: Sequence[Place], mark: Span) -> list[Place]:
@@ -293,7 +259,7 @@ def _chat_template(tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, A
 def _cached_template(
     source: str, tokenizer: PreTrainedTokenizerFast, state: str, arguments: str
 ) -> _ChatTemplate:
-    """For one state of the tokenizer: its special tokens may change."""
+    """Keep a template per state of the tokenizer: its special tokens may change."""
     return _ChatTemplate(source, tokenizer, json.loads(arguments))
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: files, directories, saved data sets, the hub. Any row of any of them, by its number.
+"""Open sources of rows: files, directories, saved data sets, the hub. Rows are read by number.
 
 Files are JSON lines or arrays (`.jsonl`, `.ndjson`, `.json`, each also `.gz`), Parquet (`.parquet`) and Arrow
 (`.arrow`, `.feather`). Only the hub needs the `datasets` package.
@@ -16,128 +16,131 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tide.data.arrow_rows import ARROW_SUFFIXES, PARQUET_SUFFIXES, ArrowRows, arrow_rows, parquet_rows
-from tide.data.conversation import BadRow, Raw
-from tide.data.json_rows import SUFFIXES as JSON_SUFFIXES
+from tide.config.rules import ARROW_SUFFIXES, FILE_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES
+from tide.data.arrow_rows import ArrowRows, arrow_rows, parquet_rows
+from tide.data.conversation import Raw, Rejected, read_row
+from tide.data.gather import gather
 from tide.data.json_rows import JsonRows
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
-SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
+_KNOWN = f"Known are {', '.join(FILE_SUFFIXES)}."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the files of a split
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval"})
-# What `datasets` and the hub write about rows, beside them.
+# Written by `datasets` and the hub beside rows.
 _ABOUT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _READ_AT_ONCE = 256
-_NAMED = 5  # files in a message
+_MAX_NAMED = 5  # files in a message
 
 
 class _Rows(Protocol):
     def __len__(self) -> int: ...
-    def rows(self, indices: Any) -> list[Raw | BadRow]: ...
+    def rows(self, indices: Any) -> list[Raw | Rejected]: ...
     def where(self, index: int) -> str: ...
 
 
 class Source:
-    """Rows in a fixed order, each read when it is asked for; pickled, another process reads the same.
+    """Rows in a fixed order, read on demand; a pickled copy reads the same rows in another process.
 
-    What a source unpacked to a temporary file is gone when the object that `open_source` returned is: copies
-    in other processes do not keep it.
+    Temporary files are removed with the object that `open_source` returned; copies do not keep them.
 
     Attributes:
-        name: what it was opened by.
-        files: that the rows come from, in order; none for a data set of the hub.
+        name: as given to `open_source`.
+        files: in the order of their rows; none for a data set of the hub.
     """
 
     def __init__(self, name: str, files: Sequence[Path], parts: Sequence[_Rows]) -> None:
         self.name = name
         self.files = tuple(files)
         self._parts = tuple(parts)
-        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
+        sizes = np.array([len(part) for part in self._parts], dtype=np.int64)
+        self._ends = np.cumsum(sizes)
+        self._starts = self._ends - sizes
+        self._selected = np.arange(self._ends[-1])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._selected)
 
-    def __iter__(self) -> Iterator[tuple[int, Raw | BadRow]]:
-        """Every row with its number."""
+    def __iter__(self) -> Iterator[tuple[int, Raw | Rejected]]:
+        """Give every row with its number."""
         for start in range(0, len(self), _READ_AT_ONCE):
             indices = range(start, min(start + _READ_AT_ONCE, len(self)))
             yield from zip(indices, self.rows(indices), strict=True)
 
-    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | BadRow]:
-        """The rows of these numbers, in this order; any may come more than once.
-
-        Args:
-            indices: each from 0 to len(self) - 1.
-        Returns:
-            One mapping per index, or a BadRow with file and line where there is none to be read.
-        Raises:
-            IndexError: there is no such row.
-        """
+    def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
+        """Read rows by number, in this order; a row that cannot be read is Rejected, with file and line."""
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"Source: no row {wanted.max()} or {wanted.min()} among {len(self)}")
+        wanted = self._selected[wanted]
         part_of = np.searchsorted(self._ends, wanted, side="right")
-        rows: list[Raw | BadRow] = [{}] * len(wanted)
-        for number in np.unique(part_of).tolist():
-            part, places = self._parts[number], np.flatnonzero(part_of == number)
-            local = wanted[places] - (int(self._ends[number]) - len(part))
-            for place, row in zip(places, part.rows(local), strict=True):
-                rows[place] = row
-        return rows
+        local = wanted - self._starts[part_of]
+        return gather(part_of, local, lambda number, rows: self._parts[number].rows(rows))
 
     def where(self, index: int) -> str:
         """File and line of a row, or what comes closest."""
+        index = int(self._selected[index])
         number = int(np.searchsorted(self._ends, index, side="right"))
-        part = self._parts[number]
-        return part.where(index - (int(self._ends[number]) - len(part)))
+        return self._parts[number].where(index - int(self._starts[number]))
+
+    def with_answer(self, text: str) -> Source:
+        """Select the rows of which an answer contains a text, as written; rejected rows stay, to be counted.
+
+        Raises:
+            ValueError: no row has it.
+        """
+        kept, num_rejected = [], 0
+        for index, raw in self:
+            row = read_row(raw)
+            if isinstance(row, Rejected) or any(text in answer for answer in row.answers):
+                kept.append(index)
+                num_rejected += isinstance(row, Rejected)
+        if len(kept) == num_rejected:
+            rejected = f" ({num_rejected} of them rejected)" if num_rejected else ""
+            raise ValueError(
+                f"with_answer: no answer in the {len(self)} rows{rejected} of {self.name!r} contains "
+                f"{text!r}, upper and lower case as written. Correct answer_contains, or leave it out."
+            )
+        selection = Source(self.name, self.files, self._parts)
+        selection._selected = self._selected[kept]
+        return selection
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that is read of the rows: the same wherever and however compressed they lie."""
+        """SHA-256 of the rows as read, whatever their files or compression."""
         digest = hashlib.sha256()
         for _, row in self:
-            value = row.reason if isinstance(row, BadRow) else row
+            value = row.reason if isinstance(row, Rejected) else row
             digest.update(json.dumps(value, sort_keys=True, default=repr).encode() + b"\n")
         return digest.hexdigest()
 
 
 def open_source(path: str | Path, *, subset: str | None = None, split: str = "train") -> Source:
-    """Opens a file, directory, glob, saved data set, or else a data set of the Hugging Face hub.
+    """Open rows.
 
     Args:
-        path: a file; a glob of files; a directory that `datasets.save_to_disk` wrote; any other directory, of
-            whose files, at any depth, all are read that have a known suffix, in the order of their names; or
-            the name of a data set on the hub. What exists here goes before the hub.
+        path: a file; a glob of files; a directory that `datasets.save_to_disk` wrote; any other directory,
+            whose files with a known suffix are read at any depth, in the order of their names; or the name
+            of a data set on the hub, unless a file of that name exists.
         subset: the configuration of a data set on the hub.
         split: of a data set on the hub or a saved dictionary of data sets. In a directory: if any file or
             folder is named after a split (`test.jsonl`, `train-00000-of-00002.parquet`), only those of this
             one are read, and a file of no split is an error. Files and globs are read whole.
-    Returns:
-        A source of one row or more.
     Raises:
-        ValueError: nothing is there, or no rows are, a file is damaged, the split is not there, a directory
-            of splits holds a file of none, or the hub is asked for without the `datasets` package or does not
-            have it.
+        ValueError: nothing is there, or no rows are; a file is damaged; the split is missing; a directory of
+            splits holds a file of none; the `datasets` package is missing, or the hub's data set.
     """
     name = str(path)
     files = files_at(path, split=split)
-    if not files:
-        return _not_empty(Source(name, [], [_hub_rows(name, subset, split)]))
-    return _not_empty(Source(name, files, [_file_rows(file) for file in files]))
+    source = Source(name, files, [_file_rows(file) for file in files] or [_hub_rows(name, subset, split)])
+    if not len(source):
+        raise ValueError(f"open_source: {name!r} holds no rows. Leave it out, or give it some.")
+    return source
 
 
 def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
-    """The files that `open_source` reads, in order, none of them opened.
-
-    Args:
-        path, split: as `open_source` takes them.
-    Returns:
-        Paths; none for the name of a data set on the hub, which is not asked for it.
-    Raises:
-        ValueError: nothing is there, or the split is not, or a directory of splits holds a file of none.
-    """
+    """List the files that `open_source` reads, in order; none for the name of a data set on the hub."""
     name = str(path)
     expanded = Path(name).expanduser()
     if expanded.is_dir():
@@ -148,17 +151,11 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
         found = map(Path, glob.glob(str(expanded), recursive=True))
         files = sorted(file for file in found if file.is_file() and _suffix(file))
         if not files:
-            raise ValueError(f"open_source: no file of a known kind matches {name!r}. {_known_suffixes()}")
+            raise ValueError(f"open_source: no file of a known kind matches {name!r}. {_KNOWN}")
         return files
     if _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
         return []
     raise ValueError(f"open_source: no file or directory at {name!r}. Correct the path.")
-
-
-def _not_empty(source: Source) -> Source:
-    if not len(source):
-        raise ValueError(f"open_source: {source.name!r} holds no rows. Leave it out, or give it some.")
-    return source
 
 
 def _file_rows(path: Path) -> _Rows:
@@ -169,21 +166,17 @@ def _file_rows(path: Path) -> _Rows:
         return arrow_rows(path)
     if suffix in JSON_SUFFIXES:
         return JsonRows(path)
-    raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_known_suffixes()}")
+    raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_KNOWN}")
 
 
 def _suffix(path: Path) -> str | None:
     """The longest known suffix."""
     name = path.name.lower()
-    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default=None)
-
-
-def _known_suffixes() -> str:
-    return f"Known are {', '.join(SUFFIXES)}."
+    return max((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), key=len, default=None)
 
 
 def _saved_files(directory: Path, split: str) -> list[Path]:
-    """Arrow files of a directory that `datasets.save_to_disk` wrote; none if it is not one."""
+    """List the Arrow files of a directory that `datasets.save_to_disk` wrote; none if it is not one."""
     of_splits = directory / "dataset_dict.json"
     if of_splits.is_file():
         splits = json.loads(of_splits.read_text(encoding="utf-8"))["splits"]
@@ -204,36 +197,33 @@ def _saved_files(directory: Path, split: str) -> list[Path]:
 
 def _directory_files(directory: Path, split: str) -> list[Path]:
     found = sorted(file for file in directory.rglob("*") if file.is_file() and _suffix(file))
-    files = [file for file in found if not _is_passed_over(file.relative_to(directory))]
+    files = []
+    for file in found:
+        parts = file.relative_to(directory).parts
+        if file.name not in _ABOUT_ROWS and not any(part.startswith((".", "_")) for part in parts):
+            files.append(file)
     if not files:
-        raise ValueError(
-            f"open_source: {str(directory)!r} holds no file of a known kind. {_known_suffixes()}"
-        )
+        raise ValueError(f"open_source: {str(directory)!r} holds no file of a known kind. {_KNOWN}")
     splits = {file: _splits(file.relative_to(directory), split) for file in files}
-    there = sorted(set().union(*splits.values()))
-    if not there:
+    all_splits = sorted(set().union(*splits.values()))
+    if not all_splits:
         return files
-    of_none = [str(file.relative_to(directory)) for file in files if not splits[file]]
-    if of_none:
-        more = f" and {len(of_none) - _NAMED:,} more" if len(of_none) > _NAMED else ""
+    without_split = [str(file.relative_to(directory)) for file in files if not splits[file]]
+    if without_split:
+        more = f" and {len(without_split) - _MAX_NAMED:,} more" if len(without_split) > _MAX_NAMED else ""
         raise ValueError(
-            f"open_source: {str(directory)!r} holds files of the splits {there}, and others whose names say "
-            f"no split: {of_none[:_NAMED]}{more}. Move these elsewhere or name them after a split, or give "
-            "one file or a glob in place of the directory."
+            f"open_source: {str(directory)!r} holds files of the splits {all_splits}, and others whose names "
+            f"say no split: {without_split[:_MAX_NAMED]}{more}. Move these elsewhere or name them after a "
+            "split, or give one file or a glob in place of the directory."
         )
     files = [file for file in files if split in splits[file]]
     if not files:
-        raise ValueError(f"open_source: {str(directory)!r} has no split {split!r}, only {there}.")
+        raise ValueError(f"open_source: {str(directory)!r} has no split {split!r}, only {all_splits}.")
     return files
 
 
-def _is_passed_over(path: Path) -> bool:
-    """Whether a file of a directory is hidden, or is about rows and holds none."""
-    return path.name in _ABOUT_ROWS or any(part.startswith((".", "_")) for part in path.parts)
-
-
 def _splits(path: Path, split: str) -> set[str]:
-    """Names of splits in a file's name, or else in its folders'."""
+    """Find split names in a file's name, or else in its folders'."""
     stem = path.name[: -len(_suffix(path) or "")]
     shard = _SHARD.fullmatch(stem)
     if shard:

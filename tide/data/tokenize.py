@@ -1,4 +1,4 @@
-"""Rendered rows -> token ids, with those marked that are learnt."""
+"""Tokenize rendered rows, with the loss mask of their tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tide.data.conversation import BadRow
+from tide.data.conversation import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,36 +24,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedText:
-    """Tokens of a rendered row; nothing is cut or filled yet.
+    """Tokens of a rendered row, neither cut nor filled.
 
     Attributes:
         token_ids: [L] int64.
-        learnt: [L] bool, what a loss reads.
+        loss_mask: [L] bool, the tokens that the loss reads.
         piece_lengths: tokens of each piece that was tokenized apart; their sum is L.
     """
 
     token_ids: Int64[np.ndarray, " L"]
-    learnt: Bool[np.ndarray, " L"]
+    loss_mask: Bool[np.ndarray, " L"]
     piece_lengths: tuple[int, ...]
 
 
 def tokenize_rendered(
     rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerFast
-) -> list[TokenizedText | BadRow]:
-    """Token ids of rendered rows, in one batch; no special tokens but those in the text.
+) -> list[TokenizedText | Rejected]:
+    """Tokenize rendered rows in one batch, adding no special tokens.
 
-    A token is learnt if it begins inside a learnt span. One that begins before it does not count, though most
-    of it may lie inside: its beginning is context, and it is predicted before the span begins. One that runs
-    over the end counts.
+    The loss reads a token that begins inside a loss span. One that begins before the span is predicted before
+    it; one that runs over the end counts.
 
-    Args:
-        rendered: rows as this tokenizer's side reads them.
-        tokenizer: a fast one: it says where its tokens begin.
     Returns:
-        One per row; a BadRow with reason "mask token in the text" where the text holds it, which stands for
-        hidden text.
+        One per row; Rejected("mask token in the text") where the text holds the token of hidden text.
     Raises:
-        ValueError: the tokenizer is not a fast one.
+        ValueError: the tokenizer is not a fast one, which locates its tokens in the text.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -66,33 +61,32 @@ def tokenize_rendered(
     batch = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False)
     trimmed = _trimmed_spaces(tokenizer, len(tokenizer))
     encoded = zip(batch["input_ids"], batch.encodings, strict=True)
-    tokenized: list[TokenizedText | BadRow] = []
+    tokenized: list[TokenizedText | Rejected] = []
     for row in rendered:
-        ids_of_pieces, learnt_of_pieces, at = [], [], 0
+        ids, masks, at = [], [], 0
         for piece in row.pieces:
             token_ids, encoding = next(encoded)
-            learnt = np.zeros(len(token_ids), dtype=bool)
-            for span in row.learnt:
+            loss_mask = np.zeros(len(token_ids), dtype=bool)
+            for span in row.loss_spans:
                 if span[0] < at + len(piece) and span[1] > at:
                     first, last = (_first_from(place - at, encoding, token_ids, trimmed) for place in span)
-                    learnt[first:last] = True
-            ids_of_pieces.append(np.array(token_ids, dtype=np.int64))
-            learnt_of_pieces.append(learnt)
+                    loss_mask[first:last] = True
+            ids.append(np.array(token_ids, dtype=np.int64))
+            masks.append(loss_mask)
             at += len(piece)
-        whole = np.concatenate(ids_of_pieces)
-        if tokenizer.mask_token_id is not None and (whole == tokenizer.mask_token_id).any():
-            mask = f"{tokenizer.mask_token!r} stands for hidden text"
-            tokenized.append(BadRow("mask token in the text", mask))
-            continue
-        lengths = tuple(map(len, ids_of_pieces))
-        tokenized.append(TokenizedText(whole, np.concatenate(learnt_of_pieces), lengths))
+        text = TokenizedText(np.concatenate(ids), np.concatenate(masks), tuple(map(len, ids)))
+        if tokenizer.mask_token_id is not None and (text.token_ids == tokenizer.mask_token_id).any():
+            detail = f"{tokenizer.mask_token!r} stands for hidden text"
+            tokenized.append(Rejected("mask token in the text", detail))
+        else:
+            tokenized.append(text)
     return tokenized
 
 
 def _first_from(
     place: int, encoding: Encoding, token_ids: Sequence[int], trimmed: Int64[np.ndarray, " V"] | None
 ) -> int:
-    """The first token that begins at character `place` or after it."""
+    """Find the first token that begins at character `place` or after it."""
 
     # Tokens begin in order, so few are looked at: all offsets as Python numbers take as long as tokenizing.
     def begin(token: int) -> int:
@@ -107,7 +101,7 @@ def _first_from(
 
 @lru_cache(maxsize=8)
 def _trimmed_spaces(tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> Int64[np.ndarray, " V"] | None:
-    """How many spaces at a token's beginning its offsets leave out, by id; None if they leave out none.
+    """Count the leading spaces of each token that its offsets leave out; None if they leave out none.
 
     Post-processors of byte-level tokenizers do that (`trim_offsets`).
     """
@@ -115,7 +109,7 @@ def _trimmed_spaces(tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> Int6
     if processor is None or not _trims(json.loads(processor.__getstate__())):
         return None
     tokens = tokenizer.convert_ids_to_tokens(range(num_tokens))
-    # The byte-level alphabet writes a space as Ġ; other white space stands only in added tokens.
+    # The byte-level alphabet writes a space as Ġ; other whitespace stands only in added tokens.
     spaces = (token.replace("Ġ", " ") if token else "" for token in tokens)
     return np.array([len(token) - len(token.lstrip()) for token in spaces], dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""Evaluation: held-out likelihood that compares across tokenizers."""
+"""Evaluation: held-out likelihood in units that compare across tokenizers."""
 
 from tide.evaluation.likelihood import TIMES, HeldOutLikelihood, held_out_likelihood
 

@@ -1,4 +1,4 @@
-"""Rows -> what both sides read, token by token, beside each other by chunks. Nothing is cut to a length."""
+"""Rows -> tokens of both sides, column by column. Nothing is truncated."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tide.alignment import ByteTable, check_merging
+from tide.alignment import ByteTable
+from tide.config import DataConfig
+from tide.data import Rejected
 from tide.inspection.readable import LINE_BREAK, readable
-from tide.preparation import NO_CHUNK, Dropped, align_answers, read_pairs
+from tide.preparation import NO_CHUNK, align_answers, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,32 +22,20 @@ if TYPE_CHECKING:
     from tide.data import Row
     from tide.preparation import AlignedAnswers, Side
 
-NO_BYTES = "∅"  # Shown for a token that stands for nothing.
+NO_BYTES = "∅"  # Shown for a token that stands for no bytes.
 
 
 class ShownToken(NamedTuple):
-    """A token to be looked at.
-
-    Attributes:
-        token_id: in its tokenizer.
-        text: what it stands for, in characters that show; a special token's own text.
-        chunk: from 0 through the row; NO_CHUNK for none.
-        learnt: a loss reads it.
-    """
+    """A token to show."""
 
     token_id: int
-    text: str
-    chunk: int
-    learnt: bool
+    text: str  # its bytes as visible characters; a special token's own text
+    chunk: int  # from 0 through the row, or NO_CHUNK
+    in_loss: bool  # the loss mask covers it
 
 
 class Column(NamedTuple):
-    """What stands above one another.
-
-    Attributes:
-        student, teacher: tokens of one chunk; or at most one token each that is in none.
-        chunk: NO_CHUNK for none. A token in no chunk may stand inside one, as a part of its column.
-    """
+    """Tokens that stand above one another: a chunk from its first to its last token, or at most one each."""
 
     student: tuple[ShownToken, ...]
     teacher: tuple[ShownToken, ...]
@@ -53,7 +43,7 @@ class Column(NamedTuple):
 
     @property
     def line_break(self) -> Literal["before", "after"] | None:
-        """Where the text of a chunk breaks a line, if it does at its beginning or end."""
+        """Where the text of a chunk breaks a line, if it starts or ends with a line break."""
         if self.chunk == NO_CHUNK:
             return None
         if self.student[0].text.startswith(LINE_BREAK) and self.student[-1].text.strip(LINE_BREAK):
@@ -63,39 +53,33 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class AlignedRow:
-    """A row on both sides.
-
-    Attributes:
-        student, teacher: every token, in order.
-        answers: what is learnt on both sides, with its chunks.
-    """
+    """Every token of a row on both sides, and its aligned answers."""
 
     student: tuple[ShownToken, ...]
     teacher: tuple[ShownToken, ...]
     answers: AlignedAnswers
 
     def columns(self) -> Iterator[Column]:
-        """Both sides from left to right; between chunks, tokens stand above one another as they come."""
+        """Both sides from left to right; between chunks, tokens pair up in their order."""
         num_chunks = self.answers.alignment.num_chunks
-        runs = _runs(self.student, num_chunks), _runs(self.teacher, num_chunks)
-        ends = [0, 0]
-        for chunk, (one, other) in enumerate(zip(*runs, strict=True)):
-            yield from _between(self.student[ends[0] : one.start], self.teacher[ends[1] : other.start])
+        chunks = zip(_slices(self.student, num_chunks), _slices(self.teacher, num_chunks), strict=True)
+        start = other_start = 0
+        for chunk, (one, other) in enumerate(chunks):
+            yield from _pairs(self.student[start : one.start], self.teacher[other_start : other.start])
             yield Column(self.student[one], self.teacher[other], chunk)
-            ends = [one.stop, other.stop]
-        yield from _between(self.student[ends[0] :], self.teacher[ends[1] :])
+            start, other_start = one.stop, other.stop
+        yield from _pairs(self.student[start:], self.teacher[other_start:])
 
 
 class Aligner:
-    """Aligns rows between two tokenizers as `tide prepare` does before it cuts them to a length.
+    """Aligns rows between two tokenizers as `tide prepare` does before it truncates them.
 
     Args:
-        student: the student's tokenizer.
-        teacher: the teacher's.
-        merge, max_bytes, max_tokens: how chunks are joined, as `tide.alignment.align_spans` takes them.
-        template_arguments: variables of the chat templates, by "student" and "teacher"; none if None.
+        student, teacher: the tokenizers.
+        merging: its chunk_* settings join chunks; by default they stay as they are.
+        template_arguments: variables of the chat templates, by "student" and "teacher".
     Raises:
-        ValueError: the bytes of a tokenizer cannot be told, or the options for joining contradict each other.
+        ValueError: a tokenizer's tokens have no known bytes.
     """
 
     def __init__(
@@ -103,50 +87,45 @@ class Aligner:
         student: PreTrainedTokenizerFast,
         teacher: PreTrainedTokenizerFast,
         *,
-        merge: Literal["none", "words", "length"] = "none",
-        max_bytes: int | None = None,
-        max_tokens: int | None = None,
+        merging: DataConfig | None = None,
         template_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        check_merging("Aligner", merge, max_bytes, max_tokens)
         self.tokenizers = student, teacher
         self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
-        self.merge, self.max_bytes, self.max_tokens = merge, max_bytes, max_tokens
+        self.merging = DataConfig() if merging is None else merging
         self.template_arguments = template_arguments or {}
 
-    def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Dropped]:
-        """Each row, or why it cannot be aligned."""
+    def __call__(self, rows: Sequence[Row]) -> list[AlignedRow | Rejected]:
+        """Align each row, or reject it with the reason."""
         pairs = read_pairs(rows, *self.tokenizers, self.template_arguments)
         aligned = align_answers(
-            pairs, self.tables, merge=self.merge, max_bytes=self.max_bytes, max_tokens=self.max_tokens
+            pairs,
+            self.tables,
+            merge=self.merging.chunk_merging,
+            max_bytes=self.merging.chunk_max_bytes,
+            max_tokens=self.merging.chunk_max_tokens,
         )
-        return [
-            pair if isinstance(pair, Dropped) else self._shown(*pair, answers)
-            for pair, answers in zip(pairs, aligned, strict=True)
-        ]
-
-    def _shown(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> AlignedRow | Dropped:
-        if isinstance(answers, Dropped):
-            return answers
-        student, teacher = self.tables
-        return AlignedRow(
-            _shown(one, answers.alignment.student_chunks, student),
-            _shown(other, answers.alignment.teacher_chunks, teacher),
-            answers,
-        )
+        found: list[AlignedRow | Rejected] = []
+        for pair, answers in zip(pairs, aligned, strict=True):
+            if isinstance(pair, Rejected):
+                found.append(pair)
+            elif isinstance(answers, Rejected):
+                found.append(answers)
+            else:
+                chunks = answers.alignment.student_chunks, answers.alignment.teacher_chunks
+                student, teacher = map(_shown, pair, chunks, self.tables)
+                found.append(AlignedRow(student, teacher, answers))
+        return found
 
 
 def _shown(side: Side, chunks: Int64[np.ndarray, " L"], table: ByteTable) -> tuple[ShownToken, ...]:
-    ids, learnt = side.tokens.token_ids.tolist(), side.tokens.learnt.tolist()
-    texts = [_text(token_id, table) for token_id in ids]
-    return tuple(map(ShownToken, ids, texts, chunks.tolist(), learnt))
+    ids = side.tokens.token_ids.tolist()
+    spelled = (table.tokens[token_id] or table.special_text.get(token_id, b"") for token_id in ids)
+    texts = (readable(data) or NO_BYTES for data in spelled)
+    return tuple(map(ShownToken, ids, texts, chunks.tolist(), side.tokens.loss_mask.tolist()))
 
 
-def _text(token_id: int, table: ByteTable) -> str:
-    return readable(table.tokens[token_id] or table.special_text.get(token_id, b"")) or NO_BYTES
-
-
-def _runs(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:
+def _slices(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:
     """From the first to the last token of every chunk."""
     firsts: dict[int, int] = {}
     lasts: dict[int, int] = {}
@@ -156,6 +135,6 @@ def _runs(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:
     return [slice(firsts[chunk], lasts[chunk] + 1) for chunk in range(num_chunks)]
 
 
-def _between(student: Sequence[ShownToken], teacher: Sequence[ShownToken]) -> Iterator[Column]:
+def _pairs(student: Sequence[ShownToken], teacher: Sequence[ShownToken]) -> Iterator[Column]:
     for one, other in zip_longest(student, teacher):
         yield Column((one,) if one else (), (other,) if other else (), NO_CHUNK)

@@ -1,11 +1,11 @@
-"""A data set's chunks as a figure: how many bytes long, and of how many tokens on either side."""
+"""Histograms of chunks: their bytes, and their tokens on either side."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tide.inspection.figures import DARK, LIGHT, Theme, add_legend, new_figure, png, style_axes
 from tide.inspection.statistics import spread
-from tide.presentation.figures import DARK, LIGHT, Theme, add_legend, new_figure, png, style_axes
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 
     from tide.inspection.statistics import ChunkStatistics
 
-STUDENT, TEACHER = 2, 1  # Places in `Theme.lines`.
-MOST_BARS = 24
+STUDENT, TEACHER = 2, 1  # indices into Theme.lines
+MAX_BARS = 24
 
 
 def chunk_figure(statistics: ChunkStatistics, theme: Theme = LIGHT) -> Figure:
-    """Shares of chunks by bytes and by tokens; the longest are drawn together, in the last bar.
+    """Shares of chunks by bytes and by tokens; the last bar holds all longer ones.
 
-    Args:
-        statistics: with a chunk at least.
-        theme: colours.
     Raises:
         ValueError: there are no chunks.
     """
@@ -35,17 +32,11 @@ def chunk_figure(statistics: ChunkStatistics, theme: Theme = LIGHT) -> Figure:
     heading = f"{statistics.num_chunks:,} chunks, {statistics.coverage:.1%} of the answers' bytes"
     figure = new_figure(9.6, 3.8, heading, theme)
     left, right = figure.subplots(1, 2, width_ratios=[1.2, 1.0])
-    style_axes(left, theme, "How long chunks are", "bytes", "share of chunks, %")
+    style_axes(left, theme, "Bytes in a chunk", "bytes", "share of chunks, %")
     _bars(left, [("", statistics.chunk_bytes, theme.muted)])
     style_axes(right, theme, "Tokens in a chunk", "tokens", "share of chunks, %")
-    sides = [
-        (name, side.per_chunk, theme.lines[colour])
-        for name, side, colour in (
-            ("student", statistics.student, STUDENT),
-            ("teacher", statistics.teacher, TEACHER),
-        )
-    ]
-    _bars(right, sides)
+    student = ("student", statistics.student.per_chunk, theme.lines[STUDENT])
+    _bars(right, [student, ("teacher", statistics.teacher.per_chunk, theme.lines[TEACHER])])
     add_legend(right, theme)
     return figure
 
@@ -57,11 +48,10 @@ def chunk_images(statistics: ChunkStatistics) -> tuple[bytes, bytes]:
 
 
 def _bars(axes: Axes, series: list[tuple[str, Counter[int], str]]) -> None:
-    """Bars of every series side by side, up to where almost all of them end."""
+    """Bars of (name, counts, colour) side by side, up to the largest 99 % quantile."""
     ends = [found.p99 for _, counts, _ in series if (found := spread(counts))]
-    last = min(max(3, *(end + 1 for end in ends)), MOST_BARS)
+    last = min(max(3, *(end + 1 for end in ends)), MAX_BARS)
     width = 0.84 / len(series)
-    is_more = any(value > last for _, counts, _ in series for value in counts)
     for number, (name, counts, colour) in enumerate(series):
         shares = [100 * counts[value] / counts.total() for value in range(1, last)]
         shares.append(100 * sum(n for value, n in counts.items() if value >= last) / counts.total())
@@ -69,6 +59,7 @@ def _bars(axes: Axes, series: list[tuple[str, Counter[int], str]]) -> None:
         label = f"{name}, mean {found.mean:.2f}" if name and (found := spread(counts)) else None
         axes.bar(places, shares, width=width * 0.94, color=colour, label=label)
     axes.grid(visible=False, axis="x")
+    more = "+" if any(value > last for _, counts, _ in series for value in counts) else ""
     step = 1 if last <= 12 else 2 if last <= 16 else 4
     ticks = sorted({*range(step, last + 1 - step // 2, step), last})
-    axes.set_xticks(ticks, [f"{last}+" if tick == last and is_more else str(tick) for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick}{more}" if tick == last else str(tick) for tick in ticks])

@@ -1,4 +1,4 @@
-"""Bytes of a token as characters that show."""
+"""Bytes of a token as visible characters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import unicodedata
 LINE_BREAK = "↵"
 _SIGNS = {" ": "·", "\n": LINE_BREAK, "\t": "→"}
 _DOTTED_CIRCLE = "◌"
-_ESCAPED = re.compile("[\udc80-\udcff]")  # What `surrogateescape` makes of a byte that is no character.
+_ESCAPED = re.compile("[\udc80-\udcff]")  # `surrogateescape` decodes a stray byte to one of these.
 
 
 def readable(spelled: bytes) -> str:
-    """Text in which everything can be seen.
+    """The text with a space as ·, a line break as ↵, a tab as →.
 
-    A space is ·, a line break ↵, a tab →. What else shows nothing or moves the cursor is written <U+200B>,
-    bytes of a part of a character <E4>. A combining mark at the beginning stands on a dotted circle.
+    Other characters without a shape become <U+200B>, bytes of a cut character <E4>. A leading combining mark
+    stands on a dotted circle.
     """
     text = spelled.decode("utf-8", "surrogateescape")
     shown = "".join(map(_sign, text))

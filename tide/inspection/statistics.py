@@ -1,4 +1,4 @@
-"""What the chunks of a data set are like: how many, how long, how much of the text they cover."""
+"""Statistics of chunks: how many, how long, and how much of the text they cover."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tide.data import Rejected
 from tide.inspection.readable import readable
-from tide.preparation import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ NUM_LONGEST = 10
 
 
 class LongChunk(NamedTuple):
-    """A chunk to be looked at: there tokenizers agree least."""
+    """A chunk where the tokenizers agree least."""
 
     num_bytes: int
     text: str
@@ -32,7 +32,7 @@ class LongChunk(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Of a count over chunks."""
+    """Mean and quantiles of a count over chunks."""
 
     mean: float
     median: int
@@ -43,17 +43,11 @@ class Spread(NamedTuple):
 
 @dataclass
 class SideStatistics:
-    """One side's tokens that hold a byte of an answer; the specials that end a turn are not counted.
-
-    Attributes:
-        tokens: their number.
-        in_chunks: of these, those in a chunk.
-        per_chunk: tokens in a chunk -> number of such chunks.
-    """
+    """One side's tokens that hold a byte of an answer; specials that end a turn do not count."""
 
     tokens: int = 0
     in_chunks: int = 0
-    per_chunk: Counter[int] = field(default_factory=Counter)
+    per_chunk: Counter[int] = field(default_factory=Counter)  # tokens in a chunk -> such chunks
 
     @property
     def chunks_per_token(self) -> float:
@@ -63,48 +57,34 @@ class SideStatistics:
 
 @dataclass
 class ChunkStatistics:
-    """Of the rows added so far.
-
-    Attributes:
-        rows: all of them.
-        dropped: reason -> rows that could not be aligned.
-        answers: of the other rows.
-        answer_bytes: bytes of answers that both sides show.
-        covered_bytes: of these, those in a chunk.
-        num_chunks: their number.
-        one_to_one: chunks of one token on either side.
-        chunk_bytes: bytes of a chunk -> number of such chunks.
-        student, teacher: tokens of either side.
-        longest: the chunks of the most bytes, longest first; of one text the first, and of equally long
-            ones those that came first.
-    """
+    """Counts over the rows added so far."""
 
     rows: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> rows that could not be aligned
     answers: int = 0
-    answer_bytes: int = 0
-    covered_bytes: int = 0
+    answer_bytes: int = 0  # bytes of answers that both sides show
+    covered_bytes: int = 0  # those in a chunk
     num_chunks: int = 0
-    one_to_one: int = 0
-    chunk_bytes: Counter[int] = field(default_factory=Counter)
+    one_to_one: int = 0  # chunks of one token on either side
+    chunk_bytes: Counter[int] = field(default_factory=Counter)  # bytes of a chunk -> such chunks
     student: SideStatistics = field(default_factory=SideStatistics)
     teacher: SideStatistics = field(default_factory=SideStatistics)
-    longest: list[LongChunk] = field(default_factory=list)
+    longest: list[LongChunk] = field(default_factory=list)  # different ones; of equal length, the first
 
     @classmethod
-    def of(cls, rows: Iterable[AlignedRow | Dropped]) -> ChunkStatistics:
-        """Of these rows."""
+    def of(cls, rows: Iterable[AlignedRow | Rejected]) -> ChunkStatistics:
+        """Statistics of these rows."""
         statistics = cls()
-        statistics.add(rows)
+        for row in rows:
+            statistics.add(row)
         return statistics
 
-    def add(self, rows: Iterable[AlignedRow | Dropped]) -> None:
-        """Counts more rows."""
-        for row in rows:
-            self.rows += 1
-            if isinstance(row, Dropped):
-                self.dropped[row.reason] += 1
-                continue
+    def add(self, row: AlignedRow | Rejected) -> None:
+        """Count one more row."""
+        self.rows += 1
+        if isinstance(row, Rejected):
+            self.rejected[row.reason] += 1
+        else:
             self._add(row.answers)
 
     @property
@@ -119,19 +99,19 @@ class ChunkStatistics:
         self.num_chunks += alignment.num_chunks
         starts, ends = alignment.starts, alignment.ends
         lengths = ends - starts
-        # Chunks may meet inside a character, which both of them span. Neither starts nor ends ever fall.
-        reached = np.append(0, ends)[:-1]
-        self.covered_bytes += int((ends - np.maximum(starts, reached)).sum())
+        # Neighbours may share a character; starts and ends are both sorted.
+        previous_ends = np.append(0, ends)[:-1]
+        self.covered_bytes += int((ends - np.maximum(starts, previous_ends)).sum())
         self.chunk_bytes.update(lengths.tolist())
         counts = []
         for side, chunks, num_tokens in (
             (self.student, alignment.student_chunks, answers.num_tokens[0]),
             (self.teacher, alignment.teacher_chunks, answers.num_tokens[1]),
         ):
-            held = chunks[chunks >= 0]
+            in_chunks = chunks[chunks >= 0]
             side.tokens += num_tokens
-            side.in_chunks += len(held)
-            counts.append(np.bincount(held, minlength=alignment.num_chunks))
+            side.in_chunks += len(in_chunks)
+            counts.append(np.bincount(in_chunks, minlength=alignment.num_chunks))
             side.per_chunk.update(counts[-1].tolist())
         self.one_to_one += int(((counts[0] == 1) & (counts[1] == 1)).sum())
         self._keep_longest(answers, lengths, counts)
@@ -139,27 +119,18 @@ class ChunkStatistics:
     def _keep_longest(
         self, answers: AlignedAnswers, lengths: Int64[np.ndarray, " C"], counts: list[Int64[np.ndarray, " C"]]
     ) -> None:
-        shortest_kept = self.longest[-1].num_bytes if len(self.longest) == NUM_LONGEST else 0
-        alignment, text = answers.alignment, answers.text
-        found = [
-            LongChunk(
-                int(lengths[chunk]),
-                readable(text[alignment.starts[chunk] : alignment.ends[chunk]]),
-                int(counts[0][chunk]),
-                int(counts[1][chunk]),
-            )
-            for chunk in np.flatnonzero(lengths > shortest_kept).tolist()
-        ]
-        if found:
-            different: dict[str, LongChunk] = {}
-            for chunk in [*self.longest, *found]:
-                different.setdefault(chunk.text, chunk)
-            longest_first = sorted(different.values(), key=lambda chunk: -chunk.num_bytes)  # Stable.
-            self.longest = longest_first[:NUM_LONGEST]
+        shortest = self.longest[-1].num_bytes if len(self.longest) == NUM_LONGEST else 0
+        by_text = {chunk.text: chunk for chunk in self.longest}
+        for chunk in np.flatnonzero(lengths > shortest).tolist():
+            start, end = answers.alignment.starts[chunk], answers.alignment.ends[chunk]
+            text = readable(answers.text[start:end])
+            tokens = (int(count[chunk]) for count in counts)
+            by_text.setdefault(text, LongChunk(int(lengths[chunk]), text, *tokens))
+        self.longest = sorted(by_text.values(), key=lambda chunk: -chunk.num_bytes)[:NUM_LONGEST]
 
 
 def spread(counts: Counter[int]) -> Spread | None:
-    """Mean and quantiles of values that occur so often; None where there are none."""
+    """Mean and quantiles of counted values; None without values."""
     if not counts:
         return None
     values = np.array(sorted(counts), dtype=np.int64)

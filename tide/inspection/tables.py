@@ -1,4 +1,4 @@
-"""Statistics of chunks in words and tables, as terminal and page show them."""
+"""Statistics of chunks as sentences and tables: the one model that terminal and page render."""
 
 from __future__ import annotations
 
@@ -9,63 +9,71 @@ from tide.inspection.statistics import spread
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
 
-    from tide.inspection.statistics import ChunkStatistics
+    from tide.config import DataConfig
+    from tide.inspection.statistics import ChunkStatistics, SideStatistics
 
 ABSENT = "-"
-NOT_ALIGNED = "Only chunks are aligned; other tokens stand as they come."
-_RUN = re.compile("·{5,}")  # Indentation would leave no room for what follows.
+NOT_ALIGNED = "Only chunks are aligned; other tokens stand in their order."
 SPREAD_NAMES = ("mean", "median", "90 %", "99 %", "largest")
+_INDENTATION = re.compile("·{5,}")
 
 
 class Table(NamedTuple):
-    """Texts, one line after another; the first column names the line."""
+    """Column headings, and lines of as many texts; the first text names the line."""
 
     names: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    lines: Sequence[tuple[str, ...]]
 
-    def turned(self) -> Table:
-        """Lines as columns, their names above them, a word a line: narrower, and longer."""
+    def transposed(self) -> Table:
+        """Lines as columns, one word of a name per line: narrower and longer."""
         first, *columns = zip(self.names, *self.lines, strict=True)
-        names = (first[0], *(name.replace(" ", "\n") for name in first[1:]))
-        return Table(names, columns)
+        return Table((first[0], *(name.replace(" ", "\n") for name in first[1:])), columns)
 
 
 class DataSet(NamedTuple):
-    """What the rows of statistics were taken from.
-
-    Attributes:
-        name: as a reader knows it.
-        num_rows: all that it holds, looked at or not.
-    """
+    """The source of statistics, and its rows, sampled or not."""
 
     name: str
     num_rows: int
 
 
+def merging_text(data: DataConfig) -> str:
+    """How a recipe's data section joins chunks."""
+    limits = {"bytes": data.chunk_max_bytes, "tokens": data.chunk_max_tokens}
+    given = [f"{limit} {unit}" for unit, limit in limits.items() if limit is not None]
+    return data.chunk_merging + (f", at most {' and '.join(given)}" if given else "")
+
+
 def share_of(statistics: ChunkStatistics, data: DataSet) -> str:
-    """How many of the data's rows were looked at."""
+    """Rows sampled, of all rows."""
     return f"{statistics.rows:,} of the {data.num_rows:,} rows"
 
 
-def summary(
-    statistics: ChunkStatistics, data: DataSet | None = None, *, with_set_aside: bool = True
-) -> list[str]:
-    """One sentence a line: rows, what was set aside and why, how much is in chunks.
+def coverage_text(statistics: ChunkStatistics) -> str:
+    """Share of the answers' bytes in chunks."""
+    return f"{statistics.coverage:.2%}" if statistics.answer_bytes else ABSENT
 
-    Args:
-        statistics: to be said in words.
-        data: what their rows were taken from, if it is to be said.
-        with_set_aside: False leaves out what was set aside.
-    """
-    used = statistics.rows - statistics.dropped.total()
+
+def per_token_text(side: SideStatistics) -> str:
+    """Chunks per token of one side."""
+    return f"{side.chunks_per_token:.3f}" if side.in_chunks else ABSENT
+
+
+def rejected_texts(statistics: ChunkStatistics) -> list[str]:
+    """Each reason with its number of rejected rows, the most frequent first."""
+    return [f"{reason}: {number:,}" for reason, number in statistics.rejected.most_common()]
+
+
+def summary(statistics: ChunkStatistics, data: DataSet | None = None) -> list[str]:
+    """Sentences: the data, the rows and chunks aligned, their share of the answers."""
+    used = statistics.rows - statistics.rejected.total()
     lines = [] if data is None else [f"{share_of(statistics, data)} of {data.name}."]
-    lines += [
+    lines.append(
         f"Rows aligned: {used:,} of {statistics.rows:,}; answers: {statistics.answers:,}; chunks: "
         f"{statistics.num_chunks:,}."
-    ]
-    if with_set_aside:
-        lines += [f"Set aside, {line}." for line in set_aside(statistics)]
+    )
     if statistics.num_chunks:
         lines.append(
             f"{statistics.coverage:.2%} of {statistics.answer_bytes:,} bytes of answers lie in a chunk; "
@@ -74,39 +82,29 @@ def summary(
     return lines
 
 
-def set_aside(statistics: ChunkStatistics) -> list[str]:
-    """Reasons with how many rows were set aside for each, the most frequent first."""
-    return [f"{reason}: {number:,}" for reason, number in statistics.dropped.most_common()]
-
-
 def sides_table(statistics: ChunkStatistics) -> Table:
-    """Tokens of either side, and bytes: how many, how many in chunks, how many in each chunk."""
+    """Tokens of each side, and bytes: their number, the share in chunks, and how many a chunk holds."""
     lines: list[tuple[str, ...]] = []
     for name, side in (("student tokens", statistics.student), ("teacher tokens", statistics.teacher)):
         share = f"{side.in_chunks / side.tokens:.2%}" if side.tokens else ABSENT
-        per_token = f"{side.chunks_per_token:.3f}" if side.in_chunks else ABSENT
-        lines.append((name, f"{side.tokens:,}", share, per_token, *_spread(side.per_chunk)))
-    share = f"{statistics.coverage:.2%}" if statistics.answer_bytes else ABSENT
-    bytes_line = ("bytes", f"{statistics.answer_bytes:,}", share, ABSENT, *_spread(statistics.chunk_bytes))
-    names = ("per chunk:", "all", "in chunks", "chunks each", *SPREAD_NAMES)
-    return Table(names, [*lines, bytes_line])
+        lines.append((name, f"{side.tokens:,}", share, per_token_text(side), *_spread(side.per_chunk)))
+    total = f"{statistics.answer_bytes:,}"
+    lines.append(("bytes", total, coverage_text(statistics), ABSENT, *_spread(statistics.chunk_bytes)))
+    return Table(("per chunk:", "all", "in chunks", "chunks each", *SPREAD_NAMES), lines)
 
 
 def longest_table(statistics: ChunkStatistics) -> Table:
-    """The longest chunks."""
-    names = ("longest chunks", "bytes", "student tokens", "teacher tokens")
-    return Table(
-        names,
-        [
-            (
-                _RUN.sub(lambda run: f"·×{len(run[0])} ", chunk.text),
-                f"{chunk.num_bytes:,}",
-                str(chunk.student_tokens),
-                str(chunk.teacher_tokens),
-            )
-            for chunk in statistics.longest
-        ],
-    )
+    """The longest chunks, long indentation counted."""
+    lines = [
+        (
+            _INDENTATION.sub(lambda run: f"·×{len(run[0])} ", chunk.text),
+            f"{chunk.num_bytes:,}",
+            str(chunk.student_tokens),
+            str(chunk.teacher_tokens),
+        )
+        for chunk in statistics.longest
+    ]
+    return Table(("longest chunks", "bytes", "student tokens", "teacher tokens"), lines)
 
 
 def _spread(counts: Counter[int]) -> tuple[str, ...]:

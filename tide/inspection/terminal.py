@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, chop_cells
 from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tide.inspection.tables import NOT_ALIGNED, longest_table, sides_table, summary
+from tide.inspection.tables import NOT_ALIGNED, longest_table, rejected_texts, sides_table, summary
 from tide.preparation import NO_CHUNK
 
 if TYPE_CHECKING:
@@ -22,41 +22,28 @@ if TYPE_CHECKING:
     from tide.inspection.statistics import ChunkStatistics
     from tide.inspection.tables import DataSet, Table
 
-PARTING = "│"  # Between the tokens of a chunk.
-WIDER_THAN_A_TABLE = 10_000  # Columns; a console's own width would bound what it measures.
+SEPARATOR = "│"  # between the tokens of a chunk
+UNBOUNDED = 10_000  # columns; to measure a table wider than the console
 LABELS = ("student ", "teacher ")
-# Neighbours differ in hue and in lightness. They bring their own ink: any terminal's background will do.
+# Neighbours differ in hue and in lightness; their own ink makes them readable on any background.
 CHUNK_STYLES = tuple(
     Style.parse(f"#10151c on {tint}") for tint in ("#a9cdf7", "#ffe3a6", "#8fd3a8", "#f6c3dd")
 )
 CONTEXT = Style.parse("dim")
-UNCOMPARED = Style.parse("red underline")
-
-
-class _Cell(NamedTuple):
-    """One place of a column on one side."""
-
-    text: str
-    style: Style
+UNALIGNED = Style.parse("red underline")
 
 
 def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None:
-    """Prints both sides of a row, and what the marks mean.
-
-    Args:
-        console: where to. Without colours, chunks stand in brackets.
-        row: to be printed.
-        legend: say what the marks mean.
-    """
+    """Print both sides of a row, and a legend; without colours, chunks stand in brackets."""
     plain = console.no_color or console.color_system is None
-    widest = max(16, console.width - len(LABELS[0]) - 1)
-    for line in _lines(row, widest, plain=plain):
-        for label, cells in zip(LABELS, line, strict=True):
+    max_width = max(16, console.width - len(LABELS[0]) - 1)
+    for line in _lines(row, max_width, plain=plain):
+        for side, label in enumerate(LABELS):
             text = Text().append(label, "bold")
-            for cell, width in cells:
-                text.append(cell.text, cell.style)
-                # The background goes on to the column's end: a chunk is as wide on both sides.
-                text.append(" " * (width - cell_len(cell.text)), cell.style if cell.text else "")
+            for cells in line:
+                cell, width = cells[side], max(cell.cell_len for cell in cells)
+                # The background fills the column: a chunk is as wide on both sides.
+                text.append_text(cell).append(" " * (width - cell.cell_len), cell.style if cell else "")
                 text.append(" ")
             if plain:
                 text.rstrip()
@@ -69,89 +56,76 @@ def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None
 def print_statistics(
     console: Console, statistics: ChunkStatistics, data: DataSet | None = None, *, longest: bool = True
 ) -> None:
-    """Prints what the chunks of a data set are like, and its longest ones.
-
-    Args:
-        console: where to.
-        statistics: to be printed.
-        data: what their rows were taken from, if it is to be said.
-        longest: print the longest chunks, too.
-    """
-    for line in summary(statistics, data):
+    """Print sentences and tables about the chunks of a data set, with its `longest` chunks."""
+    rejected = [f"Rejected: {text}." for text in rejected_texts(statistics)]
+    for line in summary(statistics, data) + rejected:
         console.print(line, highlight=False, markup=False)
     if not statistics.num_chunks:
         return
-    sides = _table(sides_table(statistics))
-    unbounded = console.options.update(max_width=WIDER_THAN_A_TABLE)
-    if console.measure(sides, options=unbounded).minimum > console.width:
-        sides = _table(sides_table(statistics).turned())
-    for shown in [sides] + [_table(longest_table(statistics), figures_first=True)] * longest:
+    sides = _rich_table(sides_table(statistics))
+    if console.measure(sides, options=console.options.update(max_width=UNBOUNDED)).minimum > console.width:
+        sides = _rich_table(sides_table(statistics).transposed())
+    for table in [sides] + [_rich_table(longest_table(statistics), name_last=True)] * longest:
         console.print()
-        # A table that is wider than the terminal runs over: a figure that is cut is another figure.
-        console.print(shown, crop=False)
+        # A table wider than the terminal runs over: a cut number is another number.
+        console.print(table, crop=False)
 
 
-def _table(table: Table, *, figures_first: bool = False) -> RichTable:
-    """The first column's texts stand first or, where they may be cut, last. Figures are never cut."""
-    names, lines = table
+def _rich_table(table: Table, *, name_last: bool = False) -> RichTable:
+    """Numbers are never cut; the names of lines are, where they come last."""
     shown = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    order = [*range(1, len(names)), 0] if figures_first else range(len(names))
+    order = [*range(1, len(table.names)), 0] if name_last else list(range(len(table.names)))
     for at in order:
-        shrinks = figures_first and not at
-        words = names[at].splitlines()
-        width = max(cell_len(text) for text in [*words, *(texts[at] for texts in lines)])
+        texts = [*table.names[at].splitlines(), *(line[at] for line in table.lines)]
+        width = None if name_last and at == 0 else max(map(cell_len, texts))
         shown.add_column(
-            names[at],
+            table.names[at],
             justify="right" if at else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=None if shrinks else width,
+            min_width=width,
         )
-    for texts in lines:
-        shown.add_row(*(Text(texts[at]) for at in order))
+    for line in table.lines:
+        shown.add_row(*(Text(line[at]) for at in order))
     return shown
 
 
-def _lines(
-    row: AlignedRow, widest: int, *, plain: bool
-) -> Iterator[tuple[list[tuple[_Cell, int]], list[tuple[_Cell, int]]]]:
-    """Both sides' cells and their widths, line by line; an answer's line breaks break lines."""
-    line: tuple[list[tuple[_Cell, int]], list[tuple[_Cell, int]]] = ([], [])
+def _lines(row: AlignedRow, max_width: int, *, plain: bool) -> Iterator[list[tuple[Text, Text]]]:
+    """Cells of both sides, line by line; line breaks of an answer break lines."""
+    line: list[tuple[Text, Text]] = []
     used = 0
     for column in row.columns():
-        breaks = column.line_break
-        for number, cells in enumerate(_cells(column, widest, plain=plain)):
-            width = max(cell_len(cell.text) for cell in cells)
-            if used and (used + width > widest or (breaks == "before" and not number)):
+        for number, cells in enumerate(_cells(column, max_width, plain=plain)):
+            width = max(cell.cell_len for cell in cells)
+            if line and (used + width > max_width or (column.line_break == "before" and number == 0)):
                 yield line
-                line, used = ([], []), 0
-            for side, cell in zip(line, cells, strict=True):
-                side.append((cell, width))
+                line, used = [], 0
+            line.append(cells)
             used += width + 1
-        if breaks == "after":
+        if column.line_break == "after":
             yield line
-            line, used = ([], []), 0
-    if used:
+            line, used = [], 0
+    if line:
         yield line
 
 
-def _cells(column: Column, widest: int, *, plain: bool) -> Iterator[tuple[_Cell, _Cell]]:
-    """The column, in several where it is wider than a line."""
-    sides = [list(_parts(tokens, widest - 2)) for tokens in (column.student, column.teacher)]
-    for texts in zip_longest(*sides, fillvalue=""):
+def _cells(column: Column, max_width: int, *, plain: bool) -> Iterator[tuple[Text, Text]]:
+    """The column, split where it is wider than a line."""
+    sides = (_parts(tokens, max_width - 2) for tokens in (column.student, column.teacher))
+    for student, teacher in zip_longest(*sides, fillvalue=""):
         yield (
-            _cell(texts[0], column.student, column.chunk, plain),
-            _cell(texts[1], column.teacher, column.chunk, plain),
+            _cell(student, column.student, column.chunk, plain),
+            _cell(teacher, column.teacher, column.chunk, plain),
         )
 
 
-def _parts(tokens: Sequence[ShownToken], widest: int) -> Iterator[str]:
-    """Tokens with bars between them, in parts that fit."""
+def _parts(tokens: Sequence[ShownToken], max_width: int) -> Iterator[str]:
+    """Separated tokens, in parts of at most `max_width`."""
     part = ""
     for number, token in enumerate(tokens):
-        for at, piece in enumerate(chop_cells(token.text, widest - 1)):
-            text = PARTING + piece if number and not at else piece
-            if cell_len(part + text) > widest:
+        for at, piece in enumerate(chop_cells(token.text, max_width - 1)):
+            text = SEPARATOR + piece if number and not at else piece
+            if cell_len(part + text) > max_width:
                 yield part
                 part = ""
             part += text
@@ -159,25 +133,21 @@ def _parts(tokens: Sequence[ShownToken], widest: int) -> Iterator[str]:
         yield part
 
 
-def _cell(text: str, tokens: Sequence[ShownToken], chunk: int, plain: bool) -> _Cell:
-    if not text:
-        return _Cell("", Style.null())
-    if chunk != NO_CHUNK:
-        return (
-            _Cell(f"[{text}]", Style.null())
-            if plain
-            else _Cell(text, CHUNK_STYLES[chunk % len(CHUNK_STYLES)])
-        )
-    if tokens[0].learnt:
-        return _Cell(f"({text})", Style.null()) if plain else _Cell(text, UNCOMPARED)
-    return _Cell(text, CONTEXT)
+def _cell(text: str, tokens: Sequence[ShownToken], chunk: int, plain: bool) -> Text:
+    if text and chunk != NO_CHUNK:
+        return Text(f"[{text}]") if plain else Text(text, CHUNK_STYLES[chunk % len(CHUNK_STYLES)])
+    if text and tokens[0].in_loss:
+        return Text(f"({text})") if plain else Text(text, UNALIGNED)
+    return Text(text, CONTEXT)
 
 
 def _legend(*, plain: bool) -> Text:
-    legend = Text()
+    pair = f"a{SEPARATOR}b"
     if plain:
-        legend.append(f"[a{PARTING}b] a chunk and its tokens; (a) learnt, in no chunk; a: context.")
-        return legend.append(f" ·↵→ are white space.\n{NOT_ALIGNED}")
-    legend.append(f"a{PARTING}b", CHUNK_STYLES[0]).append(" ").append("c", CHUNK_STYLES[1])
-    legend.append(" chunks and their tokens; ").append("a", UNCOMPARED).append(" learnt, in no chunk; ")
-    return legend.append("a", CONTEXT).append(f" context. ·↵→ are white space.\n{NOT_ALIGNED}")
+        return Text(
+            f"[{pair}] a chunk and its tokens; (a) trained on, in no chunk; a: context. ·↵→ are whitespace.\n"
+            + NOT_ALIGNED
+        )
+    legend = Text().append(pair, CHUNK_STYLES[0]).append(" ").append("c", CHUNK_STYLES[1])
+    legend.append(" chunks and their tokens; ").append("a", UNALIGNED).append(" trained on, in no chunk; ")
+    return legend.append("a", CONTEXT).append(f" context. ·↵→ are whitespace.\n{NOT_ALIGNED}")

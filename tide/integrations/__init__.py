@@ -1,4 +1,4 @@
-"""Drop-ins for other code bases, under their names and signatures; each is a module of its own.
+"""Drop-ins for other code bases, under their names and signatures, each imported by name.
 
-``tide.integrations.dllm``: the losses of the official TIDE code, and a patch that puts them there.
+``tide.integrations.dllm``: the losses of the official TIDE code, and `patch` to install them there.
 """

@@ -1,7 +1,4 @@
-"""Dense alignment matrices to chunk ids.
-
-A [B, L, C] matrix of tokens by chunks is C times the memory of the [B, L] ids that say the same, as long as
-no token belongs to two chunks.
+"""Dense alignment matrices to chunk ids: [B, L, C] tokens by chunks to [B, L], 1/C of the memory.
 
 Legend: B sequences, L positions (Ls, Lt: student's, teacher's), C chunks.
 """
@@ -20,9 +17,9 @@ EMPTY_CHUNKS = ("error", "drop")
 
 
 def chunk_ids_from_matrix(matrix: Bool[Tensor, "B L C"]) -> Int[Tensor, "B L"]:
-    """The chunk of every token, -1 for none, as the losses of ``tide.losses`` take it.
+    """The chunk of each token, -1 for none, as ``tide.losses`` takes it.
 
-    Reads one boolean back from the device, to check the rule.
+    The check reads one boolean back from the device.
 
     Args:
         matrix: [B, L, C] bool, True where a token belongs to a chunk.
@@ -36,7 +33,7 @@ def chunk_ids_from_matrix(matrix: Bool[Tensor, "B L C"]) -> Int[Tensor, "B L"]:
     function = "chunk_ids_from_matrix"
     _check_matrix(function, "matrix", matrix)
     if bool(_shared_tokens(matrix).any()):
-        raise ValueError(_shared_message(function, "matrix", matrix))
+        raise _shared_token_error(function, "matrix", matrix)
     return _ids(matrix)
 
 
@@ -49,18 +46,12 @@ def chunks_of_both(
 ) -> tuple[Int[Tensor, "B Ls"], Int[Tensor, "B Lt"], Bool[Tensor, "B C"]]:
     """Chunk ids of both sides and the chunks that count, from what the official collator gives.
 
-    All rules on values are read back from the device as one boolean.
+    All checks of values read one boolean back from the device.
 
     Args:
-        function: name of the caller, for the message.
-        alignment_matrix_student: [B, Ls, C] bool.
-        alignment_matrix_teacher: [B, Lt, C] bool.
-        chunk_mask: [B, C] bool, True on the active chunks.
-        empty_chunks: ``error`` refuses an active chunk without a token on either side, ``drop`` makes it
-            inactive.
-
-    Returns:
-        [B, Ls] and [B, Lt] ids, -1 for none; [B, C] chunks that count.
+        function: name of the caller, for errors.
+        alignment_matrix_student, alignment_matrix_teacher, chunk_mask, empty_chunks: as ``compute_alm_loss``
+            takes them.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown ``empty_chunks``, a token in two chunks, or,
@@ -70,48 +61,38 @@ def chunks_of_both(
         raise ValueError(
             f"{function}: empty_chunks must be one of {', '.join(EMPTY_CHUNKS)}; got {empty_chunks!r}."
         )
-    matrices = {
-        "alignment_matrix_student": alignment_matrix_student,
-        "alignment_matrix_teacher": alignment_matrix_teacher,
-    }
-    for name, matrix in matrices.items():
+    matrices = {"student": alignment_matrix_student, "teacher": alignment_matrix_teacher}
+    for side, matrix in matrices.items():
+        name = f"alignment_matrix_{side}"
         _check_matrix(function, name, matrix)
         if chunk_mask.dtype != torch.bool or chunk_mask.shape != matrix.shape[::2]:
             raise ValueError(
                 f"{function}: chunk_mask must be bool of shape {tuple(matrix.shape[::2])}, the sequences and "
                 f"chunks of {name}; got {chunk_mask.dtype} {tuple(chunk_mask.shape)}."
             )
-    no_token = [~matrix.any(dim=1) for matrix in matrices.values()]
+    empty = {side: ~matrix.any(dim=1) for side, matrix in matrices.items()}
     faults = [_shared_tokens(matrix).any() for matrix in matrices.values()]
     if empty_chunks == "error":
-        faults += [(chunk_mask & empty).any() for empty in no_token]
+        faults += [(chunk_mask & without).any() for without in empty.values()]
     if bool(torch.stack(faults).any()):
-        for name, matrix in matrices.items():
+        for side, matrix in matrices.items():
             if bool(_shared_tokens(matrix).any()):
-                raise ValueError(_shared_message(function, name, matrix))
-        for side, empty in zip(("student", "teacher"), no_token, strict=True):
-            for sequence, chunk in (chunk_mask & empty).nonzero().tolist():
+                raise _shared_token_error(function, f"alignment_matrix_{side}", matrix)
+        for side, without in empty.items():
+            for sequence, chunk in (chunk_mask & without).nonzero().tolist():
                 raise ValueError(
                     f"{function}: active chunk {chunk} of sequence {sequence} has no {side} token (cut off "
-                    f"by the {side}'s maximal length?), so its likelihood would be 1. Clear it in chunk_mask "
-                    "or leave such chunks out with empty_chunks='drop', an option of patch() too."
+                    f"by the {side}'s maximal length?), so its likelihood would be 1. Clear it in "
+                    "chunk_mask, or pass empty_chunks='drop', an option of patch() too."
                 )
     if empty_chunks == "drop":
-        chunk_mask = chunk_mask & ~(no_token[0] | no_token[1])
+        chunk_mask = chunk_mask & ~(empty["student"] | empty["teacher"])
     return _ids(alignment_matrix_student), _ids(alignment_matrix_teacher), chunk_mask
 
 
 def tokens_of(chunks: Int[Tensor, "B L"], chunk_mask: Bool[Tensor, "B C"]) -> Bool[Tensor, "B L"]:
-    """The tokens of active chunks.
-
-    Args:
-        chunks: [B, L] ids, -1 for none.
-        chunk_mask: [B, C], True on the active chunks.
-
-    Returns:
-        [B, L] bool.
-    """
-    # One inactive chunk at the end is what -1 points to; no chunk at all is then no special case.
+    """True on the tokens of active chunks; ``chunks`` holds ids, -1 for none."""
+    # -1 points to an inactive chunk appended at the end, which also covers C = 0.
     padded = torch.cat([chunk_mask, chunk_mask.new_zeros(len(chunk_mask), 1)], dim=1)
     return padded.gather(1, chunks.remainder(padded.shape[1]))
 
@@ -129,18 +110,18 @@ def _shared_tokens(matrix: Tensor) -> Tensor:
     return matrix.sum(dim=-1) > 1
 
 
-def _shared_message(function: str, name: str, matrix: Tensor) -> str:
+def _shared_token_error(function: str, name: str, matrix: Tensor) -> ValueError:
     sequence, token = _shared_tokens(matrix).nonzero()[0].tolist()
     chunks = matrix[sequence, token].nonzero().squeeze(1).tolist()
-    return (
-        f"{function}: a token belongs to one chunk or to none; in {name}, token {token} of sequence "
-        f"{sequence} belongs to chunks {', '.join(map(str, chunks))}. Merge these into one chunk, or align "
-        "with tide.alignment.align_chunks; compute_alm_loss(exact=False) sums such a token into every chunk."
+    return ValueError(
+        f"{function}: a token belongs to at most one chunk; in {name}, token {token} of sequence {sequence} "
+        f"belongs to chunks {', '.join(map(str, chunks))}. Merge these into one chunk, or align with "
+        "tide.alignment.align_chunks; compute_alm_loss(exact=False) sums such a token into every chunk."
     )
 
 
 def _ids(matrix: Tensor) -> Tensor:
     if matrix.shape[2] == 0:
         return matrix.new_full(matrix.shape[:2], -1, dtype=torch.long)
-    # argmax knows no bool; the view costs nothing.
+    # argmax does not take bool; the view is free.
     return torch.where(matrix.any(dim=-1), matrix.contiguous().view(torch.uint8).argmax(dim=-1), -1)

@@ -1,10 +1,9 @@
-"""The losses of the official TIDE code, under its names and signatures, and a patch that puts them there.
+"""The losses of the official TIDE code, under its names and signatures; `patch` installs them there.
 
-``patch()`` before training is the whole change. Names follow the official code (taid, alm), which
-docs/glossary.md maps to the paper's; docs/drop-in.md shows both ways of use and lists every difference.
+Names follow the official code (taid, alm); docs/glossary.md maps them to the paper's. docs/drop-in.md shows
+how to use both, and lists every difference.
 
 Source: TIDE (arXiv 2604.26951) and its official code.
-
 Legend: B sequences, L positions (Ls, Lt: student's, teacher's), V, V2 vocabulary entries, C chunks.
 """
 
@@ -28,7 +27,7 @@ from tide.losses import (
     timestep_weight,
     token_log_probs,
 )
-from tide_kernels.chunk_likelihood.reference import log1mexp as accurate_log1mexp
+from tide_kernels import log1mexp as accurate_log1mexp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -67,16 +66,14 @@ def compute_taid_loss(
         teacher_logits: [B, L, V2]; gets no gradient.
         masked_mask: [B, L] bool, True on the rows that count.
         t: [B] diffusion time in [0, 1].
-        config: a mapping or an object with these keys or attributes, each optional: lambda_init (0.1),
-            lambda_max (0.9), lambda_decay (``cosine`` or ``linear``), timestep_weight (``uniform`` or
-            ``midrange``), shared_vocab_size (None; required where V and V2 differ), temperature (2.0),
-            axis_mode (``both``, ``training_only`` or ``timestep_only``).
-        global_step: optimiser steps done.
-        max_steps: optimiser steps in all. Past it, lambda stays at its maximum.
-        entropy_weights: [B, L] factor of every row, or None.
-        exact: compute in fp32 from the logits as they are, without differences of nearly equal numbers.
-            False rounds as the official code does.
-        backend: of ``tide.losses.tidal_loss``; means nothing without ``exact``.
+        config: a mapping or an object with these optional keys or attributes: lambda_init (0.1), lambda_max
+            (0.9), lambda_decay (``cosine`` or ``linear``), timestep_weight (``uniform`` or ``midrange``),
+            shared_vocab_size (None; required where V and V2 differ), temperature (2.0), axis_mode (``both``,
+            ``training_only`` or ``timestep_only``).
+        global_step, max_steps: optimiser steps done, and in all. Past the last, λ stays at its maximum.
+        entropy_weights: [B, L] factor of each row, or None.
+        exact: compute in fp32 from the logits as they are. False rounds as the official code does.
+        backend: of ``tide.losses.tidal_loss``; unused without ``exact``.
 
     Returns:
         Scalar fp32, nats. No masked row: 0 with a connected graph (officially a constant).
@@ -149,15 +146,14 @@ def compute_alm_loss(
         alignment_matrix_teacher: [B, Lt, C] bool.
         chunk_mask: [B, C] bool, True on the active chunks.
         temperature: T > 0, divides a chunk's log-likelihood.
-        chunk_weights: factor of every chunk, [B, C] or what broadcasts to it, or None. The divisor stays the
-            number of active chunks.
+        chunk_weights: factor of each chunk, [B, C] or broadcast to it, or None. The divisor stays the number
+            of active chunks.
         reverse: Reverse CALM.
-        exact: compute in fp32 from the logits as they are, sums over tokens in fp32 or better. False rounds
-            as the official code does: token log-probabilities and their sums in the dtype of the logits.
-        empty_chunks: ``error`` refuses an active chunk that has no token on one side: its likelihood there
-            would be 1. ``drop`` leaves it out of sum and divisor. Without ``exact`` it counts as 1, as
-            published.
-        backend: of ``tide.losses``; means nothing without ``exact``.
+        exact: compute in fp32 from the logits as they are. False rounds as the official code does: token
+            log-probabilities and their sums in the dtype of the logits.
+        empty_chunks: ``error`` refuses an active chunk without a token on one side, whose likelihood would be
+            1; ``drop`` leaves it out of sum and divisor. Without ``exact`` it counts as 1, as published.
+        backend: of ``tide.losses``; unused without ``exact``.
 
     Returns:
         Scalar fp32, nats, not scaled by T². No active chunk: 0 with a connected graph.
@@ -204,15 +200,10 @@ def compute_alm_loss(
 
 
 def log1mexp(x: Float[Tensor, " ..."], *, exact: bool = True) -> Float[Tensor, " ..."]:
-    """log(1 - e^x).
+    """log(1 - e^x) for x <= 0; -inf at 0.
 
-    Args:
-        x: any shape, at most 0; -inf at 0.
-        exact: keep all digits on both sides of -log 2. False takes the official branches, which are exchanged
-            and lose them near 0.
-
-    Returns:
-        Shape and dtype of x.
+    ``exact`` keeps all digits on both sides of -log 2. False takes the official branches, which are exchanged
+    and lose them near 0.
     """
     return accurate_log1mexp(x) if exact else published_log1mexp(x)
 
@@ -225,18 +216,16 @@ def patch(
     backend: str = "auto",
     verbose: bool = True,
 ) -> list[Replacement]:
-    """Replace the official losses by the ones above, wherever the imported package holds them.
+    """Replace the official losses by those above, wherever the imported package holds them.
 
-    These are ``compute_taid_loss`` of its module, also where other modules of the package have imported that
-    name, and the static methods ``compute_alm_loss`` and ``log1mexp`` of ``DistillBD3LMTrainer``. Everything
-    is checked before anything is replaced. A second call with the same options changes nothing.
+    These are ``compute_taid_loss``, under any name in any module, and the static methods ``compute_alm_loss``
+    and ``log1mexp`` of ``DistillBD3LMTrainer``. Everything is checked before anything is replaced. A second
+    call with the same options changes nothing.
 
     Args:
         package: name under which the official code is imported.
-        exact: see ``compute_taid_loss`` and ``compute_alm_loss``.
-        empty_chunks: see ``compute_alm_loss``.
-        backend: see ``compute_taid_loss``.
-        verbose: say on stderr what was replaced.
+        exact, empty_chunks, backend: options of `compute_taid_loss` and `compute_alm_loss`.
+        verbose: print each replaced name to stderr.
 
     Returns:
         One record per replaced name.
@@ -246,14 +235,11 @@ def patch(
         ValueError: an attribute is missing or is no static method, or a signature is not the official one.
     """
     options: dict[str, Any] = {"exact": exact, "backend": backend}
-    trainer = f"{package}.core.trainers.distill_bd3lm"
+    losses, trainer = f"{package}.core.trainers.losses.taid", f"{package}.core.trainers.distill_bd3lm"
+    taid = _with_options(compute_taid_loss, **options)
     alm = _with_options(compute_alm_loss, **options, empty_chunks=empty_chunks)
     targets = [
-        Target(
-            f"{package}.core.trainers.losses.taid",
-            "compute_taid_loss",
-            _with_options(compute_taid_loss, **options),
-        ),
+        Target(losses, "compute_taid_loss", taid),
         Target(trainer, "DistillBD3LMTrainer.compute_alm_loss", alm),
         Target(trainer, "DistillBD3LMTrainer.log1mexp", _with_options(log1mexp, exact=exact)),
     ]
@@ -265,12 +251,7 @@ def patch(
 
 
 def unpatch(package: str = "dllm") -> list[Replacement]:
-    """Put back what ``patch`` replaced: the very objects.
-
-    A name that something else has replaced since is left alone.
-
-    Args:
-        package: as given to ``patch``.
+    """Put back what `patch` replaced, except names that something else has replaced since.
 
     Returns:
         One record per name put back; none if the package is not patched.
@@ -294,7 +275,7 @@ def _shared_width(function: str, student: Tensor, teacher: Tensor, shared: int |
 
 
 def _with_options(function: Any, **options: Any) -> Any:
-    """The function with its keyword-only options set; the function itself where they are its defaults."""
+    """The function with keyword-only options set; the function itself if they are its defaults."""
     if all(function.__kwdefaults__[name] == value for name, value in options.items()):
         return function
     return functools.update_wrapper(functools.partial(function, **options), function)

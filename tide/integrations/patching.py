@@ -1,6 +1,6 @@
-"""Replacing functions of another package, and putting them back.
+"""Replace functions of another package, and put them back.
 
-Nothing is replaced before everything is checked: a package that is half patched would train on a mixture.
+Everything is checked before anything is replaced: a half-patched package would train on a mixture.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Target:
-    """One function to replace: a module's, or a static method of a class in it.
+    """A function to replace: a module's, or a static method of a class in it.
 
-    ``replacement`` has the parameters that the original must have; keyword-only ones are its own.
+    The original must have the parameters of ``replacement`` without its keyword-only ones.
     """
 
     module: str
@@ -32,55 +31,46 @@ class Target:
 
 @dataclass(frozen=True)
 class Replacement:
-    """One name that was replaced.
+    """A replaced name.
 
-    ``where`` is its dotted name; ``original`` and ``replacement`` are the objects that the module or class
-    holds under it, static methods as such.
+    Attributes:
+        where: its dotted name.
+        original, replacement: the objects under it before and after; static methods as such.
+        holder, name: the module or class, and the name in it.
     """
 
     where: str
     original: object
     replacement: object
-
-
-@dataclass(frozen=True)
-class _Change:
-    holder: Any
-    name: str
-    record: Replacement
+    holder: Any = field(repr=False)
+    name: str = field(repr=False)
 
     def in_force(self) -> bool:
-        return vars(self.holder).get(self.name) is self.record.replacement
+        return vars(self.holder).get(self.name) is self.replacement
 
     def apply(self) -> None:
-        setattr(self.holder, self.name, self.record.replacement)
+        setattr(self.holder, self.name, self.replacement)
 
 
-@dataclass(frozen=True)
-class _Patch:
-    options: dict[str, object]
-    changes: list[_Change]
-
-
-_PATCHES: dict[str, _Patch] = {}
+# Options and replacements by package.
+_PATCHES: dict[str, tuple[dict[str, object], list[Replacement]]] = {}
 
 
 def replace(
     package: str, targets: list[Target], options: dict[str, object]
 ) -> tuple[list[Replacement], bool]:
-    """Replace all targets, or none.
+    """Replace all targets of a package, or none.
 
     Functions of modules are also replaced where other imported modules of the package hold them, under any
     name.
 
     Args:
-        package: dotted name of the package.
+        package: dotted name.
         targets: what to replace.
-        options: what distinguishes this patch from another of the same package.
+        options: a package patched with equal options stays as it is.
 
     Returns:
-        One record per replaced name, and whether this call replaced anything: with equal options a package
-        that is patched stays as it is.
+        The replacements in force, and True if this call made them.
 
     Raises:
         ImportError: the package or a target's module cannot be imported.
@@ -89,47 +79,42 @@ def replace(
     for target in targets:
         _import(package, target.module)
     present = _PATCHES.get(package)
-    if present is not None and present.options == options:
-        ours = {id(change.record.replacement) for change in present.changes}
+    if present is not None and present[0] == options:
+        ours = {id(record.replacement) for record in present[1]}
         if all(id(_held(target)[2]) in ours for target in targets):
-            return [change.record for change in present.changes], False
-    # Originals can be checked only where they are: a patch with other options steps aside, and comes back if
-    # a check fails.
-    standing = [change for change in present.changes if change.in_force()] if present else []
-    restore(package)
+            return present[1], False
+    # The checks read the originals, so an older patch is undone first and comes back if a check fails.
+    undone = restore(package)
     try:
-        changes = [change for target in targets for change in _plan(package, target)]
+        records = [record for target in targets for record in _plan(package, target)]
     except ValueError:
-        for change in standing:
-            change.apply()
+        for record in undone:
+            record.apply()
         if present is not None:
             _PATCHES[package] = present
         raise
-    for change in changes:
-        change.apply()
-    _PATCHES[package] = _Patch(dict(options), changes)
-    return [change.record for change in changes], True
+    for record in records:
+        record.apply()
+    _PATCHES[package] = (dict(options), records)
+    return records, True
 
 
 def restore(package: str) -> list[Replacement]:
-    """Put back what ``replace`` replaced, where nothing else has replaced it since.
-
-    Args:
-        package: dotted name of the package.
+    """Put back what `replace` replaced, except where something else has replaced it since.
 
     Returns:
-        One record per name put back.
+        What was put back.
     """
-    present = _PATCHES.pop(package, None)
-    undone = [change for change in present.changes if change.in_force()] if present else []
-    for change in undone:
-        setattr(change.holder, change.name, change.record.original)
-    return [change.record for change in undone]
+    _, records = _PATCHES.pop(package, ({}, []))
+    undone = [record for record in records if record.in_force()]
+    for record in undone:
+        setattr(record.holder, record.name, record.original)
+    return undone
 
 
-def _import(package: str, module: str) -> ModuleType:
+def _import(package: str, module: str) -> None:
     try:
-        return import_module(module)
+        import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if package == missing or package.startswith(f"{missing}."):
@@ -139,73 +124,63 @@ def _import(package: str, module: str) -> ModuleType:
             ) from error
         if missing.startswith(f"{package}."):
             raise ImportError(
-                f"patch: {package!r} has no module {missing!r}; nothing was changed. It has to be the "
-                "version with the distillation trainers, not the library it was forked from."
+                f"patch: {package!r} has no module {missing!r}; nothing was changed. Use the version with "
+                "the distillation trainers, not the library it was forked from."
             ) from error
-        raise  # a dependency of the package: its own message says more
+        raise  # a dependency of the package
 
 
 def _held(target: Target) -> tuple[Any, str, object]:
-    """The module or class that holds the target, the name there, and what it holds (None if nothing)."""
+    """The module or class that holds the target, the name there, and its value (None if missing)."""
     *classes, name = target.path.split(".")
     holder: Any = sys.modules[target.module]
     for part in classes:
         holder = vars(holder).get(part)
         if not inspect.isclass(holder):
-            raise ValueError(
-                f"patch: {target.module} has no class {part}; nothing was changed. This version of the "
-                "package is not one that can be patched: call the losses of tide directly."
-            )
+            raise _mismatch(f"{target.module} has no class {part}")
     return holder, name, vars(holder).get(name)
 
 
-def _plan(package: str, target: Target) -> list[_Change]:
-    holder, name, held = _held(target)
-    if held is None:
-        raise ValueError(
-            f"patch: {target.where} does not exist; nothing was changed. This version of the package is not "
-            "one that can be patched: call the losses of tide directly."
-        )
-    in_class = inspect.isclass(holder)
-    if in_class != isinstance(held, staticmethod) or not (in_class or inspect.isfunction(held)):
-        raise ValueError(
-            f"patch: {target.where} must be a {'static method' if in_class else 'function'}; found "
-            f"{type(held).__name__}. Nothing was changed."
-        )
-    _check_signature(target, held.__func__ if isinstance(held, staticmethod) else held)
-    replacement = staticmethod(target.replacement) if in_class else target.replacement
-    changes = [_Change(holder, name, Replacement(target.where, held, replacement))]
-    if in_class:
-        return changes
+def _plan(package: str, target: Target) -> list[Replacement]:
+    """The replacements of one target, checked."""
+    holder, name, original = _held(target)
+    if original is None:
+        raise _mismatch(f"{target.where} does not exist")
+    if inspect.isclass(holder):
+        if not isinstance(original, staticmethod):
+            raise _mismatch(f"{target.where} must be a static method; found {type(original).__name__}")
+        _check_signature(target, original.__func__)
+        return [Replacement(target.where, original, staticmethod(target.replacement), holder, name)]
+    if not inspect.isfunction(original):
+        raise _mismatch(f"{target.where} must be a function; found {type(original).__name__}")
+    _check_signature(target, original)
+    records = [Replacement(target.where, original, target.replacement, holder, name)]
     for module_name, module in list(sys.modules.items()):
         if module_name == package or module_name.startswith(f"{package}."):
             for alias, value in list(vars(module).items()):
-                if value is held and (module is not holder or alias != name):
-                    record = Replacement(f"{module_name}.{alias}", held, replacement)
-                    changes.append(_Change(module, alias, record))
-    return changes
+                if value is original and (module is not holder or alias != name):
+                    where = f"{module_name}.{alias}"
+                    records.append(Replacement(where, original, target.replacement, module, alias))
+    return records
 
 
-def _check_signature(target: Target, original: Any) -> None:
-    expected = [
-        parameter
-        for parameter in inspect.signature(target.replacement).parameters.values()
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    found = list(inspect.signature(original).parameters.values())
-
-    # Annotations say nothing about how a function is called.
-    def calls(parameters: list[inspect.Parameter]) -> list[tuple[object, ...]]:
-        return [(p.name, p.kind, p.default) for p in parameters]
-
-    if calls(found) != calls(expected):
-        raise ValueError(
-            f"patch: {target.where} has another signature than the one this patch is for; nothing was "
-            f"changed.\n  expected {_shown(expected)}\n  found    {_shown(found)}\n"
-            "Call the losses of tide directly, or use the version of the package that has it."
+def _check_signature(target: Target, original: Callable[..., Any]) -> None:
+    """Names, kinds and defaults must agree; annotations may differ."""
+    parameters = inspect.signature(target.replacement).parameters.values()
+    expected, found = (
+        inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in given])
+        for given in (
+            [p for p in parameters if p.kind is not p.KEYWORD_ONLY],
+            inspect.signature(original).parameters.values(),
         )
+    )
+    if found != expected:
+        signatures = f"\n  expected {expected}\n  found    {found}"
+        raise _mismatch(f"{target.where} has another signature", signatures)
 
 
-def _shown(parameters: list[inspect.Parameter]) -> str:
-    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
-    return str(inspect.Signature(bare))
+def _mismatch(fault: str, detail: str = "") -> ValueError:
+    return ValueError(
+        f"patch: {fault}; nothing was changed.{detail}\nThis version of the package cannot be patched: call "
+        "the losses of tide directly, or use the version that has these functions."
+    )

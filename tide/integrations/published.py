@@ -1,11 +1,10 @@
-"""The published losses in the published arithmetic, for runs that have to continue as they began.
+"""The published losses in the published arithmetic, for runs that continue under ``exact=False``.
 
-Eager, every [N, V] intermediate allocated, rounded where the official code rounds: logits are divided by T
-in their own dtype and token log-probabilities summed in it; only then comes fp32. This is the one place
-outside ``tide_kernels`` that reduces the vocabulary: as a record of what was published, not as an operation.
+Eager, with every [N, V] intermediate, rounded where the official code rounds: logits are divided by T, and
+token log-probabilities summed, in the dtype of the logits; fp32 comes only then. No other place outside
+``tide_kernels`` reduces the vocabulary axis. Arguments are those of `tide.integrations.dllm`.
 
 Source: TIDE (arXiv 2604.26951) and its official code.
-
 Legend: B sequences, L positions (Ls, Lt: student's, teacher's), V, V2 vocabulary entries, C chunks.
 """
 
@@ -19,11 +18,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-# Floor under the target's probabilities before their logarithm.
-TARGET_FLOOR = 1e-8
+TARGET_FLOOR = 1e-8  # under the target's probabilities before their logarithm
 CHUNK_EPS = 1e-7
-# -log 2 to four digits.
-BRANCH = -0.6931
+BRANCH = -0.6931  # -log 2 to four digits
 
 
 def published_taid(
@@ -34,19 +31,7 @@ def published_taid(
     weight: Float[Tensor, "B L"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² times the weighted mean over masked rows of KL(r || p_s), r detached.
-
-    Args:
-        student_logits: [B, L, V].
-        teacher_logits: [B, L, V].
-        mask: [B, L], True on the rows that count.
-        lambda_t: [B] share of the teacher in r.
-        weight: [B, L] factor of every row.
-        temperature: T.
-
-    Returns:
-        Scalar fp32, nats.
-    """
+    """T² times the weighted mean over masked rows of KL(r || p_s), r detached."""
     student = (student_logits[mask] / temperature).float()
     teacher = (teacher_logits[mask] / temperature).float()
     share = lambda_t[:, None].expand_as(mask)[mask][:, None]
@@ -68,23 +53,7 @@ def published_alm(
     chunk_weights: Float[Tensor, "B C"] | None,
     reverse: bool,
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of chunk likelihoods, mean over active chunks.
-
-    Args:
-        student_logits: [B, Ls, V]; the arguments are those of ``compute_alm_loss``.
-        teacher_logits: [B, Lt, V2].
-        student_input_ids: [B, Ls].
-        teacher_input_ids: [B, Lt].
-        alignment_matrix_student: [B, Ls, C].
-        alignment_matrix_teacher: [B, Lt, C].
-        chunk_mask: [B, C].
-        temperature: T.
-        chunk_weights: [B, C] or None.
-        reverse: Reverse CALM rather than CALM.
-
-    Returns:
-        Scalar fp32, nats.
-    """
+    """Binary cross-entropy of chunk likelihoods, mean over active chunks."""
     student = _chunk_probability(student_logits, student_input_ids, alignment_matrix_student, temperature)
     teacher = _chunk_probability(teacher_logits, teacher_input_ids, alignment_matrix_teacher, temperature)
     target, predicted = (student, teacher) if reverse else (teacher, student)
@@ -96,14 +65,7 @@ def published_alm(
 
 
 def published_log1mexp(x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
-    """log(1 - e^x) for x <= 0 with each form on the side where it loses digits, as published.
-
-    Args:
-        x: any shape, at most 0.
-
-    Returns:
-        Shape and dtype of x.
-    """
+    """log(1 - e^x) for x <= 0, with each form on the side where it loses digits, as published."""
     near = x > BRANCH
     # A harmless argument where the other form is used: an infinity there is a NaN in the gradient.
     close, far = x.masked_fill(~near, -1.0), x.masked_fill(near, -1.0)

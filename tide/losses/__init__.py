@@ -10,8 +10,15 @@ from __future__ import annotations
 
 from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss, tidal_chunk_loss
 from tide.losses.cross_entropy import cross_entropy_loss, linear_token_log_probs, token_log_probs
-from tide.losses.divergence import DivergenceLoss, HiddenOptions
-from tide.losses.kl import forward_kl_loss, linear_forward_kl_loss, linear_reverse_kl_loss, reverse_kl_loss
+from tide.losses.divergences import (
+    DivergenceLoss,
+    forward_kl_loss,
+    linear_forward_kl_loss,
+    linear_reverse_kl_loss,
+    linear_tidal_loss,
+    reverse_kl_loss,
+    tidal_loss,
+)
 from tide.losses.modules import (
     CALMLoss,
     CrossEntropyLoss,
@@ -24,9 +31,9 @@ from tide.losses.modules import (
     TIDALChunkLoss,
     TIDALLoss,
 )
+from tide.losses.options import HiddenOptions
 from tide.losses.reductions import row_weights
 from tide.losses.schedules import lambda_schedule, timestep_weight
-from tide.losses.tidal import linear_tidal_loss, tidal_loss
 
 __all__ = [
     "CALMLoss",

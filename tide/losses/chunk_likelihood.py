@@ -1,20 +1,22 @@
-"""CALM, Reverse CALM and TIDAL on chunks: objectives on the likelihood of text spans, for tokenizers that
-differ.
+"""CALM, Reverse CALM and TIDAL on chunks: losses on the likelihood of text spans, across tokenizers.
 
-A chunk is a minimal text span that is whole in both tokenizations; its likelihood under each side is the
-product of its tokens' probabilities there. Everything below is [B, C] or smaller: the vocabulary is gone
-before it starts.
+A chunk is a minimal text span that is whole in both tokenizations. Its likelihood under a model is
+P = exp(sum of token log-probabilities / T), clamped to [eps, 1 - eps]: P_s under the student, P_t under the
+teacher. `calm_loss` documents the shared arguments.
+
+Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM; after cross-tokenizer likelihood matching
+(arXiv 2503.20083).
+Legend: B sequences, C chunks, Ls and Lt positions of student and teacher.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from tide.losses.reductions import broadcast_rows, check_reduction, row_factors
-from tide_kernels import chunk_likelihood
-from tide_kernels._shared.checks import check_tensor
+from tide_kernels import check_tensor, chunk_likelihood
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -36,22 +38,21 @@ def calm_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Float[Tensor, " ..."]:
-    """Forward chunk objective: the teacher's chunk probability P_t is the target of the student's P_s.
+    """Forward chunk loss: P_t is the target of P_s.
 
-    ``bce``: -[P_t log P_s + (1 - P_t) log(1 - P_s)]; ``kl`` subtracts the entropy of P_t, which changes the
-    value (0 at P_s = P_t) and not the gradient. P = exp(sum of token log-probabilities / T), clamped to [eps,
-    1 - eps]; a chunk clamped on the student's side has no gradient.
+    ``bce`` is -[P_t log P_s + (1 - P_t) log(1 - P_s)]. ``kl`` subtracts the entropy of P_t, which changes the
+    value (0 at P_s = P_t) and not the gradient. A chunk clamped on the student's side has no gradient.
 
     Args:
         student_token_log_probs: [B, Ls] log-probabilities of the student's tokens; see ``token_log_probs``.
         teacher_token_log_probs: [B, Lt], frozen.
-        student_chunks: [B, Ls] chunk id of every token, -1 for none.
-        teacher_chunks: [B, Lt] the same for the teacher's tokens.
-        chunk_mask: [B, C], True on the chunks that count, C at least the largest id + 1.
+        student_chunks: [B, Ls] chunk id of each token, -1 for none.
+        teacher_chunks: [B, Lt], likewise.
+        chunk_mask: [B, C], True on the chunks that count; C is at least the largest id + 1.
         temperature: T > 0, divides the chunk's log-probability.
         eps: clamp of chunk probabilities, in (0, 1/2).
         divergence: ``bce`` or ``kl``.
-        chunk_weights: factor of every chunk, [B] or [B, C].
+        chunk_weights: factor of each chunk, [B] or [B, C]; see ``timestep_weight``.
         reduction: ``mean`` (sum over active chunks / their number), ``sum``, or ``none`` ([B, C]).
         backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
@@ -61,34 +62,15 @@ def calm_loss(
     Raises:
         ValueError: types or shapes that do not fit, a value outside its range, an unknown name, or a teacher
             that requires grad.
-
-    Source: TIDE (arXiv 2604.26951), CALM; after cross-tokenizer likelihood matching (arXiv 2503.20083).
     """
     _check_divergence("calm_loss", divergence)
-    values = chunk_likelihood(
-        student_token_log_probs,
-        teacher_token_log_probs,
-        student_chunks,
-        teacher_chunks,
-        chunk_mask,
-        objective="forward",
-        temperature=temperature,
-        eps=eps,
-        backend=backend,
-    )
+    tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
+    options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
+    values = chunk_likelihood(*tensors, objective="forward", **options)
     if divergence == "kl":
-        # The cross-entropy of the teacher with itself is its entropy, clamped as in the first term.
-        values = values - chunk_likelihood(
-            teacher_token_log_probs,
-            teacher_token_log_probs,
-            teacher_chunks,
-            teacher_chunks,
-            chunk_mask,
-            objective="forward",
-            temperature=temperature,
-            eps=eps,
-            backend=backend,
-        )
+        # The cross-entropy of P_t with itself is its entropy, under the same clamp.
+        teacher = (teacher_token_log_probs, teacher_token_log_probs, teacher_chunks, teacher_chunks)
+        values = values - chunk_likelihood(*teacher, chunk_mask, objective="forward", **options)
     return _reduce("calm_loss", values, chunk_mask, chunk_weights, reduction)
 
 
@@ -106,45 +88,17 @@ def reverse_calm_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Float[Tensor, " ..."]:
-    """Reverse chunk objective: the student's chunk probability P_s weighs the teacher's log-odds.
+    """Reverse chunk loss: P_s weighs the teacher's log-odds. Arguments: `calm_loss`.
 
-    ``bce``: -[P_s log P_t + (1 - P_s) log(1 - P_t)], linear in P_s with slope -log(P_t / (1 - P_t)): bounded
-    by the teacher alone, and lowest at P_s = 1 wherever P_t > 1/2. ``kl`` is the Bernoulli KL(P_s || P_t),
-    which subtracts the student's entropy and is lowest at P_s = P_t.
-
-    Args:
-        student_token_log_probs: [B, Ls]; the arguments are those of ``calm_loss``.
-        teacher_token_log_probs: [B, Lt], frozen.
-        student_chunks: [B, Ls], -1 for none.
-        teacher_chunks: [B, Lt], -1 for none.
-        chunk_mask: [B, C].
-        temperature: T > 0.
-        eps: clamp of chunk probabilities, in (0, 1/2).
-        divergence: ``bce`` or ``kl``.
-        chunk_weights: factor of every chunk, [B] or [B, C].
-        reduction: ``mean``, ``sum`` or ``none``.
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
-
-    Returns:
-        fp32 loss in nats, not scaled by T². No active chunk: 0 with a connected graph.
-
-    Raises:
-        ValueError: as ``calm_loss``.
-
-    Source: TIDE (arXiv 2604.26951), Reverse CALM.
+    ``bce`` is -[P_s log P_t + (1 - P_s) log(1 - P_t)], linear in P_s with slope -log(P_t / (1 - P_t)):
+    bounded by the teacher alone, and lowest at P_s = 1 wherever P_t > 1/2. ``kl`` is the Bernoulli
+    KL(P_s || P_t), which subtracts the student's entropy and is lowest at P_s = P_t.
     """
     _check_divergence("reverse_calm_loss", divergence)
-    values = chunk_likelihood(
-        student_token_log_probs,
-        teacher_token_log_probs,
-        student_chunks,
-        teacher_chunks,
-        chunk_mask,
-        objective="reverse" if divergence == "bce" else "kl",
-        temperature=temperature,
-        eps=eps,
-        backend=backend,
-    )
+    tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
+    options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
+    objective = "reverse" if divergence == "bce" else "kl"
+    values = chunk_likelihood(*tensors, objective=objective, **options)
     return _reduce("reverse_calm_loss", values, chunk_mask, chunk_weights, reduction)
 
 
@@ -162,46 +116,24 @@ def tidal_chunk_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Float[Tensor, " ..."]:
-    """TIDAL on chunks: the forward objective with the detached target (1 - lambda) P_s + lambda P_t.
+    """TIDAL on chunks: the forward ``bce`` with the detached target (1 - λ) P_s + λ P_t.
 
-    Args:
-        student_token_log_probs: [B, Ls]; the arguments are those of ``calm_loss``.
-        teacher_token_log_probs: [B, Lt], frozen.
-        student_chunks: [B, Ls], -1 for none.
-        teacher_chunks: [B, Lt], -1 for none.
-        chunk_mask: [B, C].
-        lambda_t: share of the teacher in the target, in [0, 1]: a number or [B]; see ``lambda_schedule``.
-        temperature: T > 0.
-        eps: clamp of chunk probabilities, in (0, 1/2).
-        chunk_weights: factor of every chunk, [B] or [B, C]; see ``timestep_weight``.
-        reduction: ``mean``, ``sum`` or ``none``.
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
-
-    Returns:
-        fp32 loss in nats, a cross-entropy (the target's entropy is not subtracted), not scaled by T².
-
-    Raises:
-        ValueError: as ``calm_loss``, or lambda_t outside [0, 1].
-
-    Source: TIDE (arXiv 2604.26951), TIDAL across tokenizers.
+    The target's entropy is not subtracted. Arguments: `calm_loss`, and ``lambda_t``, the teacher's share of
+    the target, in [0, 1]: a number or [B]; see ``lambda_schedule``.
     """
     check_tensor("tidal_chunk_loss", "chunk_mask", chunk_mask)
     if isinstance(lambda_t, Tensor):
         lambda_t = broadcast_rows(
             "tidal_chunk_loss", "lambda_t", lambda_t.detach(), chunk_mask.shape[:1], chunk_mask.device
         )
-    values = chunk_likelihood(
-        student_token_log_probs,
-        teacher_token_log_probs,
-        student_chunks,
-        teacher_chunks,
-        chunk_mask,
-        objective="interpolated",
-        lambda_t=lambda_t,
-        temperature=temperature,
-        eps=eps,
-        backend=backend,
-    )
+    tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "eps": eps,
+        "backend": backend,
+        "lambda_t": lambda_t,
+    }
+    values = chunk_likelihood(*tensors, objective="interpolated", **options)
     return _reduce("tidal_chunk_loss", values, chunk_mask, chunk_weights, reduction)
 
 

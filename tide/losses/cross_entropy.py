@@ -1,4 +1,7 @@
-"""Token log-probabilities and the masked-diffusion cross-entropy built on them."""
+"""Token log-probabilities, and the masked-diffusion cross-entropy made of them.
+
+Legend: V vocabulary entries, d hidden size, B sequences.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tide.losses.reductions import NORMALIZERS, partial_mask, row_weights
-from tide_kernels import linear_token_logprob, token_logprob
-from tide_kernels._shared.checks import check_tensor
+from tide.losses.reductions import check_normalizer, partial_mask, row_weights
+from tide_kernels import check_tensor, linear_token_logprob, token_logprob
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -40,8 +42,7 @@ def token_log_probs(
         [...] fp32, nats, at most 0.
 
     Raises:
-        ValueError: types or shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not
-            read back).
+        ValueError: types or shapes that do not fit, or an id outside the vocabulary (not checked on a GPU).
     """
     leading = _leading("token_log_probs", mask, logits=logits, token_ids=token_ids)
     mask = partial_mask(mask)
@@ -72,38 +73,29 @@ def linear_token_log_probs(
     vocab_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, " ..."]:
-    """``token_log_probs`` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
+    """`token_log_probs` of ``hidden @ weight.T + bias``, without ever holding [N, V] logits.
 
     Args:
         hidden: [..., d], the states before the output head.
         weight: [V, d], the head.
-        token_ids: [...] integers in [0, V).
+        token_ids, vocab_size, backend: as in `token_log_probs`.
         mask: [...], True on the rows to compute; the others are dropped before the head and give 0.
         bias: [V] or None.
-        vocab_size: normalise over the first ``vocab_size`` entries only.
-        logit_scale: factor of ``hidden @ weight.T + bias``.
-        softcap: cap c of the scaled logits, c tanh(logits / c).
-        logits_dtype: of the logits in flight, fp32 by default; bf16 or fp16 halves them, where hidden states
-            and head have that dtype, and costs 2 to 16 % of the gradient.
+        logit_scale, softcap, logits_dtype, vocab_group: as in `tide.losses.HiddenOptions`, of the one head.
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
-        vocab_group: processes that hold equal runs of the head's rows, in the order of their ranks. Hidden
-            states, ids (of the whole vocabulary) and results are the same on all of them.
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
 
     Returns:
         [...] fp32, nats, at most 0.
 
     Raises:
-        ValueError: types or shapes that do not fit, or an id outside the vocabulary (ids on a GPU are not
-            read back).
+        ValueError: as `token_log_probs`.
     """
     check_tensor("linear_token_log_probs", "weight", weight)
     leading = _leading("linear_token_log_probs", mask, hidden=hidden, token_ids=token_ids)
     mask = partial_mask(mask)
     num_rows = math.prod(leading)
-    rows, ids = hidden.reshape(num_rows, hidden.shape[-1]), token_ids.reshape(num_rows)
-    active = None
+    rows, ids, active = hidden.reshape(num_rows, hidden.shape[-1]), token_ids.reshape(num_rows), None
     if mask is not None:
         active = mask.reshape(num_rows).nonzero().squeeze(1)
         rows, ids = rows[active], ids[active]
@@ -131,26 +123,25 @@ def cross_entropy_loss(
     mask: Bool[Tensor, " ..."] | None = None,
     *,
     weight: Float[Tensor, " ..."] | None = None,
-    maskable: Bool[Tensor, " ..."] | None = None,
+    loss_mask: Bool[Tensor, " ..."] | None = None,
     normalizer: str = "token",
     count: float | Tensor | None = None,
     ignore_index: int = -100,
     vocab_size: int | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of masked positions, weighted by 1/t and normalised by what could have been masked.
+    """Cross-entropy of masked positions, weighted by 1/t and normalised by the positions trained on.
 
     Args:
         logits: [..., V], fp32, bf16 or fp16.
         labels: [...] token ids; rows with ``ignore_index`` are neither read nor counted.
         mask: [...], True where the student's input was masked; None for every labelled row.
         weight: [B] or [...], -alpha'(t) / (1 - alpha(t)): 1/t for the linear schedule. None for 1.
-        maskable: [...], True where a position could have been masked. Without a weight it defaults to the
-            rows that count, which makes the loss their plain mean; with a weight it has to be said (see
-            Raises).
-        normalizer: ``token`` divides by the number of maskable positions, ``sequence`` averages per-sequence
-            means over the first dimension, ``batch`` divides by the number of sequences, ``sum`` does not
-            divide.
+        loss_mask: [...], True on the positions trained on, masked this time or not. Defaults to the rows that
+            count, for their plain mean; required with a weight (see Raises).
+        normalizer: ``token`` divides by the number of positions in loss_mask, ``sequence`` averages
+            per-sequence means over the first dimension, ``batch`` divides by the number of sequences, ``sum``
+            does not divide.
         count: denominator over a larger batch; see ``row_weights``.
         ignore_index: label of rows without a target.
         vocab_size: normalise over the first ``vocab_size`` entries only.
@@ -160,45 +151,38 @@ def cross_entropy_loss(
         Scalar fp32, nats. No row that counts: 0 with a connected graph.
 
     Raises:
-        ValueError: types or shapes that do not fit, an unknown normalizer, or a weight without maskable where
-            the normalizer counts positions: dividing weights of 1/t by the masked positions would apply 1/t
+        ValueError: types or shapes that do not fit, an unknown normalizer, or a weight without loss_mask
+            where the normalizer counts positions: dividing weights of 1/t by the masked ones would apply 1/t
             twice.
 
     Source: masked diffusion objective of LLaDA (arXiv 2502.09992) and BD3LM (arXiv 2503.09573).
     """
-    leading = _leading("cross_entropy_loss", mask, logits=logits, labels=labels)
-    if normalizer not in NORMALIZERS:
-        raise ValueError(
-            f"cross_entropy_loss: normalizer must be one of {', '.join(NORMALIZERS)}; got {normalizer!r}."
-        )
+    function = "cross_entropy_loss"
+    leading = _leading(function, mask, logits=logits, labels=labels)
+    check_normalizer(function, normalizer)
     counts_positions = normalizer == "sequence" or (normalizer == "token" and count is None)
-    if weight is not None and maskable is None and counts_positions:
+    if weight is not None and loss_mask is None and counts_positions:
         raise ValueError(
-            f"cross_entropy_loss: normalizer {normalizer!r} with weight needs maskable, the positions that "
-            "could have been masked; got None. Pass maskable=labels != ignore_index, or maskable=mask for a "
-            "mean over masked rows."
+            f"{function}: normalizer {normalizer!r} with weight needs loss_mask, the positions trained on; "
+            "got None. Pass loss_mask=labels != ignore_index, or loss_mask=mask for a mean over masked rows."
         )
     active = labels != ignore_index if mask is None else mask & (labels != ignore_index)
-    if maskable is not None:
-        check_tensor("cross_entropy_loss", "maskable", maskable)
-    if maskable is not None and maskable.shape != leading:
+    if loss_mask is None:
+        loss_mask = active
+    check_tensor(function, "loss_mask", loss_mask)
+    if loss_mask.shape != leading:
         raise ValueError(
-            f"cross_entropy_loss: maskable must have the rows' shape {tuple(leading)}; "
-            f"got {tuple(maskable.shape)}. Expand it to one entry per position."
+            f"{function}: loss_mask must have the rows' shape {tuple(leading)}; got "
+            f"{tuple(loss_mask.shape)}. Expand it to one entry per position."
         )
-    weights = row_weights(
-        active,
-        active if maskable is None else maskable,
-        1.0 if weight is None else weight,
-        normalizer=normalizer,
-        count=count,
-    )
+    factor = 1.0 if weight is None else weight
+    weights = row_weights(active, loss_mask, factor, normalizer=normalizer, count=count)
     log_p = token_log_probs(logits, labels, active, vocab_size=vocab_size, backend=backend)
     return -(weights * log_p).sum()
 
 
 def _leading(function: str, mask: Tensor | None, **named: Tensor) -> torch.Size:
-    """The shape that rows [..., V] or [..., d], then their token ids, share with the mask."""
+    """The leading shape that rows [..., V] or [..., d], their token ids and the mask share."""
     for name, x in (named if mask is None else named | {"mask": mask}).items():
         check_tensor(function, name, x)
     rows, token_ids = named.values()
@@ -206,8 +190,7 @@ def _leading(function: str, mask: Tensor | None, **named: Tensor) -> torch.Size:
     if rows.ndim < 1 or token_ids.shape != leading:
         raise ValueError(
             f"{function}: token ids must have the rows' shape {tuple(leading)}; got "
-            f"{tuple(token_ids.shape)}. They are labels of the same positions: shift or select both sides "
-            "alike."
+            f"{tuple(token_ids.shape)}. They label the same positions: shift or select both sides alike."
         )
     if mask is not None and (mask.shape != leading or mask.dtype != torch.bool):
         raise ValueError(

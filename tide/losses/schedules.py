@@ -1,4 +1,4 @@
-"""How far the target has moved to the teacher (lambda), and how much a timestep counts.
+"""The schedule of λ, the teacher's share of TIDAL's target, and the weight of a timestep.
 
 Source: TIDE (arXiv 2604.26951), dual-axis schedule and mid-range weighting.
 """
@@ -28,28 +28,23 @@ def lambda_schedule(
     decay: str = "cosine",
     axis: str = "both",
 ) -> Float[Tensor, " ..."]:
-    """The share of the teacher in TIDAL's target, per noise level and training progress.
+    """λ(t, p): the teacher's share of TIDAL's target at timestep t and training progress p.
 
-    ``both``: lambda_train(p) (1 - t), with lambda_train(p) = lambda_init + (lambda_max - lambda_init) g(p),
-    where g is (1 - cos(pi p)) / 2 or p. ``training``: lambda_train(p) at every t. ``timestep``: lambda_max (1
-    - t).
+    ``both``: λ_train(p) (1 - t), with λ_train(p) = λ_init + (λ_max - λ_init) g(p) and g(p) =
+    (1 - cos(πp)) / 2 or p. ``training``: λ_train(p) at every t. ``timestep``: λ_max (1 - t).
 
     Args:
         t: diffusion time in [0, 1], 1 is fully masked; any shape, commonly [B].
-        progress: share of training done; clamped to [0, 1].
-        lambda_init: lambda_train at the start, in [0, 1].
-        lambda_max: lambda_train at the end, in [0, 1].
-        decay: ``cosine`` or ``linear``.
+        progress: share of training done, p; clamped to [0, 1].
+        lambda_init, lambda_max: λ_train at the start and the end, in [0, 1].
+        decay: g, ``cosine`` or ``linear``.
         axis: ``both``, ``training`` (this is TAID) or ``timestep``.
 
     Returns:
         Shape of t, fp32 (fp64 if t is), in [0, 1].
 
     Raises:
-        ValueError: a value outside its range, or an unknown name. Tensors on a GPU are not read back to check
-            them.
-
-    Source: TIDE (arXiv 2604.26951), dual-axis interpolation.
+        ValueError: a value outside its range (not checked of t on a GPU), or an unknown name.
     """
     if decay not in DECAYS:
         raise ValueError(f"lambda_schedule: decay must be one of {', '.join(DECAYS)}; got {decay!r}.")
@@ -76,7 +71,7 @@ def timestep_weight(
 
     Args:
         t: diffusion time in [0, 1]; any shape, commonly [B].
-        kind: ``uniform`` (1 everywhere) or ``midrange``: exp(-(t - 1/2)^2 / (2 sigma^2)).
+        kind: ``uniform`` (1) or ``midrange`` (exp(-(t - 1/2)² / (2 sigma²))).
         sigma: width of ``midrange`` in units of t.
 
     Returns:
@@ -84,8 +79,6 @@ def timestep_weight(
 
     Raises:
         ValueError: an unknown kind, sigma not positive, or t outside [0, 1] (not checked on a GPU).
-
-    Source: TIDE (arXiv 2604.26951), mid-range timestep weighting.
     """
     if kind not in TIMESTEP_WEIGHTS:
         raise ValueError(f"timestep_weight: kind must be one of {', '.join(TIMESTEP_WEIGHTS)}; got {kind!r}.")
@@ -100,7 +93,7 @@ def timestep_weight(
 def _timestep(function: str, t: float | Tensor) -> Tensor:
     dtype = torch.float64 if isinstance(t, Tensor) and t.dtype == torch.float64 else torch.float32
     time = torch.as_tensor(t, dtype=dtype).detach()
-    # Reading a value back from a GPU would stall the step.
+    # On a GPU the check would stall the step.
     if time.device.type == "cpu" and not bool(((time >= 0.0) & (time <= 1.0)).all()):
         raise ValueError(f"{function}: t must lie in [0, 1] (1 is fully masked); got {t}.")
     return time

@@ -1,7 +1,12 @@
-"""Masking: when and which tokens are hidden from the student, and what the teacher is shown instead."""
+"""Masking: the tokens that are hidden from the student and from the teacher, and when."""
 
-from tide.masking.complementary import complementary_views
-from tide.masking.masks import chunk_consistent_mask, random_mask, teacher_chunk_mask, touched_chunks
+from tide.masking.masks import (
+    chunk_consistent_mask,
+    complementary_views,
+    random_mask,
+    teacher_chunk_mask,
+    touched_chunks,
+)
 from tide.masking.noising import Noiser, keyed_generator, one_view
 from tide.masking.schedule import diffusion_weight, masking_probability, sample_timesteps
 

@@ -1,5 +1,4 @@
-"""The linear masking schedule: α(t) = 1 − t, so a token is masked with probability t and weighs −α'/(1−α) =
-1/t.
+"""The linear masking schedule: α(t) = 1 − t, so a token is masked with probability t and weighs 1/t.
 
 Source: Block Diffusion (arXiv 2503.09573) §3; MDLM (arXiv 2406.07524) §3.
 """
@@ -18,14 +17,8 @@ if TYPE_CHECKING:
 def sample_timesteps(
     batch_size: int, *, time_epsilon: float = 1e-3, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B"]:
-    """One diffusion time per sequence, uniform in [time_epsilon, 1].
+    """Draw one diffusion time per sequence, uniform in [time_epsilon, 1], in fp32.
 
-    Args:
-        batch_size: B.
-        time_epsilon: the smallest time; bounds the weight 1/t.
-        generator: a CPU generator.
-    Returns:
-        [B] fp32.
     Raises:
         ValueError: time_epsilon is outside (0, 1).
     """

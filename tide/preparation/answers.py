@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tide.alignment import ChunkAlignment, Stretches, align_spans, check_merging
-from tide.data import shared_contents
-from tide.preparation.sides import Dropped
+from tide.data import Rejected, shared_contents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,25 +72,25 @@ class _TokenizedAnswers(NamedTuple):
 
 
 def align_answers(
-    pairs: Sequence[tuple[Side, Side] | Dropped],
+    pairs: Sequence[tuple[Side, Side] | Rejected],
     tables: tuple[ByteTable, ByteTable],
     *,
     merge: Literal["none", "words", "length"] = "none",
     max_bytes: int | None = None,
     max_tokens: int | None = None,
-) -> list[AlignedAnswers | Dropped]:
-    """The chunks of the answers of every row; a row of which all chunks are rejected is dropped.
+) -> list[AlignedAnswers | Rejected]:
+    """The chunks of the answers of every row; a row of which all chunks are rejected is rejected itself.
 
     Args:
-        pairs: rows as the student reads them, and as the teacher does; what is dropped stays so.
+        pairs: rows as the student reads them, and as the teacher does; what is rejected stays so.
         tables: bytes of the student's tokens and of the teacher's.
         merge, max_bytes, max_tokens: as `align_spans` takes them.
     Raises:
         ValueError: the options for merging contradict each other.
     """
     check_merging("align_answers", merge, max_bytes, max_tokens)
-    aligned: list[AlignedAnswers | Dropped] = []
-    for batch in _batches([pair for pair in pairs if not isinstance(pair, Dropped)]):
+    aligned: list[AlignedAnswers | Rejected] = []
+    for batch in _batches([pair for pair in pairs if not isinstance(pair, Rejected)]):
         answers = [list(_answers(*pair)) for pair in batch]
         student, teacher = (
             _tokenized([pair[i] for pair in batch], [[answer[i] for answer in row] for row in answers], table)
@@ -107,14 +106,14 @@ def align_answers(
         )
         aligned += map(_unless_rejected, _row_by_row(together, student, teacher, list(map(len, answers))))
     found = iter(aligned)
-    return [pair if isinstance(pair, Dropped) else next(found) for pair in pairs]
+    return [pair if isinstance(pair, Rejected) else next(found) for pair in pairs]
 
 
-def _unless_rejected(answers: AlignedAnswers) -> AlignedAnswers | Dropped:
+def _unless_rejected(answers: AlignedAnswers) -> AlignedAnswers | Rejected:
     alignment = answers.alignment
     if alignment.num_chunks or not alignment.num_rejected:
         return answers
-    return Dropped(
+    return Rejected(
         NOT_ALIGNED,
         f"all {alignment.num_rejected} chunks of its answers are rejected: a tokenizer respells or cannot "
         "spell some of each, or its ids are of another text",
@@ -148,7 +147,7 @@ def _answers(one: Side, other: Side) -> Iterator[tuple[_Answer, _Answer]]:
 def _answer(content: Span, rendered: Rendered) -> _Answer | None:
     """None if the content is empty or not learnt."""
     start, end = content
-    turn = next((begin for begin, close in rendered.learnt if begin <= start < end <= close), None)
+    turn = next((begin for begin, close in rendered.loss_spans if begin <= start < end <= close), None)
     return None if turn is None else _Answer(start, end, turn)
 
 

@@ -1,18 +1,18 @@
-"""Rows -> Examples: both sides filled to whole blocks, aligned, and cut to what they share."""
+"""Make examples of rows: both sides filled to whole blocks, aligned, and cut to what they share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
+from tide.data import Counts, Rejected, read_row
 from tide.preparation.answers import NO_CHUNK, align_answers
-from tide.preparation.sides import Dropped, Side, read_pairs, read_sides
+from tide.preparation.sides import Side, read_pairs, read_sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,226 +22,197 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tide.alignment import ChunkAlignment
-    from tide.data import Row
+    from tide.config import DataConfig
+    from tide.data import Raw, Row
+    from tide.methods import Method
     from tide.preparation.answers import AlignedAnswers
 
 NOTHING_TO_LEARN = "nothing to learn within max_length"
+MAX_DETAIL = 300  # characters of one row's fault in a message
 
 
 class Built(NamedTuple):
-    """An example, and whether its text goes on behind it."""
+    """An example; `cut` if its text goes on behind it; the number of chunks that alignment rejected."""
 
     example: Example
     cut: bool
+    rejected_chunks: int = 0
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How long examples are.
+class Part(NamedTuple):
+    """Examples of some rows, in their order; rejected rows by their position."""
 
-    Attributes:
-        block_size: tokens per diffusion block.
-        max_length, teacher_max_length: tokens, multiples of block_size.
-        end_fill: end-of-text up to a whole block: "learnt" (a model that is to stop has to learn that nothing
-            follows), "unlearnt", or "none" (one end-of-text, where the text does not bring its own).
-        chunk_merging: "none"; "words": no chunk ends inside a word; "length": as long as the limits allow.
-        chunk_max_bytes: limit on the bytes of a merged chunk.
-        chunk_max_tokens: limit on its tokens, on the side that has more.
-    """
-
-    block_size: int
-    max_length: int
-    teacher_max_length: int
-    end_fill: Literal["learnt", "unlearnt", "none"] = "learnt"
-    chunk_merging: Literal["none", "words", "length"] = "none"
-    chunk_max_bytes: int | None = None
-    chunk_max_tokens: int | None = None
+    examples: list[Example]
+    rejected: dict[int, Rejected]
+    counts: Counts
 
 
 class ExampleBuilder:
-    """Rows to examples that the student, and the teacher if one runs, can read.
+    """Makes the examples that a method trains on: the student's side, and the teacher's if it has one.
 
     Args:
-        layout: lengths and filling.
-        student: its tokenizer.
-        teacher: the teacher's tokenizer if the two differ; chunks are aligned then.
-        shared: the teacher reads the student's tokens.
+        data: lengths, filling, merging of chunks.
+        method: its teacher reads nothing, the student's tokens, or its own; then chunks are aligned.
+        student_tokenizer: with an end-of-text token.
+        teacher_tokenizer: likewise, for a method across tokenizers; otherwise unused.
+        block_size: tokens per diffusion block.
         template_arguments: variables of the chat templates, by "student" and "teacher".
     Raises:
-        ValueError: a tokenizer has no end-of-text token, or its bytes cannot be told.
+        ValueError: a tokenizer has no end-of-text token, or no bytes for its tokens.
     """
 
     def __init__(
         self,
-        layout: Layout,
-        student: PreTrainedTokenizerFast,
-        teacher: PreTrainedTokenizerFast | None = None,
+        data: DataConfig,
+        method: Method,
+        student_tokenizer: PreTrainedTokenizerFast,
+        teacher_tokenizer: PreTrainedTokenizerFast | None = None,
         *,
-        shared: bool = False,
+        block_size: int,
         template_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.layout = layout
+        self.data, self.method, self.block_size = data, method, block_size
+        self.student = student_tokenizer
+        self.teacher = teacher_tokenizer if method.across_tokenizers else None
         self.template_arguments = template_arguments or {}
-        self.student, self.teacher, self.shared = student, teacher, shared
-        for role, tokenizer in (("student", student), ("teacher", teacher)):
+        for role, tokenizer in (("student", self.student), ("teacher", self.teacher)):
             if tokenizer is not None and tokenizer.eos_token_id is None:
                 raise ValueError(
                     f"prepare examples: the {role}'s tokenizer has no end-of-text token, which fills the "
                     "last block of a text. Set its eos_token."
                 )
         self.tables = None
-        if teacher is not None:
-            self.tables = ByteTable.from_tokenizer(student), ByteTable.from_tokenizer(teacher)
+        if self.teacher is not None:
+            self.tables = ByteTable.from_tokenizer(self.student), ByteTable.from_tokenizer(self.teacher)
 
-    def __call__(self, rows: Sequence[Row]) -> list[Built | Dropped]:
-        """One example, or the reason why there is none, per row."""
-        if self.teacher is None:
+    def __call__(self, rows: Sequence[Row]) -> list[Built | Rejected]:
+        """Make one example per row."""
+        if self.teacher is None or self.tables is None:
             sides = read_sides(rows, self.student, self.template_arguments.get("student"))
-            return [side if isinstance(side, Dropped) else self._alone(side) for side in sides]
-        assert self.tables is not None
+            return [side if isinstance(side, Rejected) else self._alone(side) for side in sides]
         pairs = read_pairs(rows, self.student, self.teacher, self.template_arguments)
         aligned = align_answers(
             pairs,
             self.tables,
-            merge=self.layout.chunk_merging,
-            max_bytes=self.layout.chunk_max_bytes,
-            max_tokens=self.layout.chunk_max_tokens,
+            merge=self.data.chunk_merging,
+            max_bytes=self.data.chunk_max_bytes,
+            max_tokens=self.data.chunk_max_tokens,
         )
         return [
-            pair if isinstance(pair, Dropped) else self._pair(*pair, answers)
+            pair if isinstance(pair, Rejected) else self._pair(*pair, answers)
             for pair, answers in zip(pairs, aligned, strict=True)
         ]
 
-    def _alone(self, side: Side) -> Built | Dropped:
-        token_ids, learnt, cut = self._laid_out(side, self.student, self.layout.max_length)
-        if not learnt.any():
+    def _alone(self, side: Side) -> Built | Rejected:
+        token_ids, loss_mask, cut = self._fit(side, self.student, self.data.max_length)
+        if not loss_mask.any():
             return _nothing_to_learn(side)
-        sequence = _sequence(token_ids, learnt, np.full(len(token_ids), NO_CHUNK))
-        return Built(Example(sequence, sequence if self.shared else None), cut)
+        sequence = _sequence(token_ids, loss_mask, np.full(len(token_ids), NO_CHUNK))
+        return Built(Example(sequence, sequence if self.method.has_teacher else None), cut)
 
-    def _pair(self, one: Side, other: Side, answers: AlignedAnswers | Dropped) -> Built | Dropped:
+    def _pair(self, one: Side, other: Side, answers: AlignedAnswers | Rejected) -> Built | Rejected:
         assert self.teacher is not None
-        layout = self.layout
-        token_ids, learnt, cut = self._laid_out(one, self.student, layout.max_length)
-        if not learnt.any():
+        token_ids, loss_mask, cut = self._fit(one, self.student, self.data.max_length)
+        if not loss_mask.any():
             return _nothing_to_learn(one)
-        teacher_ids, teacher_learnt, _ = self._laid_out(other, self.teacher, layout.teacher_max_length)
-        if isinstance(answers, Dropped):
+        if isinstance(answers, Rejected):
             return answers
-        chunks, teacher_chunks, num_chunks = _whole_chunks(
-            answers.alignment, len(token_ids), len(teacher_ids)
-        )
+        teacher_ids, teacher_mask, _ = self._fit(other, self.teacher, self.data.teacher_length)
         end = len(teacher_ids)
+        chunks, teacher_chunks, num_chunks = _whole_chunks(answers.alignment, len(token_ids), end)
         if cut:
             # What the student's text leaves out, the teacher's need not hold.
-            shared = np.flatnonzero(teacher_chunks >= 0)
-            prompt = int(np.argmax(teacher_learnt)) if teacher_learnt.any() else len(teacher_ids)
-            held = max(prompt, shared[-1] + 1 if shared.size else 0)
-            end = min(end, -(-held // layout.block_size) * layout.block_size)
-        teacher = _sequence(teacher_ids[:end], teacher_learnt[:end], teacher_chunks[:end])
-        return Built(Example(_sequence(token_ids, learnt, chunks), teacher, num_chunks), cut)
+            in_chunks = np.flatnonzero(teacher_chunks >= 0)
+            prompt = int(np.argmax(teacher_mask)) if teacher_mask.any() else end
+            needed = max(prompt, in_chunks[-1] + 1 if in_chunks.size else 0)
+            end = min(end, -(-needed // self.block_size) * self.block_size)
+        teacher = _sequence(teacher_ids[:end], teacher_mask[:end], teacher_chunks[:end])
+        return Built(Example(_sequence(token_ids, loss_mask, chunks), teacher, num_chunks), cut)
 
-    def _laid_out(
+    def _fit(
         self, side: Side, tokenizer: PreTrainedTokenizerFast, max_length: int
     ) -> tuple[Int64[np.ndarray, " L"], Bool[np.ndarray, " L"], bool]:
-        """Ids and learnt flags, filled and cut; and whether text was cut off.
+        """Fill to whole blocks and cut; return ids, loss mask, and True if text was cut off.
 
-        A conversation ends with the turn that is learnt last, which brings its own end. A text has none: it
-        gets at least one end-of-text.
+        A conversation ends with its last turn in the loss, which brings its own end. A text has none: it gets
+        at least one end-of-text.
         """
-        layout, token_ids, learnt = self.layout, side.tokens.token_ids, side.tokens.learnt
-        is_text = side.is_text
-        if not is_text and learnt.any():
-            last = len(learnt) - int(np.argmax(learnt[::-1]))
-            token_ids, learnt = token_ids[:last], learnt[:last]
-        num_ends = -(len(token_ids) + is_text) % layout.block_size + is_text
-        if layout.end_fill == "none":
-            num_ends = int(is_text)
+        token_ids, loss_mask, is_text = side.tokens.token_ids, side.tokens.loss_mask, side.is_text
+        if not is_text and loss_mask.any():
+            last = len(loss_mask) - int(np.argmax(loss_mask[::-1]))
+            token_ids, loss_mask = token_ids[:last], loss_mask[:last]
+        num_ends = int(is_text)
+        if self.data.end_fill != "none":
+            num_ends += -(len(token_ids) + is_text) % self.block_size
+        in_loss = np.full(num_ends, self.data.end_fill != "unlearnt")
+        in_loss[: int(is_text)] = True
         filled = np.concatenate([token_ids, np.full(num_ends, tokenizer.eos_token_id)])
-        ends = np.full(num_ends, layout.end_fill != "unlearnt")
-        ends[: int(is_text)] = True
-        learnt = np.concatenate([learnt, ends])
-        return filled[:max_length], learnt[:max_length], len(token_ids) + is_text > max_length
+        loss_mask = np.concatenate([loss_mask, in_loss])
+        return filled[:max_length], loss_mask[:max_length], len(token_ids) + is_text > max_length
+
+
+def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Part:
+    """Parse rows as a source gives them, and make and count their examples."""
+    parsed = list(map(read_row, raw_rows))
+    made = iter(build([row for row in parsed if not isinstance(row, Rejected)]))
+    built = [row if isinstance(row, Rejected) else next(made) for row in parsed]
+    rejected = {at: row for at, row in enumerate(built) if isinstance(row, Rejected)}
+    kept = [row for row in built if isinstance(row, Built)]
+    examples = [row.example for row in kept]
+    across = build.teacher is not None
+    counts = Counts(
+        rows=len(raw_rows),
+        kept=len(examples),
+        cut=sum(row.cut for row in kept),
+        student_tokens=sum(len(example.student.token_ids) for example in examples),
+        teacher_tokens=sum(len(example.teacher.token_ids) for example in examples if example.teacher),
+        loss_tokens=sum(int(example.student.loss_mask.sum()) for example in examples),
+        chunks=sum(example.num_chunks for example in examples),
+        rejected_chunks=sum(row.rejected_chunks for row in kept),
+        without_chunks=sum(across and not example.num_chunks for example in examples),
+        highest_id=max((int(example.student.token_ids.max()) for example in examples), default=-1),
+        rejected=dict(sorted(Counter(row.reason for row in rejected.values()).items())),
+    )
+    return Part(examples, rejected, counts)
+
+
+def no_examples(counts: Counts, where: str, first: Rejected, *, rejects: str | None = None) -> ValueError:
+    """The error where every row was rejected: counts, place and fault of the first, files that list all."""
+    detail = " ".join(first.detail.removeprefix(f"{where}: ").split())  # a template's error has many lines
+    if len(detail) > MAX_DETAIL:
+        detail = detail[:MAX_DETAIL] + "..."
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.reasons)
+    listed = f" All are listed in {rejects!r}." if rejects else ""
+    remedy = ", or raise data.max_length" if NOTHING_TO_LEARN in counts.rejected else ""
+    return ValueError(
+        f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). The first, {where}: "
+        f"{Rejected(first.reason, detail)}.{listed} Correct the data{remedy}."
+    )
 
 
 def _whole_chunks(
     alignment: ChunkAlignment, length: int, teacher_length: int
 ) -> tuple[Int64[np.ndarray, " l_s"], Int64[np.ndarray, " l_t"], int]:
-    """Chunk ids of the first tokens of either side, of chunks that are whole on both, from 0 without gaps."""
+    """Renumber the chunks that are whole on both sides, from 0, and fit their ids to the lengths."""
     chunks, teacher_chunks = alignment.student_chunks, alignment.teacher_chunks
     keep = np.ones(alignment.num_chunks + 1, dtype=np.bool_)  # The last entry stands for NO_CHUNK.
     keep[chunks[length:]] = False
     keep[teacher_chunks[teacher_length:]] = False
     keep[NO_CHUNK] = False
     new_ids = np.where(keep, np.cumsum(keep) - 1, NO_CHUNK)
-    return (
-        _filled(new_ids[chunks[:length]], length),
-        _filled(new_ids[teacher_chunks[:teacher_length]], teacher_length),
-        int(keep.sum()),
-    )
 
+    def fitted(ids: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " L"]:
+        return np.concatenate([new_ids[ids[:size]], np.full(max(0, size - len(ids)), NO_CHUNK)])
 
-def _filled(chunks: Int64[np.ndarray, " n"], length: int) -> Int64[np.ndarray, " L"]:
-    return np.concatenate([chunks, np.full(length - len(chunks), NO_CHUNK)])
+    return fitted(chunks, length), fitted(teacher_chunks, teacher_length), int(keep.sum())
 
 
 def _sequence(
-    token_ids: Int64[np.ndarray, " L"], learnt: Bool[np.ndarray, " L"], chunks: Int64[np.ndarray, " L"]
+    token_ids: Int64[np.ndarray, " L"], loss_mask: Bool[np.ndarray, " L"], chunks: Int64[np.ndarray, " L"]
 ) -> TokenSequence:
-    return TokenSequence(torch.from_numpy(token_ids), torch.from_numpy(learnt), torch.from_numpy(chunks))
+    return TokenSequence(torch.from_numpy(token_ids), torch.from_numpy(loss_mask), torch.from_numpy(chunks))
 
 
-def _nothing_to_learn(side: Side) -> Dropped:
-    return Dropped(NOTHING_TO_LEARN, f"{len(side.tokens.token_ids)} tokens, none learnt before max_length")
-
-
-def same_tokenizer_examples(
-    rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    max_length: int,
-    block_size: int,
-    with_teacher: bool,
-) -> list[Example]:
-    """Examples whose two sides are the same tokens; the teacher's side is left out where none runs.
-
-    Rows that make no example are left out. Lengths are in tokens, multiples of `block_size`.
-
-    Raises:
-        ValueError: no row makes an example.
-    """
-    layout = Layout(block_size, max_length, max_length)
-    return _kept(ExampleBuilder(layout, tokenizer, shared=with_teacher)(rows), max_length)
-
-
-def cross_tokenizer_examples(
-    rows: Sequence[Row],
-    student_tokenizer: PreTrainedTokenizerFast,
-    teacher_tokenizer: PreTrainedTokenizerFast,
-    *,
-    max_length: int,
-    teacher_max_length: int,
-    block_size: int,
-) -> list[Example]:
-    """Examples tokenized by both sides, with chunks of equal bytes over what is learnt.
-
-    A chunk that truncation cuts on either side is dropped on both. Beside a truncated student text, the
-    teacher's ends with the block of the last shared chunk. Rows that make no example are left out.
-
-    Raises:
-        ValueError: no row makes an example.
-    """
-    layout = Layout(block_size, max_length, teacher_max_length)
-    return _kept(ExampleBuilder(layout, student_tokenizer, teacher_tokenizer)(rows), max_length)
-
-
-def _kept(built: list[Built | Dropped], max_length: int) -> list[Example]:
-    examples = [row.example for row in built if isinstance(row, Built)]
-    if not examples:
-        reasons = Counter(row.reason for row in built if isinstance(row, Dropped))
-        told = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items())) or "no rows"
-        raise ValueError(
-            f"prepare examples: no row makes an example at max_length={max_length} ({told}). Raise "
-            "data.max_length, or correct the rows."
-        )
-    return examples
+def _nothing_to_learn(side: Side) -> Rejected:
+    detail = f"{len(side.tokens.token_ids)} tokens, none of the first max_length in the loss"
+    return Rejected(NOTHING_TO_LEARN, detail)

@@ -1,4 +1,4 @@
-"""Recipe -> shards on disk: what `tide prepare` runs.
+"""Prepare a recipe's shards on disk: what `tide prepare` runs.
 
 sources -> mixture -> parts, each made by one process -> manifest
 """
@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,36 +24,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tide.data import (
     MANIFEST_FILE,
     PLAN_FILE,
-    BadRow,
     Counts,
     Manifest,
     PartReport,
+    Rejected,
     ScratchFile,
     Shard,
     SourceCounts,
     file_hash,
-    write_json,
+    write_record,
     write_shard,
     write_whole,
 )
-from tide.preparation.directory import (
-    clear_for,
-    finished,
-    first_reject,
-    keeps_parts,
-    made_parts,
-    part_name,
-    rejects_file,
-    rejects_in,
-)
-from tide.preparation.parts import build_part, nothing_kept
-from tide.preparation.recipe_data import SHARD_ROWS, Preparation
+from tide.preparation.directory import ShardDirectory
+from tide.preparation.examples import build_part, no_examples
+from tide.preparation.plan import SHARD_ROWS, Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from multiprocessing.synchronize import Event
-
-    from jaxtyping import Int32
 
     from tide.config import Recipe
 
@@ -66,113 +54,113 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
     shard_rows: int = SHARD_ROWS,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Writes the recipe's examples to `data.prepared`, or finishes what an interrupted call began.
+    """Write the recipe's examples to `data.prepared`, or finish what an interrupted call began.
 
     The files are the same bytes for any number of workers, and whether or not it was interrupted.
 
     Args:
         recipe: with `data.prepared`.
-        workers: processes; one per processor that this one may use when None. One works in this process.
+        workers: processes; None for one per available processor. One works in this process.
         overwrite: replace what another recipe prepared there.
         progress: show a bar on stderr.
-        shard_rows: rows of the mixture a shard; a process has one shard at a time in memory.
-        say: told, in a line each, whether all or some of it was there before, and of an interruption, that
-            shards in work are finished first.
+        shard_rows: rows of the mixture per shard; a process holds one shard in memory.
+        log: called with each status line.
     Returns:
         The manifest, as it is on disk.
     Raises:
-        ValueError: there is no `data.prepared`, a source or tokenizer is unfit, or the directory holds
-            something else, or a part of it that other versions made; every row was dropped.
+        ValueError: `data.prepared` is null, or holds something else, or parts of other versions; a source or
+            tokenizer cannot be used; every row was rejected.
     """
     if recipe.data.prepared is None:
         raise ValueError("prepare: data.prepared says where the shards go, and is null. Name a directory.")
-    directory = Path(recipe.data.prepared).expanduser()
+    directory = ShardDirectory(Path(recipe.data.prepared).expanduser())
     preparation = Preparation.of(recipe, shard_rows=shard_rows)
-    plan = preparation.plan()
-    clear_for(directory, plan, overwrite=overwrite)
-    numbers = range(-(-len(preparation.mixture) // shard_rows))
-    reports = made_parts(directory, numbers)
-    if len(reports) == len(numbers) and (manifest := finished(directory, plan, reports)) is not None:
-        say(f"{directory} was already prepared; nothing is made again")
+    plan, parts = preparation.plan(), preparation.parts
+    directory.claim(plan, overwrite=overwrite)
+    reports = directory.reports(parts)
+    if len(reports) == len(parts) and (manifest := directory.finished(plan, reports.values())) is not None:
+        log(f"{directory.path} was already prepared; nothing is made again")
         return manifest
-    if reports and not keeps_parts(directory, plan, overwrite=overwrite):
+    if reports and (mismatches := directory.version_mismatches(plan)):
+        if not overwrite:
+            raise ValueError(
+                f"prepare: {str(directory.path)!r} holds parts made by {', '.join(mismatches)}; parts of two "
+                "versions are not mixed. Resume with those versions, pass --overwrite to begin again, or "
+                "name another data.prepared."
+            )
+        directory.clear()
         reports = {}
     if reports:
-        say(f"{directory} holds {len(reports)} of {len(numbers)} shards already; going on")
-    missing = [number for number in numbers if number not in reports]
+        log(f"{directory.path} holds {len(reports)} of {len(parts)} shards already; resuming")
+    missing = [part for part in parts if part not in reports]
     # Made here first: a tokenizer that cannot be aligned is one error, before any process starts.
     assert preparation.builder is not None
     preparation.check_templates()
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
-    write_json(directory / PLAN_FILE, asdict(plan))
+    directory.path.mkdir(parents=True, exist_ok=True)
+    (directory.path / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
+    write_record(directory.path / PLAN_FILE, plan)
     workers = min(len(missing), _num_processors() if workers is None else workers)
     with _bar(shown=progress) as bar:
         task = bar.add_task("rows", total=len(preparation.mixture))
-        bar.advance(task, len(preparation.mixture) - sum(map(preparation.rows_of, missing)))
-        with closing(_made(preparation, missing, directory, workers, say)) as made:
+        bar.advance(task, sum(len(preparation.places(part)) for part in reports))
+        with closing(_made(preparation, missing, directory, workers, log)) as made:
             for counts in made:
                 bar.advance(task, counts.rows)
-    parts = [PartReport.read(directory / f"{part_name(number)}.json") for number in numbers]
+    made_reports = [PartReport.read(directory.file(part, "json")) for part in parts]
     manifest = Manifest(
-        plan,
-        Counts.total(part.counts for part in parts),
-        [part.shard for part in parts],
-        SourceCounts.total(part.sources for part in parts),
+        plan=plan,
+        counts=Counts.total(report.counts for report in made_reports),
+        shards=[report.shard for report in made_reports],
+        sources=SourceCounts.total(report.sources for report in made_reports),
     )
     if not manifest.counts.kept:
-        first = first_reject(directory)
-        raise ValueError(nothing_kept(manifest.counts, first, rejects=rejects_in(directory)))
-    manifest.write(directory)
+        raise no_examples(manifest.counts, *directory.first_rejected(), rejects=directory.rejects_glob())
+    write_record(directory.path / MANIFEST_FILE, manifest)
     return manifest
 
 
-def write_part(preparation: Preparation, number: int, directory: Path) -> Counts:
-    """One shard, what was set aside beside it, and its report, which is written last."""
-    sources, mixture = preparation.sources, preparation.mixture
-    start = number * preparation.shard_rows
-    places = slice(start, start + preparation.rows_of(number))
-    raw = mixture.read(sources, places.start, places.stop)
+def write_part(preparation: Preparation, number: int, directory: ShardDirectory) -> Counts:
+    """Write one shard, its rejected rows beside it, and last its report."""
+    places, sources = preparation.places(number), preparation.sources
+    raw = preparation.mixture.read(sources, places.start, places.stop)
     part = build_part(raw, preparation.builder)
-    name = part_name(number)
-    write_shard(directory / f"{name}.arrow", part.examples)
+    shard, rejects = directory.file(number, "arrow"), directory.file(number, "rejects.jsonl")
+    write_shard(shard, part.examples)
     lines = []
-    for at, reject in part.rejects.items():
-        where = mixture.where(sources, start + at)
-        value = None if isinstance(raw[at], BadRow) else raw[at]  # a BadRow is no more than its detail
-        lines.append({"where": where, "reason": reject.reason, "detail": reject.detail, "row": value})
-    rejects = rejects_file(directory, name)
+    for at, row in part.rejected.items():
+        where = preparation.where(places[at])
+        value = None if isinstance(raw[at], Rejected) else raw[at]
+        line = {"where": where, "reason": row.reason, "detail": row.detail, "row": value}
+        lines.append(json.dumps(line, default=str) + "\n")
     if lines:
-        write_whole(rejects, "".join(json.dumps(line, default=str) + "\n" for line in lines))
+        write_whole(rejects, "".join(lines))
     else:
         rejects.unlink(missing_ok=True)
-    shard = Shard(f"{name}.arrow", len(part.examples), file_hash(directory / f"{name}.arrow"))
-    by_source = _by_source(mixture.source[places], list(part.rejects), len(sources))
-    report = PartReport(part.counts, shard, by_source)
-    write_json(directory / f"{name}.json", asdict(report))
+    source_of = preparation.mixture.source[places.start : places.stop]
+    read = np.bincount(source_of, minlength=len(sources)).tolist()
+    rejected = np.bincount(source_of[list(part.rejected)], minlength=len(sources)).tolist()
+    report = PartReport(
+        counts=part.counts,
+        shard=Shard(file=shard.name, examples=len(part.examples), sha256=file_hash(shard)),
+        sources=[
+            SourceCounts(rows=rows, kept=rows - bad, rejected=bad)
+            for rows, bad in zip(read, rejected, strict=True)
+        ],
+    )
+    write_record(directory.file(number, "json"), report)
     return part.counts
-
-
-def _by_source(of_rows: Int32[np.ndarray, " n"], dropped: list[int], num_sources: int) -> list[SourceCounts]:
-    """Counts of every source, from the sources of rows and the numbers of those rows that were dropped."""
-    read = np.bincount(of_rows, minlength=num_sources)
-    lost = np.bincount(of_rows[np.array(dropped, dtype=np.int64)], minlength=num_sources)
-    return [
-        SourceCounts(rows, rows - without, without)
-        for rows, without in zip(read.tolist(), lost.tolist(), strict=True)
-    ]
 
 
 def _made(
     preparation: Preparation,
     numbers: list[int],
-    directory: Path,
+    directory: ShardDirectory,
     workers: int,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Generator[Counts, None, None]:
-    """Counts of the parts, as they are done."""
+    """Write parts, and give the counts of each as it is done."""
     if workers <= 1:
         for number in numbers:
             yield write_part(preparation, number, directory)
@@ -190,10 +178,10 @@ def _made(
                 parts = [pool.submit(_write_part, number) for number in numbers]
             for done in as_completed(parts):
                 counts = done.result()
-                assert counts is not None  # Nothing has told the workers to stop.
+                assert counts is not None  # The workers were not stopped.
                 yield counts
         except BaseException:
-            say("stopping; shards in work are being finished")
+            log("stopping; shards in work are being finished")
             stop.set()
             # The end of `with` would take back what is cancelled, and wait for every part.
             pool.shutdown(wait=True, cancel_futures=True)
@@ -202,10 +190,10 @@ def _made(
 
 @contextmanager
 def _children_ignore_interrupts() -> Iterator[None]:
-    """Processes that start meanwhile ignore SIGINT, from before their first import on.
+    """Let processes that start meanwhile ignore SIGINT, from before their first import on.
 
-    What is ignored stays so in a new process; a handler, which is code, does not. Only the main thread may
-    set it: of any other, workers ignore SIGINT once they have begun.
+    A new process inherits what is ignored, but no handler, which is code. Only the main thread may set it:
+    the workers of any other ignore SIGINT once they have begun.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler is None or threading.current_thread() is not threading.main_thread():
@@ -218,11 +206,11 @@ def _children_ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-_job: tuple[Preparation, Path, Event] | None = None
+_job: tuple[Preparation, ShardDirectory, Event] | None = None
 
 
 def _begin(job: ScratchFile, stop: Event) -> None:
-    """What a worker process keeps between parts."""
+    """Set up a worker process."""
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are what is parallel
@@ -231,7 +219,7 @@ def _begin(job: ScratchFile, stop: Event) -> None:
 
 
 def _write_part(number: int) -> Counts | None:
-    """None where the parent has stopped: a part that a process has been handed cannot be cancelled."""
+    """Write a part, unless the parent has stopped: what a process was handed cannot be cancelled."""
     assert _job is not None
     preparation, directory, stop = _job
     return None if stop.is_set() else write_part(preparation, number, directory)

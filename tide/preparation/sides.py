@@ -1,10 +1,10 @@
-"""A row as each model reads it: rendered, tokenized, and its answers aligned. Composes data and alignment."""
+"""Rows as each model reads them: rendered and tokenized."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.data import BadRow, render, tokenize_rendered
+from tide.data import Rejected, RejectedRow, Rendered, render, tokenize_rendered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -12,19 +12,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-    from tide.data import Rendered, Row, TokenizedText
-
-
-class Dropped(NamedTuple):
-    """A row that makes no example.
-
-    Attributes:
-        reason: a fixed phrase, for counting.
-        detail: what is wrong with this row.
-    """
-
-    reason: str
-    detail: str
+    from tide.data import Row, TokenizedText
 
 
 class Side(NamedTuple):
@@ -35,7 +23,7 @@ class Side(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether it is no conversation: prompt and completion are tokenized apart."""
+        """True for a TextRow: prompt and completion are tokenized apart."""
         return len(self.rendered.pieces) > 1
 
 
@@ -43,35 +31,18 @@ def read_sides(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Any] | None = None,
-) -> list[Side | Dropped]:
-    """Rows as one side reads them, or why it cannot.
-
-    Args:
-        rows: of any form.
-        tokenizer: with a chat template where a row is a conversation.
-        template_arguments: variables of that template.
-    """
-    sides: list[Side | Dropped | None] = []
-    rendered: list[Rendered] = []
-    for row in rows:
-        try:
-            rendered.append(render(row, tokenizer, template_arguments))
-        except BadRow as error:
-            sides.append(Dropped(error.reason, error.detail))
-        except ValueError as error:
-            # What is wrong with the template, without the function that found it.
-            sides.append(Dropped("no working template", str(error).removeprefix("render: ")))
+) -> list[Side | Rejected]:
+    """Render and tokenize rows for one side."""
+    rendered = [_rendered(row, tokenizer, template_arguments) for row in rows]
+    tokenized = iter(tokenize_rendered([row for row in rendered if isinstance(row, Rendered)], tokenizer))
+    sides: list[Side | Rejected] = []
+    for row in rendered:
+        if isinstance(row, Rejected):
+            sides.append(row)
         else:
-            sides.append(None)  # until it is tokenized
-    tokenized = iter(zip(rendered, tokenize_rendered(rendered, tokenizer), strict=True))
-    for at, side in enumerate(sides):
-        if side is None:
-            text, tokens = next(tokenized)
-            if isinstance(tokens, BadRow):
-                sides[at] = Dropped(tokens.reason, tokens.detail)
-            else:
-                sides[at] = Side(text, tokens)
-    return [side for side in sides if side is not None]
+            tokens = next(tokenized)
+            sides.append(tokens if isinstance(tokens, Rejected) else Side(row, tokens))
+    return sides
 
 
 def read_pairs(
@@ -79,24 +50,29 @@ def read_pairs(
     student: PreTrainedTokenizerFast,
     teacher: PreTrainedTokenizerFast,
     template_arguments: Mapping[str, Mapping[str, Any]],
-) -> list[tuple[Side, Side] | Dropped]:
-    """Rows as both sides read them, or why one cannot.
-
-    Args:
-        rows: of any form.
-        student, teacher: their tokenizers.
-        template_arguments: variables of the chat templates, by "student" and "teacher".
-    """
-    pairs: list[tuple[Side, Side] | Dropped] = []
+) -> list[tuple[Side, Side] | Rejected]:
+    """Render and tokenize rows for both sides; template arguments come by "student" and "teacher"."""
+    pairs: list[tuple[Side, Side] | Rejected] = []
     for one, other in zip(
         read_sides(rows, student, template_arguments.get("student")),
         read_sides(rows, teacher, template_arguments.get("teacher")),
         strict=True,
     ):
-        if isinstance(one, Dropped):
+        if isinstance(one, Rejected):
             pairs.append(one)
-        elif isinstance(other, Dropped):
-            pairs.append(Dropped(other.reason, f"on the teacher's side, {other.detail}"))
+        elif isinstance(other, Rejected):
+            pairs.append(Rejected(other.reason, f"on the teacher's side, {other.detail}"))
         else:
             pairs.append((one, other))
     return pairs
+
+
+def _rendered(
+    row: Row, tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Any] | None
+) -> Rendered | Rejected:
+    try:
+        return render(row, tokenizer, arguments)
+    except RejectedRow as error:
+        return Rejected(error.reason, error.detail)
+    except ValueError as error:
+        return Rejected("no working template", str(error).removeprefix("render: "))

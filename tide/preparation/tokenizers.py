@@ -1,4 +1,4 @@
-"""The tokenizers that a recipe's method needs, checked against it and against the models' configurations."""
+"""Load the tokenizers that a recipe's method needs, and check them against it and the models."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """The student's, and the teacher's where one runs. `shared_vocab_size` is None for equal vocabularies."""
+    """The tokenizers of a run; `shared_vocab_size` is None for equal vocabularies."""
 
     student: PreTrainedTokenizerFast
     teacher: PreTrainedTokenizerFast | None
     shared_vocab_size: int | None = None
 
     def by_role(self) -> dict[str, PreTrainedTokenizerFast]:
-        """Those that are there."""
+        """The student's, and the teacher's where one runs."""
         both = {"student": self.student, "teacher": self.teacher}
         return {role: tokenizer for role, tokenizer in both.items() if tokenizer is not None}
 
 
 def load_tokenizers(recipe: Recipe) -> Tokenizers:
-    """The tokenizers that the method needs, checked against it.
+    """Load the tokenizers that the method needs.
 
     Raises:
         ValueError: a tokenizer is unreadable or has no mask token, or the method needs one vocabulary and
-        there are two.
+            there are two.
     """
     student = _tokenizer_of("student", recipe.student)
     method = METHODS[recipe.method]
@@ -47,16 +47,13 @@ def load_tokenizers(recipe: Recipe) -> Tokenizers:
 
 
 def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
-    """Every id of a tokenizer has an embedding.
+    """Check that every id of a tokenizer has an embedding.
 
     Raises:
         ValueError: names the side whose model is too narrow.
     """
-    models = {"student": recipe.student, "teacher": recipe.teacher}
     for role, tokenizer in tokenizers.by_role().items():
-        model = models[role]
-        assert model is not None
-        width = _width_of(role, model)
+        width = _width_of(role, getattr(recipe, role))
         highest = max(tokenizer.get_vocab().values())
         if highest >= width:
             raise ValueError(
@@ -67,13 +64,10 @@ def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
 
 
 def check_shared_ids(tokenizers: Tokenizers, highest: int) -> None:
-    """Within one vocabulary both models read the student's ids.
+    """Check that the student's ids mean the same to the teacher, where both read them.
 
-    Args:
-        tokenizers: of the run.
-        highest: id in the student's examples.
     Raises:
-        ValueError: an id means something else to the teacher.
+        ValueError: an id up to `highest` means something else to the teacher.
     """
     if tokenizers.shared_vocab_size is not None and highest >= tokenizers.shared_vocab_size:
         token = tokenizers.student.convert_ids_to_tokens(highest)
@@ -87,7 +81,7 @@ def check_shared_ids(tokenizers: Tokenizers, highest: int) -> None:
 def _shared_vocab_size(
     recipe: Recipe, student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast
 ) -> int | None:
-    """Ids below this number mean the same on both sides; None when all do and the heads are equally wide."""
+    """Count the ids that mean the same on both sides; None when all do and the heads are equally wide."""
     assert recipe.teacher is not None
     entries, teacher_entries = (
         {token_id: token for token, token_id in tokenizer.get_vocab().items()}
@@ -112,7 +106,7 @@ def _tokenizer_of(role: str, model: ModelConfig) -> PreTrainedTokenizerFast:
 
 
 def _width_of(role: str, model: ModelConfig) -> int:
-    """The number of a model's embeddings."""
+    """Read the number of a model's embeddings."""
     with at_key(f"{role}.path"):
         return int(load_config(model.path).vocab_size)
 

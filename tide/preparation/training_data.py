@@ -1,20 +1,34 @@
-"""The examples of a run: shards that `tide prepare` wrote, or prepared in memory."""
+"""The examples of a run: shards that `tide prepare` wrote, or prepared in memory; and held-out examples."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, fields
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tide.config import SourceConfig, at_key
-from tide.data import MANIFEST_FILE, Counts, Manifest, ShardedExamples, different_keys, open_source
-from tide.preparation.held_out import check_held_out
-from tide.preparation.parts import build_part, builder_of, nothing_kept, pairing_of, student_builder
-from tide.preparation.recipe_data import Preparation, fingerprints, layout_options, mixing_options
+from tide.data import (
+    MANIFEST_FILE,
+    Counts,
+    Manifest,
+    ShardedExamples,
+    different_keys,
+    files_at,
+    open_source,
+)
+from tide.methods import METHODS
+from tide.preparation.examples import Part, build_part, no_examples
+from tide.preparation.plan import (
+    Preparation,
+    example_builder,
+    fingerprints,
+    layout_options,
+    mixing_options,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tide.batch import Example
     from tide.config import Recipe
@@ -22,13 +36,7 @@ if TYPE_CHECKING:
 
 
 class TrainingData(NamedTuple):
-    """What a run trains on.
-
-    Attributes:
-        examples: in the mixture's order.
-        counts: of rows kept and dropped.
-        fingerprint: hash of everything that training reads of the examples.
-    """
+    """Examples in the mixture's order, counts of their rows, and a hash of all that training reads."""
 
     examples: Sequence[Example] | ShardedExamples
     counts: Counts
@@ -36,15 +44,13 @@ class TrainingData(NamedTuple):
 
 
 def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
-    """The recipe's examples for both sides of its method.
+    """Open the shards in `data.prepared`, or prepare the recipe's sources in memory.
 
-    Args:
-        recipe: with `data.prepared`, shards are read; without, its sources are. One that names no source
-            takes the shards of any.
-        tokenizers: of its method.
+    A recipe that names no source takes the shards of any.
+
     Raises:
-        ValueError: the shards are not there, were made from other sources, with another tokenizer or other
-            lengths, or are not what was prepared; or no row makes an example.
+        ValueError: the shards are missing, were changed, or were made from other sources, with another
+            tokenizer or other lengths; or no row makes an example.
     """
     if recipe.data.prepared is not None:
         directory = Path(recipe.data.prepared).expanduser()
@@ -56,85 +62,112 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
             )
         manifest = Manifest.read(directory)
         _check_manifest(manifest, recipe, tokenizers)
-        examples = manifest.examples(directory, shared=pairing_of(recipe) == "same")
+        shared = METHODS[recipe.method].teacher == "shared"
+        examples = manifest.examples(directory, shared=shared)
         return TrainingData(examples, manifest.counts, manifest.fingerprint)
     preparation = Preparation.of(recipe, tokenizers=tokenizers)
     preparation.check_templates()
-    mixture = preparation.mixture
-    part = build_part(mixture.read(preparation.sources, 0, len(mixture)), builder_of(recipe, tokenizers))
-    if not part.examples:
-        at, reject = next(iter(part.rejects.items()))
-        raise ValueError(nothing_kept(part.counts, (mixture.where(preparation.sources, at), reject)))
+    rows = preparation.mixture.read(preparation.sources, 0, len(preparation.mixture))
+    part = _kept(build_part(rows, preparation.builder), preparation.where)
     return TrainingData(part.examples, part.counts, _fingerprint(part.examples))
 
 
 def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
-    """The student's side of `data.held_out`; empty where the recipe names none.
+    """Make the student's side of `data.held_out`; empty where the recipe names none.
 
-    Args:
-        recipe: its lengths.
-        tokenizers: the student's is used.
     Raises:
-        ValueError: the source is not there, it is trained on, or no row makes an example.
+        ValueError: the source is missing, it is trained on, or no row makes an example.
     """
     if recipe.data.held_out is None:
         return []
-    check_held_out(recipe)
+    _check_held_out(recipe)
     with at_key("data.held_out"):
         source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
-    part = build_part(source.rows(range(len(source))), student_builder(recipe, tokenizers))
+    part = build_part(source.rows(range(len(source))), example_builder(recipe, tokenizers, "none"))
+    return _kept(part, source.where).examples
+
+
+def _kept(part: Part, where: Callable[[int], str]) -> Part:
     if not part.examples:
-        at, reject = next(iter(part.rejects.items()))
-        raise ValueError(nothing_kept(part.counts, (source.where(at), reject)))
-    return part.examples
+        at = min(part.rejected)
+        raise no_examples(part.counts, where(at), part.rejected[at])
+    return part
 
 
 def _fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         for side in filter(None, (example.student, example.teacher)):
-            for tensor in (side.token_ids, side.maskable, side.chunks):
+            for tensor in (side.token_ids, side.loss_mask, side.chunks):
                 digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
 def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) -> None:
     where, plan = f"the data in {recipe.data.prepared!r}", manifest.plan
-    if pairing_of(recipe) == "cross" and plan.sides != "both":
+    if METHODS[recipe.method].across_tokenizers and plan.sides != "both":
         raise ValueError(
             f"prepared data: method {recipe.method} needs chunks of two tokenizers, and {where} has the "
             "student's tokens alone. Run `tide prepare` with this recipe and another data.prepared."
         )
     for role, fingerprint in fingerprints(recipe, tokenizers).items():
-        there = plan.tokenizers.get(role)
-        if there != fingerprint:
+        made_with = plan.tokenizers.get(role)
+        if made_with != fingerprint:
             raise ValueError(
-                f"prepared data: {where} was made with another {role} tokenizer ({str(there)[:12]}..., this "
-                f"one is {fingerprint[:12]}...): its ids mean something else. Run `tide prepare` with this "
-                "recipe and another data.prepared."
+                f"prepared data: {where} was made with another {role} tokenizer ({str(made_with)[:12]}..., "
+                f"this one is {fingerprint[:12]}...), so its ids differ. Run `tide prepare` with this recipe "
+                "and another data.prepared."
             )
-    layout, mixing = layout_options(recipe), mixing_options(recipe)
-    rows: dict[str, object] = {}
-    rows_made: dict[str, object] = {}
+    layout = layout_options(recipe)
+    wanted, made = layout, plan.options
     if recipe.data.mixture:
-        rows = _declared([asdict(source) for source in recipe.data.mixture]) | mixing
-        rows_made = _declared(plan.sources) | {key: plan.options.get(key) for key in mixing}
-    wanted = layout | rows
-    made = {key: plan.options.get(key) for key in layout} | rows_made
-    changed = different_keys(made, wanted)
+        sources = _by_key([source.model_dump() for source in recipe.data.mixture])
+        wanted, made = wanted | mixing_options(recipe) | sources, made | _by_key(plan.sources)
+    # Other options of the plan are of no consequence to this method.
+    changed = [key for key in different_keys(made, wanted) if key in wanted or key.startswith("sources.")]
     if not changed:
         return
-    made_here = ", ".join(f"{key} {made.get(key)!r} (here {wanted.get(key)!r})" for key in changed)
+    differences = ", ".join(f"{key} {made.get(key)!r} (here {wanted.get(key)!r})" for key in changed)
     remedy = "or use the recipe that it was made with."
     if not layout.keys() & set(changed):
         remedy += " To train on it whatever its rows are, name neither data.train nor data.sources."
     raise ValueError(
-        f"prepared data: {where} was made with {made_here}. Run `tide prepare` with this recipe and "
+        f"prepared data: {where} was made with {differences}. Run `tide prepare` with this recipe and "
         f"another data.prepared, {remedy}"
     )
 
 
-def _declared(sources: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """What a recipe says of its sources, by dotted key; what stands in a plan beside it is left out."""
-    names = [entry.name for entry in fields(SourceConfig)]
+def _by_key(sources: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """The recipe's keys of sources, dotted; what else a plan holds is left out."""
+    names = SourceConfig.model_fields
     return {f"sources.{at}.{name}": source.get(name) for at, source in enumerate(sources) for name in names}
+
+
+def _check_held_out(recipe: Recipe) -> None:
+    """Refuse a held-out file that is read for training, by whatever path, glob or directory.
+
+    A recipe that names prepared data and no source trains on the sources that those were made from. Data sets
+    of the hub have no files here; the recipe's own checks compare them.
+    """
+    data = recipe.data
+    assert data.held_out is not None
+    with at_key("data.held_out"):
+        found = files_at(data.held_out, split=data.held_out_split)
+    held_out = {os.path.realpath(file): file for file in found}
+    sources = [source.model_dump() for source in data.mixture]
+    if not sources and data.prepared is not None:
+        directory = Path(data.prepared).expanduser()
+        sources = Manifest.read(directory).plan.sources if (directory / MANIFEST_FILE).is_file() else []
+    for source in sources:
+        path = str(source["path"])
+        try:
+            files = files_at(path, split=str(source["split"]))
+        except ValueError:  # of prepared data the shards may be all that is left
+            continue
+        both = held_out.keys() & set(map(os.path.realpath, files))
+        if both:
+            raise ValueError(
+                f"held_out_examples: {str(held_out[min(both)])!r} is held out and trained on (the source "
+                f"{path!r}), so it would measure memory. Give data.held_out other text or another "
+                "data.held_out_split, take the file out of the source, or set data.held_out: null."
+            )

@@ -1,8 +1,8 @@
 """Generation by block diffusion: block after block from the left, each denoised from all masks to text.
 
-Blocks are those of training: they start at multiples of the block size from the start of the text, so the
-first one holds the end of the prompt. Every sequence of a batch is at its own block. The whole text is read
-again at every step; there is no key-value cache.
+As in training, blocks start at multiples of the block size from the start of the text, so the first one holds
+the end of the prompt. Every sequence of a batch is at its own block. Each step reads the whole text; there is
+no key-value cache.
 
 Source: Block Diffusion (arXiv 2503.09573) §3; confidence order as in LLaDA (arXiv 2502.09992) §2.4.
 Legend: B sequences, L tokens, S tokens of a block.
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide.models import hidden_states, output_head
+from tide.contract import Contract
+from tide.layouts import text_layout
+from tide.models import output_head, run
 from tide.sampling.unmasking import most_confident, tokens_per_step
 from tide_kernels import token_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
@@ -34,16 +38,15 @@ def generate(
     block_size: int = 32,
     steps_per_block: int | None = None,
 ) -> list[str]:
-    """Completes every prompt, greedily in the order of confidence.
+    """Complete every prompt, greedily in the order of confidence.
 
     Args:
-        model: a block-diffusion model; its device is used.
+        model: a block-diffusion model, on any device.
         tokenizer: with a mask token; generation ends at its end-of-text token.
-        prompts: texts; an empty one starts from nothing.
-        max_new_tokens: tokens to add at most.
+        prompts: texts, which may be empty.
+        max_new_tokens: most tokens to add.
         block_size: tokens per block, as in training.
-        steps_per_block: denoising steps per block; None is one token per step, fewer steps fill several
-            tokens at once.
+        steps_per_block: denoising steps per block; None fills one token per step.
     Returns:
         The completions, without prompt and end-of-text.
     Raises:
@@ -64,25 +67,26 @@ def generate(
     encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     if not encoded:
         return []
+    contract = Contract(mask_id=tokenizer.mask_token_id, block_size=block_size)
     starts = torch.tensor([len(ids) for ids in encoded], device=model.device)
     ends = starts + max_new_tokens
     length = -(-int(ends.max()) // block_size) * block_size
-    rows = [ids + [tokenizer.mask_token_id] * (length - len(ids)) for ids in encoded]
+    rows = [ids + [contract.mask_id] * (length - len(ids)) for ids in encoded]
     token_ids = torch.tensor(rows, device=model.device)
     position = torch.arange(length, device=model.device)
     block_start = starts // block_size * block_size
     finished = torch.zeros_like(starts, dtype=torch.bool)
     while not bool(finished.all()):
-        # Whole blocks, as in training: a short one would say that the text ends here.
+        # Always a whole block: after training, a short one means that the text ends in it.
         block_end = block_start + block_size
         in_block = (position >= block_start[:, None]) & (position < block_end[:, None]) & ~finished[:, None]
         valid = position < block_end[:, None]
         open_positions = in_block & (position >= starts[:, None])
         for step in range(steps):
-            masked = open_positions & (token_ids == tokenizer.mask_token_id)
+            masked = open_positions & (token_ids == contract.mask_id)
             if not bool(masked.any()):
                 break
-            proposal, log_p = _propose(model, token_ids, valid, masked, tokenizer.mask_token_id, block_size)
+            proposal, log_p = _propose(model, token_ids, valid, masked, contract)
             chosen = most_confident(log_p, masked, tokens_per_step(masked.sum(1), steps - step))
             token_ids = torch.where(chosen, proposal, token_ids)
         if tokenizer.eos_token_id is not None:
@@ -97,25 +101,20 @@ def generate(
 
 def _propose(
     model: PreTrainedModel,
-    token_ids: torch.Tensor,
-    valid: torch.Tensor,
-    masked: torch.Tensor,
-    mask_id: int,
-    block_size: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, L]: the likeliest token of every masked position, never the mask token, and its log-probability."""
+    token_ids: Int[Tensor, "B L"],
+    valid: Bool[Tensor, "B L"],
+    masked: Bool[Tensor, "B L"],
+    contract: Contract,
+) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """The likeliest token of every masked position, never the mask token, and its log-probability."""
     rows = masked.any(1)
-    end = int(valid[rows].sum(1).max())  # Nothing after the last open block, and no finished text, is run.
-    open_ids, open_masked = token_ids[rows, :end], masked[rows, :end]
-    head = output_head(model)
-    hidden = hidden_states(model, open_ids, valid[rows, :end], block_size=block_size)[open_masked]
-    logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
-    logits[:, mask_id] = -torch.inf
+    end = int(valid[rows].sum(1).max())  # finished texts, and what follows the last open block, are not run
+    layout = text_layout(token_ids[rows, :end], valid[rows, :end], masked[rows, :end], contract)
+    logits = output_head(model).logits(run(model, layout)).float()
+    logits[:, contract.mask_id] = -torch.inf
     scores = token_scores(logits)
-    proposal = token_ids.masked_scatter(masked, scores.token_ids)
-    return proposal, torch.zeros(token_ids.shape, device=token_ids.device).masked_scatter(
-        masked, scores.log_p
-    )
+    log_p = torch.zeros(token_ids.shape, device=token_ids.device)
+    return token_ids.masked_scatter(masked, scores.token_ids), log_p.masked_scatter(masked, scores.log_p)
 
 
 def _decode(tokenizer: PreTrainedTokenizerFast, token_ids: list[int]) -> str:

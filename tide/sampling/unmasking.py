@@ -1,4 +1,4 @@
-"""Which masked positions to fill in at a denoising step."""
+"""Rules that choose the masked positions to fill at a denoising step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def most_confident(
 
     Args:
         confidence: [B, S], comparable within a row (a log-probability).
-        masked: [B, S] bool; candidates.
-        count: [B]; how many to take; all candidates where there are fewer.
+        masked: [B, S] bool; the candidates.
+        count: [B]; number to take, or all candidates if there are fewer.
     Returns:
         [B, S] bool, a subset of `masked`.
     """

@@ -1,4 +1,4 @@
-"""Which checkpoint to resume from, and how an interrupt ends in one."""
+"""The checkpoint to resume from, and an interrupt that leaves one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 def checkpoints_in(output_dir: str | Path) -> list[Path]:
     """All `checkpoint-N` folders, by N."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of `checkpoint-N`."""
+    return int(checkpoint.name.split("-")[-1])
 
 
 def latest_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint that was written to its end; later, torn ones are removed.
+    """The newest complete checkpoint; later, torn ones are removed.
 
-    The trainer writes trainer_state.json last, so a folder is whole when that file parses.
+    The Trainer writes trainer_state.json last, so a folder is complete if that file parses.
     """
     for path in reversed(checkpoints_in(output_dir)):
         try:
@@ -42,16 +47,16 @@ def latest_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """After SIGINT or SIGTERM: finish the step, write a checkpoint, stop. A second signal stops at once."""
+    """Finish the step, save and stop after SIGINT or SIGTERM; a second signal stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles the signals inside the block; the earlier handlers come back after it.
+        """Handle the signals inside the block, then restore the earlier handlers.
 
-        Python delivers signals to its main thread alone; in another one nothing is handled.
+        Python delivers signals to its main thread alone; in any other nothing is handled.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -76,8 +81,8 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         """Called by the trainer."""
         received = self.received is not None
         if args.world_size > 1:
-            # Ranks hear of a signal at different steps, and have to stop at one. They agree at the logging
-            # interval, because the answer makes the host wait.
+            # Ranks receive a signal at different steps and must stop at the same one. They agree at the
+            # logging interval, because the all-reduce makes the host wait.
             if state.global_step % args.logging_steps:
                 return control
             flag = torch.tensor(float(received), device=args.device)

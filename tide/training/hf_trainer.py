@@ -1,8 +1,7 @@
 """A thin Trainer of transformers around the distillation step.
 
-What it adds: noise from a generator per micro-step (a resumed run draws the same), metrics per term, and
-checkpoints that hold the student as `save_pretrained` writes it. Everything else, accumulation, logging back
-ends, schedules, accelerate, is the Trainer's own.
+It adds noise from a generator per micro-step (a resumed run draws the same), metrics per term, and
+checkpoints that hold the student as `save_pretrained` writes it.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self, module: DistillationModule, *, noiser: Noiser, collator: Collator, **kwargs: Any
     ) -> None:
-        super().__init__(model=module, data_collator=_Wrapped(collator), **kwargs)
+        super().__init__(model=module, data_collator=_InDictionary(collator), **kwargs)
         self.module = module
         self.noiser = noiser
         # The objective normalises each micro-batch; the Trainer averages over accumulation steps.
@@ -56,19 +55,18 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             module.teacher.to(self.args.device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """The Trainer's loop. A checkpoint of the last step is loaded and not trained on: the Trainer would
-        add a step."""
-        self.metric_means = MetricMeans()  # Its clock starts here.
+        """Train. A checkpoint of the last step is only loaded, since the Trainer would add a step."""
+        self.metric_means = MetricMeans()  # starts its clock
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
-            if state.global_step >= self.args.max_steps:
+            if state.global_step >= state.max_steps:
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
-        examples: Sequence[Example] = self.train_dataset if train_dataset is None else train_dataset
+        examples = self.train_dataset if train_dataset is None else train_dataset
         lengths = (
             examples.lengths.tolist()
             if isinstance(examples, ShardedExamples)
@@ -87,20 +85,20 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """One step through the (possibly wrapped) module; metrics stay on the device."""
+        """Run one step through the (possibly wrapped) module; metrics stay on the device."""
         loss, metrics = model(inputs, self.state.global_step / max(self.state.max_steps, 1))
         self.metric_means.add(metrics, self._num_tokens)
         return (loss, metrics) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> NoisedBatch:
-        """Noises the batch on the host, then moves it."""
+        """Noise the batch on the host, then move it."""
         batch = inputs["batch"]
         self._num_tokens = int(batch.student.valid.sum())
         noised: NoisedBatch = self.noiser(batch, self._noise_generator()).on_device(self.args.device)
         return noised
 
     def _noise_generator(self) -> torch.Generator:
-        """Seeded by (seed, step, micro-step, rank) alone, so that resuming changes nothing."""
+        """Keyed by (seed, step, micro-step, rank) alone, so that resuming changes nothing."""
         step, micro_step = self._noise_position
         self._noise_position = (
             self.state.global_step,
@@ -109,23 +107,21 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return keyed_generator(self.args.seed, *self._noise_position, self.args.process_index)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the terms' metrics to the Trainer's training logs."""
+        """Add the means of the terms' metrics to the training logs; stop at a loss that is not finite."""
         if "loss" in logs:
             logs |= self.metric_means.pop(lambda means: self.accelerator.reduce(means, reduction="mean"))
             if not math.isfinite(logs["loss"]):
                 raise ValueError(
                     f"DistillationTrainer: the loss is {logs['loss']} at step {self.state.global_step}. "
-                    "Lower training.learning_rate, or look for rows that the models cannot read."
+                    "Lower training.learning_rate, or check the data for rows that the models cannot read."
                 )
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        prefix = "student."
         weights = None
         if state_dict is not None:
-            weights = {
-                key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)
-            }
+            named = state_dict.items()
+            weights = {key[len("student.") :]: value for key, value in named if key.startswith("student.")}
         folder = output_dir if output_dir is not None else self.args.output_dir
         with without_progress_bars():
             # One file, which `_load_from_checkpoint` reads back.
@@ -147,8 +143,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             )
 
 
-class _Wrapped:
-    """A batch in a dictionary, the only container that every version of the Trainer passes on untouched."""
+class _InDictionary:
+    """Collates into a dictionary, the only container that the Trainer passes on untouched."""
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator

@@ -1,4 +1,4 @@
-"""Time and peak memory of a run, carried along in its checkpoints: a resumed run reports all of itself."""
+"""Time and peak memory of a run, kept in its checkpoints, so that a resumed run reports its whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class RunMeter(TrainerCallback, ExportableState):  # type: ignore[misc]
     """The Trainer writes `state()` into trainer_state.json of every checkpoint.
 
-    What a killed process trained after its last checkpoint does not count: no student comes of it.
+    Steps that a killed process trained after its last checkpoint do not count.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class RunMeter(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._earlier_seconds = self._earlier_peak_mib = 0.0
 
     def start(self, checkpoint: Path | None) -> None:
-        """Counts from here, and on from what `checkpoint` holds."""
+        """Start counting, from the figures in `checkpoint`."""
         if checkpoint is not None:
             written = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").stateful_callbacks
             earlier = written.get(type(self).__name__, {}).get("attributes", {})
@@ -35,18 +35,18 @@ class RunMeter(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     @property
     def seconds(self) -> float:
-        """Of training, over all processes that took part one after the other."""
+        """Training time of all processes of the run."""
         now = 0.0 if self._started is None else time.perf_counter() - self._started
         return self._earlier_seconds + now
 
     @property
     def peak_memory_mib(self) -> float:
-        """Peak resident memory of the largest of them."""
+        """Peak resident memory of the largest of those processes."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # Bytes on macOS, KiB on Linux.
         return max(self._earlier_peak_mib, peak / (2**20 if sys.platform == "darwin" else 2**10))
 
     def state(self) -> dict[str, dict[str, float]]:
-        """For the checkpoint, in the form that the Trainer asks for."""
+        """The figures, as the Trainer saves a callback's state."""
         figures = {"seconds": self.seconds, "peak_memory_mib": self.peak_memory_mib}
         return {"args": {}, "attributes": figures}

@@ -1,4 +1,4 @@
-"""What data-parallel wrappers wrap: a module whose forward is the whole step, loss included."""
+"""The module that data-parallel wrappers wrap: its forward is the whole step, loss included."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from tide.models import DiffusionModel
 from tide.training.step import distillation_step
 
 if TYPE_CHECKING:
@@ -16,44 +17,34 @@ if TYPE_CHECKING:
 
 
 class DistillationModule(nn.Module):
-    """A student with what teaches it. Only the student is a submodule: the teacher is neither trained, saved
-    nor wrapped.
+    """A student with its teacher. Only the student's network is a submodule: trained, saved and wrapped.
 
     Args:
         student: the model to train.
         teacher: frozen, or None.
-        objective: the sum of terms.
-        block_size: tokens per diffusion block.
+        objective: cross-entropy and a distillation term.
     Raises:
         ValueError: a parameter of the teacher requires a gradient.
     """
 
-    def __init__(
-        self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
-        objective: Objective,
-        *,
-        block_size: int,
-    ) -> None:
+    def __init__(self, student: DiffusionModel, teacher: DiffusionModel | None, objective: Objective) -> None:
         super().__init__()
-        if teacher is not None and any(parameter.requires_grad for parameter in teacher.parameters()):
+        if teacher is not None and any(parameter.requires_grad for parameter in teacher.network.parameters()):
             raise ValueError(
-                "DistillationModule: the teacher would train: some of its parameters require gradients. "
-                "Freeze it with teacher.requires_grad_(False), and teacher.eval()."
+                "DistillationModule: parameters of the teacher require gradients, so it would train. "
+                "Freeze it: teacher.network.requires_grad_(False).eval()."
             )
-        self.student = student
-        self._teacher = (teacher,)  # In a tuple, so that nn.Module does not register it.
+        self.student: PreTrainedModel = student.network
+        self.contract = student.contract
+        self._teacher = teacher  # not an nn.Module, so its network is no submodule
         self.objective = objective
-        self.block_size = block_size
 
     @property
     def teacher(self) -> PreTrainedModel | None:
-        """The frozen teacher."""
-        return self._teacher[0]
+        """The frozen teacher's network."""
+        return None if self._teacher is None else self._teacher.network
 
     def forward(self, noised: NoisedBatch, progress: float) -> ObjectiveOutput:
         """Loss and metrics of one noised batch; `progress` is the share of training done."""
-        return distillation_step(
-            self.student, self.teacher, noised, self.objective, block_size=self.block_size, progress=progress
-        )
+        student = DiffusionModel(self.student, self.contract)
+        return distillation_step(student, self._teacher, noised, self.objective, progress)

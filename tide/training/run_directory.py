@@ -1,20 +1,19 @@
-"""The output directory of a run: what a run writes there, and when a run may start or go on in it.
+"""The output directory of a run: its files, and when a run may start or go on in it.
 
 recipe.yaml     the recipe, every default written out
-inputs.sha256   a hash of the examples that it trains on
-checkpoint-N/   the Trainer's, N steps done
-summary.json    a finished run's figures; beside it the student, as `save_pretrained` writes it
+inputs.sha256   a hash of the training examples
+checkpoint-N/   the Trainer's, after N steps
+summary.json    figures of a finished run; beside it the student, as `save_pretrained` writes it
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tide.config import load_recipe
 from tide.data import write_whole
-from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
+from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,10 +31,10 @@ class RunDirectory:
         self.path = Path(recipe.training.output_dir)
 
     def check(self, *, resume: bool) -> None:
-        """Whether this recipe may start here or, with `resume`, go on here.
+        """Check that this recipe may start here or, with `resume`, go on here.
 
         Raises:
-            ValueError: a file is in the way, or another run, or this run cannot be gone on with.
+            ValueError: a file or another run is in the way, or this run cannot be resumed.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"distill: training.output_dir {str(self.path)!r} is a file. Name a directory.")
@@ -55,10 +54,10 @@ class RunDirectory:
             self._check_same_recipe()
 
     def check_examples(self, fingerprint: str) -> None:
-        """A resumed run would otherwise go on with other data, silently.
+        """Check that the checkpoints here come from the same examples.
 
         Raises:
-            ValueError: the checkpoints here come from other examples.
+            ValueError: they do not; the resumed run would go on with other data.
         """
         written = self.path / INPUTS_FILE
         if not checkpoints_in(self.path) or not written.is_file():
@@ -70,31 +69,30 @@ class RunDirectory:
             )
 
     def begin(self, fingerprint: str) -> None:
-        """Writes what a later `--resume` is compared with."""
+        """Write the files that a later `--resume` is compared with."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / RECIPE_FILE, self.recipe.to_yaml())
         write_whole(self.path / INPUTS_FILE, fingerprint + "\n")
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest complete one, to go on from; torn ones are removed."""
+        """The newest complete checkpoint; torn ones are removed."""
         return latest_complete_checkpoint(self.path)
 
-    def finished_summary(self) -> dict[str, Any] | None:
-        """What `finish` wrote, where the student and the checkpoint of the last step are there, too."""
-        checkpoints, student = checkpoints_in(self.path), self.path / "model.safetensors"
-        if not checkpoints or not student.is_file():
-            return None
-        if int(checkpoints[-1].name.split("-")[-1]) < self.recipe.training.max_steps:
-            return None
-        try:
-            summary: dict[str, Any] = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return summary
+    @property
+    def last_step(self) -> int:
+        """The step of the last checkpoint, or -1."""
+        return max(map(step_of, checkpoints_in(self.path)), default=-1)
 
-    def finish(self, summary: Mapping[str, object]) -> None:
-        """Writes the figures of the finished run."""
-        write_whole(self.path / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    def finished_summary(self) -> str | None:
+        """The text that `finish` wrote, if the student is there, too."""
+        summary = self.path / SUMMARY_FILE
+        if not summary.is_file() or not (self.path / "model.safetensors").is_file():
+            return None
+        return summary.read_text(encoding="utf-8")
+
+    def finish(self, summary: str) -> None:
+        """Write the figures of the finished run."""
+        write_whole(self.path / SUMMARY_FILE, summary + "\n")
 
     def _check_same_recipe(self) -> None:
         written = self.path / RECIPE_FILE
@@ -102,7 +100,9 @@ class RunDirectory:
             return
         earlier, now = _flat(load_recipe(written).to_dict()), _flat(self.recipe.to_dict())
         # A run that was moved, or is named by another path, is the same run.
-        changed = sorted(key for key in now if key != "training.output_dir" and earlier.get(key) != now[key])
+        changed = sorted(
+            key for key in earlier | now if key != "training.output_dir" and earlier.get(key) != now.get(key)
+        )
         if changed:
             raise ValueError(
                 f"distill: the recipe differs from the run in {str(self.path)!r} at {', '.join(changed)}. "

@@ -1,1 +1,1 @@
-"""What the ops share: argument checks, choice of backend, row chunks, and formulas that two ops need."""
+"""Code that several ops use: argument checks, backend selection, row blocks, common formulas."""

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs."""
+"""Backend selection."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# Looked up here: a cached function would make torch.compile warn of its cache.
+# At import: torch.compile warns about functions with a cache.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "reference", "torch", "triton")
-# Devices for which Triton generates code.
+# Devices that Triton compiles for.
 TRITON_DEVICES = ("cuda", "xpu")
 
 
@@ -23,13 +23,13 @@ def resolve_backend(
     dtype: torch.dtype,
     auto_devices: tuple[str, ...] = TRITON_DEVICES,
 ) -> str:
-    """The backend that a call of an op with Triton kernels runs on.
+    """Resolve the backend of a call to an op with Triton kernels.
 
-    `reference` is the definition, `torch` works in row chunks, `triton` in one pass. `auto` takes `triton` on
-    `auto_devices`, and `torch` elsewhere and for fp64, in which the kernels do not sum.
+    `reference` is the definition, `torch` works by row blocks, `triton` in one pass. `auto` is `triton` on
+    `auto_devices`, and `torch` elsewhere and for fp64, which the kernels do not support.
 
     Raises:
-        ValueError: no backend has that name, or `triton` cannot run there.
+        ValueError: unknown backend, or `triton` cannot run on the device or dtype.
     """
     check_backend(function, backend, BACKENDS)
     wide = dtype.itemsize > 4
@@ -38,9 +38,7 @@ def resolve_backend(
     if backend != "triton":
         return backend
     if not has_triton():
-        raise ValueError(
-            f"{function}: backend 'triton' needs the package triton; install it, or use 'torch'."
-        )
+        raise ValueError(f"{function}: backend 'triton' needs the package triton; install it or use 'torch'.")
     if wide:
         raise ValueError(
             f"{function}: backend 'triton' sums in fp32; for {dtype} use 'torch' or 'reference'."
@@ -48,22 +46,22 @@ def resolve_backend(
     if device.type not in TRITON_DEVICES and not interpreted():
         raise ValueError(
             f"{function}: backend 'triton' needs a GPU, the inputs are on {device}. Move them, use "
-            "'torch', or set TRITON_INTERPRET=1 before Python starts, which runs kernels slowly on the CPU."
+            "'torch', or set TRITON_INTERPRET=1 before Python starts to interpret the kernels on the CPU."
         )
     return "triton"
 
 
 def check_backend(function: str, backend: str, known: tuple[str, ...]) -> None:
-    """backend is one of the known names."""
+    """Raise unless backend is a known name."""
     if backend not in known:
         raise ValueError(f"{function}: unknown backend {backend!r}; choose one of {', '.join(known)}.")
 
 
 def has_triton() -> bool:
-    """The package triton can be imported."""
+    """Return True if the package triton is installed."""
     return _HAS_TRITON
 
 
 def interpreted() -> bool:
-    """Triton kernels run in its interpreter, on the CPU: set before kernels are imported."""
+    """Return True if TRITON_INTERPRET is set: kernels run on the CPU. Triton reads it at import."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

@@ -1,6 +1,6 @@
-"""Argument rules that every op keeps. Each failure names the function, the rule, the values and the remedy.
+"""Argument checks of all ops. Errors name the function, the rule, the values and the remedy.
 
-Checks that must read tensor values run on CPU tensors only: on a GPU each would wait for the device.
+Checks of tensor values run on CPU tensors only; on a GPU each would synchronise with the device.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-LAMBDA_REMEDY = "lambda is the teacher's share of the target: 0 the student alone, 1 forward KL"
+LAMBDA_REMEDY = "the teacher's share of the target: 0 is the student, 1 forward KL"
 VOCAB_REMEDY = "It is the number of entries to read, e.g. len(tokenizer)."
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """fp32, or fp64 once any input is fp64: the dtype in which sums run and per-row values are returned."""
+    """dtype of sums and per-row results: fp64 if any input is fp64, else fp32."""
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
 def check_tensor(function: str, name: str, x: object, otherwise: str = "") -> None:
-    """x is a torch tensor: a layer in place of its weight, or an array, would fail later without its name."""
+    """Raise unless x is a torch tensor; catches a layer passed for its weight, and arrays."""
     if isinstance(x, torch.Tensor):
         return
     if isinstance(x, torch.nn.Module):
         part = "bias" if name.endswith("bias") else "weight"
-        remedy = f"Pass lm_head.{part} for a head lm_head, or what the module returns for hidden states."
+        remedy = f"Pass lm_head.{part} for a head lm_head, or the module's output for hidden states."
     else:
-        remedy = "torch.as_tensor makes one of an array or a list."
+        remedy = "Convert an array or a list with torch.as_tensor."
     raise ValueError(
         f"{function}: {name} must be a torch tensor{otherwise}; got {type(x).__name__}. {remedy}"
     )
 
 
 def check_integer(function: str, name: str, value: object, remedy: str) -> None:
-    """value counts something: an int, or what stands for one (numpy's integers, torch.SymInt)."""
+    """Raise unless value is an integer: int, NumPy integer or torch.SymInt."""
     if not isinstance(value, int) and not hasattr(value, "__index__"):
         raise ValueError(f"{function}: {name} must be an integer; got {value!r}. {remedy}")
 
 
 def check_matrix(function: str, name: str, x: Float[Tensor, "N V"]) -> None:
-    """x is a floating [N, V] with V > 0."""
+    """Raise unless x is floating [N, V] with V > 0."""
     check_tensor(function, name, x)
     if x.dtype not in FLOAT_DTYPES:
         raise ValueError(
@@ -67,7 +67,7 @@ def check_matrix(function: str, name: str, x: Float[Tensor, "N V"]) -> None:
 
 
 def check_vocab(function: str, vocab_size: int | None, *widths: int) -> int:
-    """Number of leading columns that the op reads: vocab_size, or the common width."""
+    """Number of leading columns to read: vocab_size, or the common width."""
     if vocab_size is None:
         if len(set(widths)) > 1:
             raise ValueError(
@@ -90,7 +90,7 @@ def check_pair(
     teacher_logits: Float[Tensor, "N V2"],
     vocab_size: int | None,
 ) -> int:
-    """Student and teacher logits that can be compared row by row. Returns the number of columns to read."""
+    """Check that both sides can be compared row by row; return the number of columns to read."""
     check_matrix(function, "student_logits", student_logits)
     check_matrix(function, "teacher_logits", teacher_logits)
     check_same_length(
@@ -101,7 +101,7 @@ def check_pair(
 
 
 def check_same_length(function: str, name: str, x: Tensor, num_rows: int, device: torch.device) -> None:
-    """x has one entry per row and lies where the rows lie."""
+    """Raise unless x has one entry per row, on the device of the rows."""
     if x.dim() == 0 or x.shape[0] != num_rows:
         raise ValueError(
             f"{function}: {name} must have one entry for each of the {num_rows} rows; "
@@ -114,7 +114,7 @@ def check_same_length(function: str, name: str, x: Tensor, num_rows: int, device
 
 
 def check_frozen(function: str, name: str, x: Tensor | None) -> None:
-    """Gradients go to the student alone: anything else that asks for one would silently get none."""
+    """Raise if x requires grad: only the student receives one, and the rest would silently get none."""
     if x is not None and x.requires_grad:
         raise ValueError(
             f"{function}: {name} requires grad, but only the student receives a gradient; "
@@ -123,9 +123,9 @@ def check_frozen(function: str, name: str, x: Tensor | None) -> None:
 
 
 def check_no_tangent(function: str, backend: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """No floating tensor carries a tangent: in forward mode the ops would silently have the derivative 0.
+    """Raise if a floating tensor carries a tangent: the op would silently return a forward derivative of 0.
 
-    The definition has the right one. Traced code is not looked at.
+    The definition supports forward mode. Traced code is not checked.
     """
     if backend == "reference" or torch.compiler.is_compiling():
         return
@@ -139,22 +139,31 @@ def check_no_tangent(function: str, backend: str, tensors: Mapping[str, Tensor |
             )
 
 
+def check_constant(function: str, name: str, value: object) -> None:
+    """Raise if value requires grad: an op takes it as a number and would drop its gradient."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise ValueError(
+            f"{function}: {name} requires grad, but is taken as a constant; pass a number or {name}.detach()."
+        )
+
+
 def check_temperature(function: str, temperature: float) -> float:
-    """Temperature is a positive finite number."""
+    """Raise unless temperature is positive and finite."""
+    check_constant(function, "temperature", temperature)
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"{function}: temperature must be positive and finite; got {temperature}.")
     return float(temperature)
 
 
 def check_mask(function: str, mask: Bool[Tensor, " N"] | None, num_rows: int, device: torch.device) -> None:
-    """mask is a boolean per row."""
+    """Raise unless mask is None or bool [N]."""
     if mask is None:
         return
     check_tensor(function, "mask", mask)
     if mask.dtype != torch.bool or mask.dim() != 1:
         raise ValueError(
             f"{function}: mask must be bool [N]; got {mask.dtype} {tuple(mask.shape)}. "
-            "Flatten it like the rows and cast with .bool()."
+            "Flatten it like the rows and cast it with .bool()."
         )
     check_same_length(function, "mask", mask, num_rows, device)
 
@@ -162,7 +171,7 @@ def check_mask(function: str, mask: Bool[Tensor, " N"] | None, num_rows: int, de
 def check_ids(
     function: str, name: str, ids: Int[Tensor, " N"], num_rows: int, device: torch.device
 ) -> Int[Tensor, " N"]:
-    """Token ids, one per row, as int64. `check_id_values` looks at the values."""
+    """Return token ids [N] as int64. `check_id_values` checks the values."""
     check_tensor(function, name, ids)
     if ids.dtype not in INTEGER_DTYPES or ids.dim() != 1:
         raise ValueError(f"{function}: {name} must be integers [N]; got {ids.dtype} {tuple(ids.shape)}.")
@@ -173,7 +182,7 @@ def check_ids(
 def check_id_values(
     function: str, name: str, ids: Int[Tensor, " N"], vocab: int, mask: Bool[Tensor, " N"] | None
 ) -> None:
-    """Token ids of rows that are read lie inside the vocabulary. CPU tensors only."""
+    """Raise if an id of a row in the mask is outside the vocabulary. CPU tensors only."""
     if ids.device.type != "cpu":
         return
     outside = (ids < 0) | (ids >= vocab)
@@ -192,7 +201,7 @@ def row_lambda(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Float[Tensor, " N"]:
-    """lambda_t as one value per row. Numbers are checked here, tensors by `check_lambda_values`."""
+    """Return lambda_t as [N]. Checks numbers; `check_lambda_values` checks tensors."""
     if not isinstance(lambda_t, torch.Tensor):
         if not isinstance(lambda_t, (float, int)) and not isinstance(lambda_t, numbers.Real):
             check_tensor(function, "lambda_t", lambda_t, " or a number")
@@ -212,7 +221,7 @@ def row_lambda(
 def check_lambda_values(
     function: str, lambda_t: Float[Tensor, " N"], mask: Bool[Tensor, " N"] | None
 ) -> None:
-    """lambda of rows that are read lies in [0, 1]. CPU tensors only."""
+    """Raise if lambda of a row in the mask is outside [0, 1]. CPU tensors only."""
     if lambda_t.device.type != "cpu":
         return
     outside = ~((lambda_t >= 0) & (lambda_t <= 1))
@@ -224,25 +233,25 @@ def check_lambda_values(
 
 
 def check_inplace_gradient(function: str, logits: Float[Tensor, "N V"], backend: str) -> None:
-    """The gradient may be written over the logits: something made them, and nothing else runs on them."""
+    """Raise unless the gradient can overwrite the logits: not a leaf, no overlap, not traced."""
     if backend == "reference":
         raise ValueError(
-            f"{function}: inplace_gradient needs backend 'torch' or 'triton'; autograd derives it from "
-            "the definition."
+            f"{function}: inplace_gradient needs backend 'torch' or 'triton'; in 'reference', autograd "
+            "allocates the gradient. Turn inplace_gradient off."
         )
     if logits.requires_grad and logits.is_leaf:
         raise ValueError(
-            f"{function}: inplace_gradient would overwrite a leaf, whose .grad would be its own "
-            "storage; pass logits that a head made, or leave inplace_gradient off."
+            f"{function}: inplace_gradient would overwrite a leaf, and its .grad would alias it; pass logits "
+            "computed by a head, or turn inplace_gradient off."
         )
     (inner, num_inner), (outer, num_outer) = sorted(zip(logits.stride(), logits.shape, strict=True))
     if (num_inner > 1 and inner == 0) or (num_outer > 1 and outer <= inner * (num_inner - 1)):
         raise ValueError(
-            f"{function}: inplace_gradient needs a place for every entry; these logits overlap: "
-            f"shape {tuple(logits.shape)}, strides {logits.stride()}. Pass logits.contiguous()."
+            f"{function}: inplace_gradient needs logits without overlapping entries; got shape "
+            f"{tuple(logits.shape)}, strides {logits.stride()}. Pass logits.contiguous()."
         )
     if torch.compiler.is_compiling():
         raise ValueError(
-            f"{function}: inplace_gradient does not work under torch.compile, which decides itself "
-            "what shares memory; leave it off there."
+            f"{function}: inplace_gradient does not work under torch.compile, which plans memory itself; "
+            "turn it off there."
         )

@@ -1,7 +1,7 @@
-"""Both divergences over logits as registered ops: arguments checked, a backend chosen, autograd wired.
+"""Divergences over logits as registered torch.library ops: checks, backend selection, autograd.
 
-torch.library ops are opaque to torch.compile and to autocast, and every backend sits behind the same three of
-them: forward, backward, and a backward that writes the gradient over the student's logits.
+Each divergence is three ops, opaque to torch.compile and autocast, that all backends share: forward,
+backward, and a backward that overwrites the student's logits with the gradient.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tide_kernels._shared.checks import (
     check_temperature,
     row_lambda,
 )
-from tide_kernels._shared.chunking import RowChunks, active_rows
-from tide_kernels._shared.divergence_chunks import NUM_STATISTICS, chunked_backward, chunked_forward
+from tide_kernels._shared.divergence_blocks import NUM_STATISTICS, chunked_backward, chunked_forward
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_chunks import RowDivergence
+    from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
 
-# Columns of the statistics that a backend keeps per row; `divergence_kernels.STATISTICS` for triton.
+# Statistics per row by backend; `divergence_kernels.STATISTICS` for triton.
 STATISTICS = {"torch": NUM_STATISTICS, "triton": 8}
 
 _INPUTS = (
@@ -47,7 +47,7 @@ _UPSTREAM = "Tensor statistics, Tensor? d_kl, Tensor? d_ce"
 
 
 class DivergenceOp(NamedTuple):
-    """A registered divergence: its name, its formulas, its kernels (imported on first use) and the op."""
+    """A registered divergence: name, formulas, kernels (imported on first use) and forward op."""
 
     name: str
     formulas: RowDivergence
@@ -58,12 +58,12 @@ class DivergenceOp(NamedTuple):
 def register_divergence(
     name: str, formulas: RowDivergence, kernels: Callable[[], DivergenceKernels]
 ) -> DivergenceOp:
-    """Register `tide_kernels::<name>` and its two backward ops with torch.
+    """Register `tide_kernels::<name>` and its two backward ops.
 
     Args:
-        name: of the public op.
-        formulas: of the `torch` backend, and the definition.
-        kernels: returns the Triton kernels; called when a call first needs them.
+        name: the public op.
+        formulas: the `torch` backend and the definition.
+        kernels: returns the Triton kernels; called on first use, so that triton stays optional.
     """
     forward_op = torch.library.custom_op(
         f"tide_kernels::{name}",
@@ -177,7 +177,7 @@ def row_divergence(
     backend: str,
     inplace_gradient: bool,
 ) -> Float[Tensor, " N"] | tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Check the arguments of a public op and run it: kl [N], or (kl [N], ce [N]) with labels."""
+    """Check the arguments of a public op and run it. Returns kl [N], or (kl [N], ce [N]) with labels."""
     name = op.name
     vocab = check_pair(name, student_logits, teacher_logits, vocab_size)
     dtype = accumulation_dtype(student_logits, teacher_logits)
@@ -225,14 +225,14 @@ def _by_definition(
         if labels is not None:
             check_id_values(op.name, "labels", labels, vocab, mask)
     num_rows = student_logits.shape[0]
-    chunks = RowChunks(num_rows, active_rows(mask), vocab, lambda_t.dtype, student_logits.device)
-    every = slice(0, chunks.num_active)
+    blocks = RowBlocks(num_rows, active_rows(mask), vocab, lambda_t.dtype, student_logits.device)
+    every = slice(0, blocks.num_active)
     kl, ce = op.formulas.reference(
-        chunks.gather(student_logits),
-        chunks.gather(teacher_logits),
-        chunks.select(lambda_t, every),
+        blocks.gather(student_logits),
+        blocks.gather(teacher_logits),
+        blocks.select(lambda_t, every),
         temperature,
-        None if labels is None else chunks.select(labels, every),
+        None if labels is None else blocks.select(labels, every),
     )
-    kl = chunks.scatter(kl, num_rows)
-    return kl if ce is None else (kl, chunks.scatter(ce, num_rows))
+    kl = blocks.scatter(kl, num_rows)
+    return kl if ce is None else (kl, blocks.scatter(ce, num_rows))

@@ -1,9 +1,11 @@
-"""Device functions around the tilt record: what a row keeps, its label, and the gradient.
+"""Device functions of both divergences: records, statistics of a row, gradient.
 
+Record of a program's share of a row, [N * SPLITS, 8] fp32: the fields of `tilt_kernels.py`.
 Statistics of a row, [N, 8] fp32: mk, 1 / sum of p, centre, offset, flags, 1 / sum of exp(s - max s) at T = 1,
-1 - p_label, log_sum. With them log(r / p) = scale (z - s) - centre - offset; where CAREFUL, the centre is the
-target's largest logit over T, log_sum the log of its sum of exponentials above that, and log(r / p) - offset
-comes from both distributions.
+1 - p_label, log_sum. They give log(r / p) = scale (z - s) - centre - offset. In CAREFUL rows centre is the
+target's largest logit over T, log_sum the log of its sum of exponentials relative to that, and log(r / p) is
+computed from both distributions.
+Legend: N rows, V vocabulary entries in use.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ RECORD = tl.constexpr(8)
 def store_record(
     parts_ptr, index, mk, mass, lost, centre, first, second, rest, flags,
 ):  # fmt: skip
-    """One program's share of a row, [N * SPLITS, 8] fp32."""
+    """Store the record of one program."""
     part_ptr = parts_ptr + index * RECORD
     tl.store(part_ptr, mk)
     tl.store(part_ptr + 1, mass)
@@ -38,7 +40,7 @@ def store_record(
 
 @triton.jit
 def load_record(parts_ptr, row, temperature, LINEAR: tl.constexpr, SPLITS: tl.constexpr):
-    """All shares of a row, joined from left to right: always in the same order."""
+    """Merge the records of a row, left to right: a fixed order keeps results deterministic."""
     part_ptr = parts_ptr + row * SPLITS * RECORD
     mk, mass, lost, centre = (
         tl.load(part_ptr),
@@ -66,7 +68,7 @@ def store_row(
     mk, mass, lost, rest, centre, offset, flags, log_sum, student_scale, temperature,
     HAS_LABEL: tl.constexpr,
 ):  # fmt: skip
-    """KL, cross-entropy and what the gradient of a row needs; 0 for a row that is not read."""
+    """Store KL, cross-entropy and statistics of a row; 0 for a masked row."""
     tl.store(kl_ptr + row, tl.where(active, kl, 0.0))
     label_inverse = tl.zeros_like(mass)
     label_rest = tl.zeros_like(mass)
@@ -100,7 +102,7 @@ def gradient_tile(
     if HAS_KL:
         if scale == 0.0:
             teacher = student
-        # In two steps, as the centre was measured: a sum of centre and offset would round.
+        # Two subtractions: centre + offset would round.
         w = scale * (teacher - student) - centre - offset
         log_r = w + log_p * LN2
         if flags >= CAREFUL:
@@ -125,7 +127,7 @@ def gradient_tile(
             w = tl.where(gone, float("inf"), w)
             log_r = tl.where(gone | (teacher == float("-inf")), float("-inf"), log_r)
         if LINEAR:
-            # Where p underflowed, and only there, w is not finite.
+            # w is not finite where p underflowed, and only there.
             surplus = tl.where(p == 0.0, 0.0, p * w)
         else:
             near = p * (w + w * w * series_excess(w))
@@ -148,10 +150,9 @@ def write_divergence_gradient(
     LINEAR: tl.constexpr, HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """One program's share of the gradient of d_kl * KL + d_ce * CE in s; 0 in columns from V to width.
+    """One program's share of the gradient of d_kl * KL + d_ce * CE in s; 0 in columns V to width.
 
-    With a cap, s = cap tanh(x / cap), it is the gradient in x. A row that is not active gets 0 and is not
-    read.
+    With a soft-cap, s = cap tanh(x / cap), the gradient is in x. A masked row is not read and gets 0.
     """
     row_ptr = statistics_ptr + row * STATISTICS
     mk = tl.load(row_ptr)
@@ -217,7 +218,7 @@ def row_options(
     row, lambda_ptr, labels_ptr, mask_ptr,
     HAS_LAMBDA: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
-    """lambda (1 without one), label (0 without one) and whether the row is read."""
+    """(lambda, default 1; label, default 0; active: False for a masked row)."""
     active = tl.full((), 1, tl.int1)
     if HAS_MASK:
         active = tl.load(mask_ptr + row) != 0

@@ -1,4 +1,4 @@
-"""Launches the three kernels of a divergence: forward, join (where programs share a row), backward."""
+"""Launch the kernels of a divergence: forward, join (if programs share a row), backward."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DivergenceKernels(NamedTuple):
-    """The kernels of one divergence. Those that take no lambda have no argument for it."""
+    """Kernels of one divergence. Without `takes_lambda` they have no lambda argument."""
 
     name: str
     fwd: Any
@@ -99,9 +99,9 @@ class DivergenceKernels(NamedTuple):
         out: Float[Tensor, "N V"] | None,
         softcap: float = 0.0,
     ) -> Float[Tensor, "N V"]:
-        """Gradient in the student's logits, in `out` where one is given: it may be the student's logits.
+        """Gradient in the student's logits, written to `out` if given; `out` may be those logits.
 
-        With a softcap, those are capped, and the gradient is in what was capped.
+        With a softcap, `student_logits` are the capped ones and the gradient is in the uncapped ones.
         """
         student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
         num_rows, width = student.shape

@@ -1,4 +1,4 @@
-"""Backward passes that exist once: asking for a second derivative raises instead of giving a constant."""
+"""Make second derivatives raise instead of returning a constant."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 DOUBLE_BACKWARD = (
-    "tide_kernels: double backward is not implemented, its ops are differentiable once. "
-    'For second derivatives use backend="reference".'
+    "tide_kernels: double backward is not implemented; the ops are differentiable once. "
+    'Use backend="reference" for second derivatives.'
 )
 
 
 def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
-    """Decorate the backward of an autograd function whose gradients must not be differentiated again.
+    """Decorate a backward whose gradients must not be differentiated again.
 
-    The function has to save its differentiable inputs. torch's own `once_differentiable` raises only where
-    the upstream gradient requires grad; under a plain sum it does not, and a gradient penalty added to
-    another loss would silently lose its term. Upstream gradients that require grad count as inputs: they hold
-    the factors of the loss, which a balance of several losses may train.
+    The function must save its differentiable inputs. torch's `once_differentiable` raises only if the
+    upstream gradient requires grad. Under a plain sum it does not, and a gradient penalty added to another
+    loss would silently vanish. Upstream gradients that require grad count as inputs: they hold the loss
+    factors, which loss balancing may train.
     """
 
     @functools.wraps(backward)
@@ -35,7 +35,7 @@ def first_order_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Call
             gradients = backward(ctx, *upstream)
         if not create_graph:
             return gradients
-        # The refusal hangs between the gradients and what they depend on: a second backward passes there.
+        # A node between the gradients and what they depend on: a second backward reaches it and raises.
         inputs = [x for x in (*ctx.saved_tensors, *upstream) if x is not None and x.requires_grad]
         refuse: Callable[..., Tensor] = _Refuse.apply
         return tuple(None if x is None else refuse(x, *inputs) for x in gradients)
@@ -54,7 +54,7 @@ class _Refuse(torch.autograd.Function):
 
 
 def forbid_double_backward(backward_op: Any) -> None:
-    """Register a derivative with a backward op (a torch.library op) that raises when it is asked for."""
+    """Register a derivative for a backward op (torch.library) that raises when it is used."""
 
     def refuse(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         raise RuntimeError(DOUBLE_BACKWARD)
@@ -63,16 +63,16 @@ def forbid_double_backward(backward_op: Any) -> None:
 
 
 def spend_once(ctx: Any, function: str) -> None:
-    """Let one backward pass through a node whose gradient overwrites its input, and no second one.
+    """Allow a single backward through a node whose gradient overwrites its input.
 
     Raises:
-        RuntimeError: the logits are gone, or a second derivative was asked for.
+        RuntimeError: on a second backward, whose logits are gone, or for a second derivative.
     """
     if torch.is_grad_enabled():
         raise RuntimeError(DOUBLE_BACKWARD)
     if getattr(ctx, "spent", False):
         raise RuntimeError(
-            f"{function}: second backward through inplace_gradient: the first wrote its gradient over the "
-            "logits. Leave inplace_gradient off to keep the graph."
+            f"{function}: second backward through inplace_gradient: the first one overwrote the logits with "
+            "their gradient. Turn inplace_gradient off to keep the graph."
         )
     ctx.spent = True

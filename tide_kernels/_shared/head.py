@@ -1,13 +1,13 @@
-"""The output head of hidden-in ops: products with a [V, d] weight, a few rows of logits at a time.
+"""The output head of hidden-in ops: products with a [V, d] weight, one row block at a time.
 
     logits = cap tanh(scale (hidden @ weight.T + bias) / cap), without a cap scale (hidden @ weight.T + bias)
 
-Logits are made in fp32. Where the caller asks for a half type, product, scale, bias and cap are still fp32,
-and the result is rounded once: to bf16 it costs 2 to 16 % of the gradient. A CUDA or ROCm device multiplies
-half inputs with fp32 output, and the gradient of the logits goes back in bf16: what is summed there is
-thousands of products, whose roundings cancel. Other devices get the weight converted to fp32 in tiles that
-are used at once and overwritten, so that no second copy of a head exists.
-Legend: N rows, n rows of a chunk, V vocabulary entries in use, v entries of a tile, d hidden size.
+Logits are computed in fp32. If the caller asks for a half dtype, product, bias, scale and cap stay in fp32
+and the result is rounded once; bf16 costs 2 to 16 % of the gradient. On CUDA and ROCm, products of half
+inputs have fp32 output, and the gradient of the logits enters its products in bf16: they sum thousands of
+terms, whose rounding errors cancel. Other devices convert the weight to fp32 tile by tile, so that no second
+copy of a head exists.
+Legend: N rows, n rows of a row block, V vocabulary entries in use, v entries of a tile, d hidden size.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# A converted tile of the weight; on a CPU it should stay in the last-level cache between conversion and
-# product, on a GPU it has to be large enough for one.
+# A converted tile of the weight: on a CPU it should stay in the last-level cache between conversion and
+# product; on a GPU it must be large enough for an efficient product.
 CPU_TILE_BYTES = 16 << 20
 GPU_TILE_BYTES = 64 << 20
 HALF_DTYPES = (torch.bfloat16, torch.float16)
-# Where products of half inputs have fp32 output (`out_dtype`): torch documents it for CUDA. Builds for ROCm,
-# whose devices have the same name, do it with hipBLASLt and rocBLAS; with Composable Kernel they raise.
+# Devices whose products of half inputs have fp32 output (`out_dtype`). torch documents CUDA. ROCm builds,
+# whose devices are also named cuda, support it with hipBLASLt and rocBLAS; with Composable Kernel they raise.
 WIDE_PRODUCT_DEVICES = ("cuda",)
-# Logits are rounded in so many parts of the columns: a buffer for all of them would take more than the half
-# type saves.
+# Logits are rounded in this many parts of their columns: one buffer for all columns would take more memory
+# than the half dtype saves.
 ROUNDED_PARTS = 8
 
 
 class HeadOptions(NamedTuple):
-    """What happens to the product."""
+    """Scale and soft-cap of the logits."""
 
     logit_scale: float = 1.0
     softcap: float = 0.0  # 0 for none
@@ -52,10 +52,10 @@ def product_dtype(
     dtype: torch.dtype,
     autocast_dtype: torch.dtype | None,
 ) -> torch.dtype:
-    """The dtype of a product's inputs; its output is in the dtype of accumulation, or in the logits' own.
+    """dtype of a product's inputs; its output has the accumulation dtype or that of the logits.
 
-    A device with fp32 output takes half inputs as they are, and under autocast rounds wider ones as it does
-    everywhere. Others, and a CPU, where half products are slow, work in the dtype of accumulation throughout.
+    Devices with fp32 output take half inputs unchanged and round wider ones under autocast. Other devices,
+    and CPUs, whose half products are slow, multiply in the accumulation dtype.
     """
     if hidden.device.type not in WIDE_PRODUCT_DEVICES or dtype == torch.float64:
         return dtype
@@ -73,8 +73,8 @@ def head_logits(
     options: HeadOptions,
     dtype: torch.dtype,
 ) -> Float[Tensor, "N V"]:
-    """The definition: all logits at once, differentiable, in `dtype`."""
-    # Autocast would round the product to a half type.
+    """Definition: all logits at once, differentiable, in `dtype`."""
+    # Autocast would round the product to a half dtype.
     with torch.autocast(hidden.device.type, enabled=False):
         logits = torch.nn.functional.linear(
             hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -84,15 +84,15 @@ def head_logits(
 
 
 class Head:
-    """One output head.
+    """An output head.
 
     Args:
         weight: [V, d], cut to the vocabulary in use.
-        bias: [V] or None, cut as well.
-        options: scale and cap.
-        dtype: of accumulation.
-        product_dtype: of the inputs of products.
-        logits_dtype: what logits are rounded to; the dtype of accumulation for not at all.
+        bias: [V] or None, cut likewise.
+        options: scale and soft-cap.
+        dtype: accumulation dtype.
+        product_dtype: dtype of the inputs of products.
+        logits_dtype: dtype that logits are rounded to; the accumulation dtype for no rounding.
     """
 
     def __init__(
@@ -106,12 +106,12 @@ class Head:
     ) -> None:
         self.weight, self.bias, self.options = weight, bias, options
         self.dtype, self.product_dtype, self.logits_dtype = dtype, product_dtype, logits_dtype
-        # bf16 has the range of fp32; in fp16 a gradient of 1e-8 would be nothing.
+        # bf16 has the range of fp32; in fp16 a gradient of 1e-8 would underflow.
         self.gradient_dtype = product_dtype if product_dtype == torch.bfloat16 else dtype
         self._converted: dict[torch.dtype, Tensor] = {}
 
     def columns(self, run: slice) -> Head:
-        """The head of some entries of the vocabulary."""
+        """The head restricted to a run of vocabulary entries."""
         if run == slice(0, self.weight.shape[0]):
             return self
         part = copy.copy(self)
@@ -120,12 +120,12 @@ class Head:
         return part
 
     def rounds_through(self, out_dtype: torch.dtype) -> torch.dtype | None:
-        """The dtype of the buffer that `logits` into an `out` of this dtype needs; None for none."""
+        """dtype of the buffer that `logits` needs for an `out` of this dtype; None for no buffer."""
         if self.logits_dtype == self.dtype:
             return None
         if out_dtype == self.dtype:
             return self.logits_dtype
-        # A product that nothing follows is rounded by what makes it.
+        # Without bias, scale and cap the product itself rounds.
         alone = self.bias is None and self.options == HeadOptions()
         return None if alone and self.product_dtype == out_dtype else self.dtype
 
@@ -135,16 +135,16 @@ class Head:
         out: Float[Tensor, "n V"],
         through: Float[Tensor, "n v"] | None = None,
     ) -> Float[Tensor, "n V"]:
-        """Logits of some rows, rounded once, written into `out`: in the dtype of accumulation or their own.
+        """Write the logits of some rows into `out`, rounded once.
 
         Args:
-            hidden: the rows.
-            out: where they go.
-            through: buffer of `rounding_buffer` where `rounds_through` asks for one.
+            hidden: [n, d].
+            out: [n, V], in the accumulation dtype or `logits_dtype`.
+            through: from `rounding_buffer`, if `rounds_through` asks for one.
         """
         hidden, num_rows = hidden.to(self.product_dtype), out.shape[0]
         most = None if through is None else through.shape[1]
-        # In one product a CPU's library would take a buffer as large as `out`, and keep it.
+        # In one product a CPU's library would allocate a buffer the size of `out`, and keep it.
         always = hidden.device.type == "cpu"
         for columns, tile in self._tiles(self.product_dtype, always=always, most=most):
             part = out[:, columns]
@@ -157,7 +157,7 @@ class Head:
         return out
 
     def _follow(self, product: Float[Tensor, "n v"], columns: slice) -> None:
-        """Scale, bias and cap of a product, in place."""
+        """Apply scale, bias and cap to a product in place."""
         scale, cap = self.options
         if scale != 1.0:
             product.mul_(scale)
@@ -167,22 +167,22 @@ class Head:
             product.div_(cap).tanh_().mul_(cap)
 
     def slope(self, logits: Float[Tensor, "n V"], out: Float[Tensor, "n V"]) -> Float[Tensor, "n V"]:
-        """What a cap multiplies the gradient of its output by, written into `out`; 1 without a cap."""
+        """Write the derivative of the soft-cap at its output `logits` into `out`."""
         return torch.square(logits, out=out).mul_(-1.0 / self.options.softcap**2).add_(1.0)
 
     def hidden_gradient(
         self, d_logits: Float[Tensor, "n V"], out: Float[Tensor, "n d"], *, add: bool = False
     ) -> None:
-        """d_logits @ weight, written into or added to `out`; d_logits in the gradient's dtype."""
+        """Write or add d_logits @ weight to `out`; d_logits has `gradient_dtype`."""
         for columns, tile in self._tiles(self.gradient_dtype):
             multiply(d_logits[:, columns], tile, out, add=add or columns.start > 0)
 
     def _tiles(
         self, dtype: torch.dtype, *, always: bool = False, most: int | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "v d"]]]:
-        """The weight in a dtype: whole if it has that and nobody asks for tiles, else in converted tiles.
+        """Yield the weight in a dtype: whole if it has it, else in converted tiles of at most `most` entries.
 
-        No tile has more than `most` entries.
+        `always` asks for tiles in either case.
         """
         vocab, width = self.weight.shape
         as_it_is = self.weight.dtype == dtype
@@ -204,36 +204,36 @@ class Head:
 
 
 def tile_rows(width: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Entries of a head, or of its gradient, that are there in another dtype at once; at least one."""
+    """Entries of a head, or of its gradient, per converted tile; at least one."""
     budget = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
     return max(1, budget // (max(width, 1) * dtype.itemsize))
 
 
 def cut_to_vocabulary(x: Float[Tensor, "V ..."], vocab: int) -> Float[Tensor, "v ..."]:
-    """The first `vocab` rows; x itself if that is all."""
+    """The first `vocab` rows; x itself if it has no more."""
     return x if x.shape[0] == vocab else x[:vocab]
 
 
 def rounding_columns(columns: int) -> int:
-    """Of the buffer through which so many columns of logits are rounded."""
+    """Columns of the buffer through which `columns` columns of logits are rounded."""
     part = -(-columns // ROUNDED_PARTS)
     return min(columns, -(-part // ALIGNED_ENTRIES) * ALIGNED_ENTRIES)
 
 
 def rounding_bytes(columns: int, dtype: torch.dtype | None) -> int:
-    """What a row of that buffer takes."""
+    """Bytes of a row of that buffer."""
     return 0 if dtype is None else rounding_columns(columns) * dtype.itemsize
 
 
 def rounding_buffer(
     num_rows: int, columns: int, dtype: torch.dtype | None, device: torch.device
 ) -> Float[Tensor, "n v"] | None:
-    """That buffer, unset; None where logits are not rounded."""
+    """Allocate that buffer, uninitialised; None if logits are not rounded."""
     return None if dtype is None else aligned_rows(num_rows, rounding_columns(columns), dtype, device)
 
 
 def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"], out: Tensor, *, add: bool = False) -> None:
-    """out = a @ b, or out += a @ b; summed in fp32 where a and b are of a half type and out is not."""
+    """out = a @ b, or out += a @ b; half inputs are summed in fp32 if out is fp32."""
     assert out.dtype == a.dtype or out.device.type in WIDE_PRODUCT_DEVICES
     wider: dict[str, Any] = {} if out.dtype == a.dtype else {"out_dtype": out.dtype}
     if add:

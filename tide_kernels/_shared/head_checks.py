@@ -1,4 +1,4 @@
-"""Argument rules of hidden-in ops: hidden states and the head that makes logits of them."""
+"""Argument checks of hidden-in ops: hidden states and output heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.checks import check_frozen, check_matrix, check_same_length, check_tensor
+from tide_kernels._shared.checks import (
+    check_constant,
+    check_frozen,
+    check_matrix,
+    check_same_length,
+    check_tensor,
+)
 from tide_kernels._shared.head import HALF_DTYPES, HeadOptions
 
 if TYPE_CHECKING:
@@ -24,14 +30,14 @@ def check_head(
     *,
     frozen: bool,
 ) -> None:
-    """Hidden states and a head that fit together; `side` is the prefix of the arguments' names."""
+    """Check that hidden states and head fit together; `side` prefixes the argument names."""
     check_matrix(function, f"{side}hidden", hidden)
     check_matrix(function, f"{side}weight", weight)
     if hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"{function}: {side}hidden [N, d] and {side}weight [V, d] must share d; got "
-            f"{tuple(hidden.shape)} and {tuple(weight.shape)}. Pass the head as torch.nn.Linear stores it, "
-            "one row per token."
+            f"{tuple(hidden.shape)} and {tuple(weight.shape)}. Pass the weight of a torch.nn.Linear: one row "
+            "per vocabulary entry."
         )
     if weight.device != hidden.device:
         raise ValueError(
@@ -51,17 +57,19 @@ def check_head(
 
 
 def check_head_options(function: str, side: str, logit_scale: float, softcap: float | None) -> HeadOptions:
-    """Scale and cap of a head's logits."""
-    # Comparisons: under torch.compile a number that changed is symbolic, and math.isfinite takes no such.
+    """Check scale and soft-cap of a head's logits."""
+    check_constant(function, f"{side}logit_scale", logit_scale)
+    check_constant(function, f"{side}softcap", softcap)
+    # Comparisons: under torch.compile the number may be symbolic, which math.isfinite does not take.
     if not -math.inf < logit_scale < math.inf or logit_scale == 0.0:
         raise ValueError(
             f"{function}: {side}logit_scale must be finite and not 0; got {logit_scale}. It multiplies the "
-            "logits: 1 leaves them as they are."
+            "logits; use 1 for none."
         )
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(
             f"{function}: {side}softcap must be positive and finite; got {softcap}. Logits become "
-            "softcap tanh(logits / softcap); None leaves them as they are."
+            "softcap tanh(logits / softcap); use None for none."
         )
     return HeadOptions(float(logit_scale), float(softcap or 0.0))
 
@@ -69,13 +77,13 @@ def check_head_options(function: str, side: str, logit_scale: float, softcap: fl
 def check_logits_dtype(
     function: str, logits_dtype: torch.dtype | None, dtype: torch.dtype, *sides: Float[Tensor, "..."]
 ) -> torch.dtype:
-    """The dtype of the logits in flight: of accumulation, or half where the model is."""
+    """Check the dtype of the logits: the accumulation dtype, or half if the model is."""
     if logits_dtype is None or logits_dtype == dtype:
         return dtype
     models = {x.dtype for x in sides}
     if logits_dtype not in HALF_DTYPES or models != {logits_dtype}:
         raise ValueError(
-            f"{function}: logits_dtype must be {dtype}, or the half type of hidden states and heads alike; "
-            f"got {logits_dtype} for {', '.join(sorted(map(str, models)))}. Leave it out for {dtype}."
+            f"{function}: logits_dtype must be {dtype}, or the half dtype of all hidden states and heads; "
+            f"got {logits_dtype} for {', '.join(sorted(map(str, models)))}. Omit it for {dtype}."
         )
     return logits_dtype

@@ -1,7 +1,7 @@
-"""Gradients of hidden states, head and bias from the gradient of the logits, a part of the logits at a time.
+"""Gradients of hidden states, weight and bias, accumulated from parts of the logits' gradient.
 
-Only what is `needed` (of hidden states, weight, bias) is allocated or computed; the rest is empty.
-Legend: N rows, n rows of a chunk, V entries of the weight, v entries in use or of a run, d hidden size.
+Only the `needed` ones (of hidden states, weight, bias) are allocated and computed; the others are empty.
+Legend: N rows, n rows of a row block, V entries of the weight, v entries in use or of a run, d hidden size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Gradient:
-    """The three gradients, unset but for entries of the vocabulary that are not in use."""
+    """The three gradients: uninitialised, and zero for vocabulary entries not in use."""
 
     def __init__(
         self,
@@ -41,36 +41,36 @@ class _Gradient:
             for shape, asked, dtype in zip(shapes, needed, self._dtypes(weight, bias), strict=True)
         )
         if hidden.shape[0] == 0:
-            in_use = 0  # no product writes anything
+            in_use = 0  # no product runs
         self.d_weight[in_use:].zero_()
         self.d_bias[in_use:].zero_()
 
     def _dtypes(
         self, weight: Float[Tensor, "V d"], bias: Float[Tensor, " V"] | None
     ) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
-        """In which the three are made: that of accumulation where something is added up."""
+        """dtypes of the three gradients: the accumulation dtype where terms are added."""
         return self.head.dtype, self.head.dtype, self.head.dtype
 
     @property
     def wanted(self) -> bool:
-        """Whether any gradient is."""
+        """True if any gradient is needed."""
         return any(self.needed)
 
 
 class GradientByRows(_Gradient):
-    """From chunks of rows: those of the hidden states are written once, the weight's are added to.
+    """From row blocks: writes rows of the hidden states' gradient once, adds to the weight's.
 
-    All in the dtype of accumulation.
+    All in the accumulation dtype.
     """
 
     def add(self, rows: slice, hidden: Float[Tensor, "n d"], d_logits: Float[Tensor, "n v"]) -> None:
-        """Take in one chunk, in order: its hidden states and its product's gradient."""
+        """Add the next row block: its hidden states and the gradient of its product."""
         d_logits = d_logits.to(self.head.gradient_dtype)
         vocab, later = d_logits.shape[1], rows.start > 0
         if self.needed[0]:
             self.head.hidden_gradient(d_logits, self.d_hidden[rows])
         if self.needed[1]:
-            # The first chunk is written: nothing has to be zeroed, or read.
+            # The first row block is written, so the gradient need not be zeroed or read.
             multiply(d_logits.T, hidden.to(d_logits.dtype), self.d_weight[:vocab], add=later)
         if self.needed[2]:
             share = d_logits.sum(0, dtype=self.head.dtype)
@@ -82,11 +82,11 @@ class GradientByRows(_Gradient):
 
 
 class GradientByColumns(_Gradient):
-    """From runs of the vocabulary: rows of the weight's gradient are written once, in the weight's dtype, and
-    the hidden states' are added up in the dtype of accumulation.
+    """From runs of the vocabulary: writes rows of the weight's gradient once, in the weight's dtype, and adds
+    to the hidden states' in the accumulation dtype.
 
-    `hidden` of `add` is in the dtype of the products: all runs read it. A product in another dtype than the
-    weight's is rounded a tile at a time.
+    `add` takes `hidden` in the product dtype, since all runs read it. A product in another dtype than the
+    weight's is rounded tile by tile.
     """
 
     _tile: Float[Tensor, "h d"] | None = None
@@ -97,7 +97,7 @@ class GradientByColumns(_Gradient):
         return self.head.dtype, weight.dtype, self.head.dtype if bias is None else bias.dtype
 
     def add(self, run: slice, hidden: Float[Tensor, "N d"], d_logits: Float[Tensor, "N v"]) -> None:
-        """Take in one run, in order: all hidden states and its product's gradient."""
+        """Add the next run: all hidden states and the gradient of its product."""
         assert hidden.dtype == self.head.gradient_dtype
         d_logits = d_logits.to(self.head.gradient_dtype)
         if self.needed[0]:

@@ -1,6 +1,6 @@
-"""log softmax at one entry per row, T = 1, with the digits of a probability near 1 kept.
+"""log softmax at one entry per row, T = 1, accurate for probabilities near 1.
 
-Shared by token_logprob and by the cross-entropy that rides along with the divergences.
+Used by token_logprob and by the cross-entropy of the divergences.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class LabelStatistics(NamedTuple):
-    """What the gradient of a label's log-probability needs, one value per row."""
+    """A label's log-probability and the numbers its gradient needs, per row."""
 
     log_p: Float[Tensor, " n"]  # log softmax(x)_y, nats
     row_max: Float[Tensor, " n"]  # m = max x
-    rest: Float[Tensor, " n"]  # sum of exp(x - m) over all entries but y
-    total: Float[Tensor, " n"]  # the same sum over all entries
+    rest: Float[Tensor, " n"]  # sum of exp(x - m) over all entries except y
+    total: Float[Tensor, " n"]  # sum of exp(x - m) over all entries
 
 
 class LabelCoefficients(NamedTuple):
-    """The gradient's per-row numbers as columns, made for all rows at once."""
+    """Per-row factors of the gradient as columns."""
 
     row_max: Float[Tensor, "n 1"]
     minus_scale: Float[Tensor, "n 1"]  # -weight / sum of exp(x - m)
@@ -34,7 +34,7 @@ class LabelCoefficients(NamedTuple):
     labels: Int[Tensor, "n 1"]
 
     def at(self, rows: slice) -> LabelCoefficients:
-        """Those of some rows."""
+        """The factors of some rows."""
         return LabelCoefficients(*(column[rows] for column in self))
 
 
@@ -45,7 +45,7 @@ def label_rest(
     vocabulary: Vocabulary,
     buffer: Float[Tensor, "n V"],
 ) -> Float[Tensor, " n"]:
-    """Sum of exp(x - m) over all entries but the label. Overwrites the buffer, no view of the logits."""
+    """Sum of exp(x - m) over all entries except the label. Overwrites the buffer, not the logits."""
     torch.sub(logits, row_max[:, None], out=buffer)
     return vocabulary.sum(vocabulary.put(buffer.exp_(), labels[:, None], 0.0))
 
@@ -53,12 +53,12 @@ def label_rest(
 def label_statistics_from(
     label_logit: Float[Tensor, " n"], row_max: Float[Tensor, " n"], rest: Float[Tensor, " n"]
 ) -> LabelStatistics:
-    """log softmax at the labels from what the passes over V have left."""
+    """log softmax at the labels from the sums over V."""
     shifted = label_logit - row_max
     label_exp = shifted.exp()
     total = rest + label_exp
-    # A label that is the row's maximum has label_exp = 1, and its p may be within an ulp of 1: log1p of the
-    # rest keeps the relative precision of log p, which 1 - P of a chunk is made of.
+    # A label at the maximum has label_exp = 1, and its p may be within an ulp of 1. log1p(rest) keeps the
+    # relative precision of log p, from which chunk likelihoods compute 1 - P.
     log_total = torch.where(label_exp == 1, rest.log1p(), total.log())
     return LabelStatistics(shifted - log_total, row_max, rest, total)
 
@@ -78,9 +78,9 @@ def label_statistics(
 def label_coefficients(
     statistics: LabelStatistics, labels: Int[Tensor, " n"], weight: Float[Tensor, " n"]
 ) -> LabelCoefficients:
-    """What `write_label_gradient` needs for the gradient of sum(weight * log_p)."""
+    """Factors for the gradient of sum(weight * log_p)."""
     scale = weight / statistics.total
-    # 1 - p_y as the sum of the others: exact where p_y rounds to 1.
+    # 1 - p_y as the sum of the others: accurate where p_y rounds to 1.
     columns = (statistics.row_max, -scale, scale * statistics.rest, labels)
     return LabelCoefficients(*(column[:, None] for column in columns))
 
@@ -105,5 +105,5 @@ def label_gradient(
     vocabulary: Vocabulary,
     out: Float[Tensor, "n V"],
 ) -> None:
-    """out = gradient of sum(weight * log_p): weight * (onehot(y) - softmax). out may be the logits."""
+    """out = gradient of sum(weight * log_p). out may be the logits."""
     write_label_gradient(logits, label_coefficients(statistics, labels, weight), vocabulary, out)

@@ -1,7 +1,7 @@
-"""How kernels are launched: block sizes from a table per architecture, splits of a row, alignment.
+"""Launch parameters: block sizes per architecture, splits of a row, alignment.
 
-The table is blocks.json, written by `python -m benchmarks.tune`. Nothing is tuned at run time: the first call
-costs one compilation, and two runs on one machine take the same path.
+blocks.json holds the table; `python -m benchmarks.tune` writes it. Nothing is tuned at run time: the first
+call costs one compilation, and two runs on one machine take the same path.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TABLE = Path(__file__).with_name("blocks.json")
-# Programs of one warp that a multiprocessor holds at 128 registers a thread.
+# Single-warp programs per multiprocessor at 128 registers per thread.
 PROGRAMS_PER_MULTIPROCESSOR = 16
-# fp32, fp16 and bf16 rows begin on 16 bytes where their offset is a multiple of this.
+# Rows of fp32, fp16 and bf16 are 16-byte aligned if their offset is a multiple of this.
 ALIGNED_ENTRIES = 8
 
 
 class Blocks(NamedTuple):
     """Launch parameters of one kernel."""
 
-    block_v: int  # columns a tile, a power of 2
+    block_v: int  # columns per tile, a power of 2
     num_warps: int
-    max_registers: int = 0  # a thread's, on NVIDIA GPUs; 0 leaves it to the compiler
+    max_registers: int = 0  # per thread, NVIDIA only; 0 for the compiler's choice
 
     def options(self) -> dict[str, int]:
-        """What Triton's compiler is told: warps a program and, where the table sets one, a register limit."""
+        """Compiler options: warps per program and, if set, the register limit."""
         options = {"num_warps": self.num_warps}
         if self.max_registers and torch.version.cuda:
             options["maxnreg"] = self.max_registers
@@ -44,7 +44,7 @@ class Blocks(NamedTuple):
 
 
 def architecture(device: torch.device) -> str:
-    """The key of a device in the table: `sm_90`, `gfx942`, `interpreter` on a CPU."""
+    """Key of a device in the table: `sm_90`, `gfx942`, `interpreter` for a CPU."""
     if device.type == "cpu":
         return "interpreter"
     if device.type != "cuda":
@@ -62,7 +62,7 @@ def _cuda_architecture(index: int) -> str:
 
 @functools.cache
 def block_table() -> dict[str, dict[str, Blocks]]:
-    """Launch parameters by architecture and kernel; `default` holds for architectures that were not tuned."""
+    """Launch parameters by architecture and kernel; `default` for untuned architectures."""
     entries: dict[str, dict[str, Any]] = json.loads(TABLE.read_text())
     return {key: {name: Blocks(**row) for name, row in kernels.items()} for key, kernels in entries.items()}
 
@@ -72,7 +72,7 @@ _overrides: dict[str, Blocks] = {}
 
 @contextlib.contextmanager
 def using_blocks(kernel: str, blocks: Blocks) -> Iterator[None]:
-    """Launch a kernel with these parameters inside the block, whatever the table says."""
+    """Override the launch parameters of a kernel inside the block."""
     before = _overrides.get(kernel)
     _overrides[kernel] = blocks
     try:
@@ -84,7 +84,7 @@ def using_blocks(kernel: str, blocks: Blocks) -> Iterator[None]:
 
 
 def blocks_for(kernel: str, device: torch.device) -> Blocks:
-    """Launch parameters of a kernel (`interpolated_kl_fwd`) on a device."""
+    """Launch parameters of a kernel, e.g. `interpolated_kl_fwd`, on a device."""
     if kernel in _overrides:
         return _overrides[kernel]
     table = block_table()
@@ -92,12 +92,12 @@ def blocks_for(kernel: str, device: torch.device) -> Blocks:
 
 
 def splits_for(num_rows: int, vocab: int, block_v: int, device: torch.device) -> int:
-    """Programs that share a row: 1 where rows alone fill the device, else enough to fill it."""
+    """Programs per row: 1 if the rows fill the device, else enough to fill it."""
     if device.type == "cpu" or num_rows == 0:
         return 1
     wanted = multiprocessors(device) * PROGRAMS_PER_MULTIPROCESSOR
-    # A power of 2, since each number is a compilation; two tiles at least, or joining costs more than it
-    # saves.
+    # A power of 2, since each value is a compilation; at least two tiles each, or the join costs more than
+    # the splits save.
     most = max(1, vocab // (2 * block_v))
     splits = 2 ** math.floor(math.log2(min(max(1, wanted / num_rows), most)))
     return int(splits)
@@ -114,22 +114,22 @@ def _multiprocessors(index: int) -> int:
 
 
 def in_lockstep(*rows: Tensor | None) -> bool:
-    """Skipping the same few entries at the start of a row brings all of them onto 16 bytes."""
+    """Return True if skipping the same few entries of a row aligns all tensors to 16 bytes."""
     present = [x for x in rows if x is not None]
     strides = {x.stride(0) % ALIGNED_ENTRIES for x in present if x.shape[0] > 1}
     return len(strides) <= 1 and all(x.data_ptr() % 16 == 0 for x in present)
 
 
 def with_unit_columns(x: Tensor) -> Tensor:
-    """x, or a copy with adjacent columns: kernels take any distance between rows, none between columns."""
+    """x, or a copy with unit column stride: kernels take any row stride, but no other column stride."""
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
 def kernel_temperature(temperature: float) -> int:
-    """The constant by which kernels know where softmax at T = 1 is a power of softmax at T; 0 elsewhere."""
+    """TEMPERATURE constant of the kernels: T if 1 or 2, where exp at T = 1 is a power of exp at T; else 0."""
     return int(temperature) if temperature in (1.0, 2.0) else 0
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device; make it that of the inputs."""
+    """Make the inputs' device current: Triton launches there."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

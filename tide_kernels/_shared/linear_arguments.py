@@ -1,4 +1,4 @@
-"""Arguments of the hidden-in divergences, checked and brought to one form."""
+"""Arguments of the hidden-in divergences, checked and normalised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class LinearArguments(NamedTuple):
-    """The tensors: heads as given, one number per row in the dtype of accumulation."""
+    """Tensor arguments: heads as given, per-row values in the accumulation dtype."""
 
     student_hidden: Float[Tensor, "N ds"]
     student_weight: Float[Tensor, "V ds"]
@@ -47,7 +47,7 @@ class LinearArguments(NamedTuple):
     ce_weight: Float[Tensor, " N"]
 
     def logits(self, settings: LinearSettings) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"]]:
-        """All logits of both sides in the dtype of accumulation, differentiable: for the definition."""
+        """All logits of both sides in the accumulation dtype, differentiable: for the definition."""
         dtype = self.lambda_t.dtype
         student, teacher = (
             head_logits(*side, options, dtype).to(settings.logits_dtype).to(dtype)
@@ -58,7 +58,10 @@ class LinearArguments(NamedTuple):
     def sides(
         self, settings: LinearSettings, vocab: int | None = None
     ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor | None], HeadOptions]]:
-        """(hidden, weight, bias) cut to `vocab` entries (all that is in use), and options; student first."""
+        """((hidden, weight, bias) cut to `vocab` entries, options) of student, then teacher.
+
+        Without `vocab`, all entries in use.
+        """
         size = settings.vocab if vocab is None else vocab
         student, teacher = settings.head_options()
         for (hidden, weight, bias), options in ((self[:3], student), (self[3:6], teacher)):
@@ -67,7 +70,7 @@ class LinearArguments(NamedTuple):
 
 
 class LinearSettings(NamedTuple):
-    """The rest, in the order of the op's schema."""
+    """Other arguments, in the order of the op's schema."""
 
     temperature: float
     student_logit_scale: float
@@ -77,13 +80,13 @@ class LinearSettings(NamedTuple):
     vocab: int  # entries in use, over all processes
     workspace_bytes: int
     logits_dtype: torch.dtype
-    autocast_dtype: torch.dtype | None  # where autocast is on
+    autocast_dtype: torch.dtype | None  # None if autocast is off
     vocab_group: str  # name of the process group that shares the heads; empty for none
     backend: str
     needed: list[bool]  # gradients of student_hidden, student_weight, student_bias
 
     def head_options(self) -> tuple[HeadOptions, HeadOptions]:
-        """Of the student's head and of the teacher's."""
+        """Options of the student's and the teacher's head."""
         return (
             HeadOptions(self.student_logit_scale, self.student_softcap),
             HeadOptions(self.teacher_logit_scale, self.teacher_softcap),
@@ -115,10 +118,10 @@ def check_linear_divergence(
     vocab_group: ProcessGroup | None,
     backend: str,
 ) -> tuple[LinearArguments, LinearSettings]:
-    """The arguments of a hidden-in divergence in one form.
+    """Check and normalise the arguments of a hidden-in divergence.
 
     Raises:
-        ValueError: as the public ops document.
+        ValueError: as documented at `linear_interpolated_kl`.
     """
     check_head(function, "student_", student_hidden, student_weight, student_bias, frozen=False)
     check_head(function, "teacher_", teacher_hidden, teacher_weight, teacher_bias, frozen=True)
@@ -130,7 +133,7 @@ def check_linear_divergence(
     else:
         vocab = shard_extent(function, check_vocab(function, None, *widths), vocab_size, vocab_group)
     if ce_weight is not None and labels is None:
-        raise ValueError(f"{function}: ce_weight needs labels; pass labels= or leave ce_weight out.")
+        raise ValueError(f"{function}: ce_weight needs labels; pass labels= or omit ce_weight.")
     heads = (student_hidden, student_weight, teacher_hidden, teacher_weight)
     dtype = accumulation_dtype(*heads)
     student = check_head_options(function, "student_", student_logit_scale, student_softcap)
@@ -164,26 +167,26 @@ def check_linear_divergence(
 
 
 def autocast_dtype_of(device: torch.device) -> torch.dtype | None:
-    """What autocast rounds products to, where it is on."""
+    """dtype that autocast rounds products to; None if it is off."""
     enabled = torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if enabled else None
 
 
 def needed_gradients(*trained: Tensor | None) -> list[bool]:
-    """Which of hidden states, weight and bias get a gradient."""
+    """True for each of hidden states, weight and bias that gets a gradient."""
     return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
 
 
 def linear_backend(
     function: str, backend: str, device: torch.device, dtype: torch.dtype, *, grouped: bool
 ) -> str:
-    """The backend of a hidden-in op. `auto` takes `triton` where products of half inputs have fp32 output.
+    """Resolve the backend of a hidden-in op.
 
-    Where processes share the vocabulary it is `torch`.
+    `auto` is `triton` on devices whose products of half inputs have fp32 output. With a group it is `torch`:
+    the kernels do not exchange partial sums of a row.
 
     Raises:
-        ValueError: it cannot run there; or, for a group, another one is asked for by name: kernels keep a
-            row's sums to themselves.
+        ValueError: the backend cannot run on the device, or not with a group.
     """
     if grouped and backend == "auto":
         return "torch"

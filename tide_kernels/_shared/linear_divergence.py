@@ -1,7 +1,7 @@
-"""Both divergences over hidden states as registered ops: arguments checked, a backend chosen, autograd wired.
+"""Divergences over hidden states as registered torch.library ops: checks, backend selection, autograd.
 
-The weight of every row is known in the forward pass, so the gradient of a chunk is made while its logits are
-there (`linear_divergence_rows.py`), and backward only scales it: no head product runs twice.
+Row weights are known in forward, so forward computes the gradient of a row block while its logits exist
+(`linear_divergence_rows.py`) and backward only scales it: no head product runs twice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_chunks import RowDivergence
+    from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
 
 _SCHEMA = (
@@ -36,7 +36,7 @@ _SCHEMA = (
 
 
 class LinearDivergence(NamedTuple):
-    """Result of a hidden-in divergence. Only `loss` carries a gradient; the rows are for metrics."""
+    """Result of a hidden-in divergence. Only `loss` has a gradient; the per-row values are for metrics."""
 
     loss: Float[Tensor, ""]  # sum(weight * kl) + sum(ce_weight * ce)
     kl: Float[Tensor, " N"]  # nats, not scaled by T², detached
@@ -44,7 +44,7 @@ class LinearDivergence(NamedTuple):
 
 
 class Reference(Protocol):
-    """The definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
+    """Definition over all rows at once: (kl [N], ce [N] or None), differentiable."""
 
     def __call__(
         self, arguments: LinearArguments, settings: LinearSettings
@@ -52,7 +52,7 @@ class Reference(Protocol):
 
 
 class LinearDivergenceOp(NamedTuple):
-    """A registered divergence: its name, its definition and the op."""
+    """A registered divergence: name, definition and forward op."""
 
     name: str
     reference: Reference
@@ -62,13 +62,13 @@ class LinearDivergenceOp(NamedTuple):
 def register_linear_divergence(
     name: str, reference: Reference, formulas: RowDivergence, kernels: Callable[[], DivergenceKernels]
 ) -> LinearDivergenceOp:
-    """Register `tide_kernels::<name>` with torch.
+    """Register `tide_kernels::<name>`.
 
     Args:
-        name: of the public op.
+        name: the public op.
         reference: the definition.
-        formulas: of the logits-in op's `torch` backend.
-        kernels: returns the logits-in op's Triton kernels; called when a call first needs them.
+        formulas: the logits-in op's `torch` backend.
+        kernels: returns the logits-in op's Triton kernels; called on first use.
     """
 
     @torch.library.custom_op(f"tide_kernels::{name}", mutates_args=(), schema=_SCHEMA)
@@ -81,7 +81,7 @@ def register_linear_divergence(
             lambda: _check_values(name, arguments, settings),
         )
         run = kernels() if settings.backend == "triton" else None
-        # Autocast would round products to a half type.
+        # Autocast would round products to a half dtype.
         with torch.autocast(arguments.student_hidden.device.type, enabled=False):
             return linear_divergence_rows(formulas, run, arguments, settings)
 
@@ -110,10 +110,10 @@ def register_linear_divergence(
         made, ctx.made = ctx.made, None
         arguments = LinearArguments(*ctx.saved_tensors)
         if made is None:
-            # A second backward through a retained graph makes them again. Keeping a copy for it would hold
-            # the head's gradient, the largest tensor of the step, twice in every run.
+            # A second backward through a retained graph recomputes them. A copy would hold the head's
+            # gradient, the largest tensor of the step, twice in every run.
             made = forward(*arguments, *ctx.settings)[3:]
-        # Cast after the product, so that a loss scale applies before fp16 can underflow.
+        # Cast after scaling, so that a loss scale applies before fp16 underflows.
         gradients = (
             _scaled(made_one, d_loss, x.dtype) if asked and x is not None else None
             for made_one, x, asked in zip(made, arguments[:3], ctx.settings.needed, strict=True)
@@ -153,9 +153,9 @@ def _by_definition(
 
 
 def _scaled(made: Tensor, d_loss: Float[Tensor, ""], dtype: torch.dtype) -> Tensor:
-    """made times the upstream gradient in `dtype`; in its own place where it has that dtype."""
+    """Scale by the upstream gradient and cast to `dtype`; in place if the dtype stays."""
     if type(made) is not torch.Tensor:
-        # Traced for torch.compile, which decides itself what shares memory.
+        # Traced by torch.compile, which plans memory itself.
         return (made * d_loss).to(dtype)
     if made.dtype != dtype:
         return torch.mul(made, d_loss, out=torch.empty_like(made, dtype=dtype))
@@ -167,12 +167,12 @@ def _scaled(made: Tensor, d_loss: Float[Tensor, ""], dtype: torch.dtype) -> Tens
     "tide_kernels::scale_", mutates_args=("x",), schema="(Tensor(a!) x, Tensor factor) -> ()"
 )
 def _scale_(x: Tensor, factor: Tensor) -> None:
-    # Read on a CPU alone, where it costs nothing: a GPU would have to be waited for.
+    # Read on a CPU only; on a GPU it would synchronise.
     if factor.device.type != "cpu" or float(factor) != 1.0:
         x.mul_(factor)
 
 
 def _split(inputs: tuple[Any, ...]) -> tuple[LinearArguments, LinearSettings]:
-    """The op's flat arguments by name."""
+    """Name the op's flat arguments."""
     count = len(LinearArguments._fields)
     return LinearArguments(*inputs[:count]), LinearSettings(*inputs[count:])

@@ -1,11 +1,11 @@
-"""Both divergences over hidden states, some rows at a time: products, values, gradient, products.
+"""Divergences over hidden states by row blocks.
 
 hidden --two products--> logits --formulas or kernels--> kl, ce, d_logits --two products--> d_hidden, d_weight
 
-Logits are there for a chunk of rows, their gradient for a block of a few chunks: every block reads and writes
-the gradient of the head once. On the `torch` backend d_logits is written over the student's logits; the
-`triton` kernels write it in the dtype of the products that read it. The row formulas and kernels are those of
-the logits-in ops.
+Logits exist for one row block, their gradient for a gradient block of several row blocks: each gradient block
+reads and writes the head's gradient once. On the `torch` backend d_logits overwrites the student's logits;
+the `triton` kernels write it in the dtype of the products that follow. Formulas and kernels are those of the
+logits-in ops.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tide_kernels._shared.chunking import Scratch, rows_per_chunk
-from tide_kernels._shared.divergence_chunks import chunk_gradient, chunk_values
+from tide_kernels._shared.divergence_blocks import block_gradient, block_values
 from tide_kernels._shared.head import Head, product_dtype, rounding_buffer, rounding_bytes
 from tide_kernels._shared.head_gradient import GradientByRows
+from tide_kernels._shared.row_blocks import Scratch, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.workers import map_blocks
 from tide_kernels._shared.workspace import RowPlan, aligned_rows, plan_rows, row_steps
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_chunks import RowDivergence
+    from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
     from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
 
 
-# Chunks to a block: of fp32 logits that become their gradient; of fp32 logits on both sides with the gradient
-# in bf16, which then takes as many bytes as they do.
+# Row blocks per gradient block: if the gradient overwrites fp32 logits; if it is a bf16 buffer beside fp32
+# logits of both sides, which then takes as many bytes as they do.
 IN_PLACE_RATIO = 2
 SEPARATE_RATIO = 4
 
@@ -43,13 +43,13 @@ def linear_divergence_rows(
     arguments: LinearArguments,
     settings: LinearSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """loss, kl, ce (empty without labels), and the needed gradients for upstream 1 (empty where not needed).
+    """loss, kl, ce (empty without labels), and gradients for upstream 1 (empty if not needed).
 
     Args:
         formulas: of the `torch` backend.
-        kernels: of the `triton` backend; None for the other.
+        kernels: of the `triton` backend; None selects `torch`.
         arguments: tensors.
-        settings: the rest.
+        settings: other arguments.
     """
     hidden, dtype = arguments.student_hidden, arguments.lambda_t.dtype
     vocabulary = vocabulary_of(arguments.student_weight.shape[0], settings.vocab, settings.vocab_group)
@@ -69,14 +69,18 @@ def linear_divergence_rows(
     given = (arguments, settings, student_head, teacher_head, vocabulary, gradient.wanted)
     rows = _FormulaRows(formulas, *given) if kernels is None else _KernelRows(kernels, *given)
     plan = rows.plan()
-    for block in row_steps(hidden.shape[0], plan.block):
-        for chunk in row_steps(block, plan.chunk):
-            student, teacher = rows.buffers(chunk, block)
-            student_head.logits(hidden[chunk], student, rows.through)
-            teacher_head.logits(arguments.teacher_hidden[chunk], teacher, rows.through)
-            rows.take(chunk, block, student, teacher)
+    for gradient_block in row_steps(hidden.shape[0], plan.gradient_block):
+        for block in row_steps(gradient_block, plan.block):
+            student, teacher = rows.buffers(block, gradient_block)
+            student_head.logits(hidden[block], student, rows.through)
+            teacher_head.logits(arguments.teacher_hidden[block], teacher, rows.through)
+            rows.take(block, gradient_block, student, teacher)
         if gradient.wanted:
-            gradient.add(block, hidden[block], rows.d_block[: block.stop - block.start])
+            gradient.add(
+                gradient_block,
+                hidden[gradient_block],
+                rows.d_block[: gradient_block.stop - gradient_block.start],
+            )
     loss = (arguments.weight * rows.kl).sum()
     if arguments.labels is not None:
         loss = loss + (arguments.ce_weight * rows.ce).sum()
@@ -84,7 +88,7 @@ def linear_divergence_rows(
 
 
 class _Rows:
-    """kl and ce of all rows, and what a backend does with the logits of some of them."""
+    """kl and ce of all rows, buffers, and a backend's work on a row block."""
 
     def __init__(
         self,
@@ -101,17 +105,17 @@ class _Rows:
         self.dtype, self.device = arguments.lambda_t.dtype, arguments.lambda_t.device
         self.kl = torch.zeros_like(arguments.lambda_t)
         self.ce = self.kl.new_zeros(0) if arguments.labels is None else torch.zeros_like(self.kl)
-        # Of the product and not of the logits.
+        # Gradients are in the product, not in the scaled logits.
         self.kl_weight = arguments.weight * head.options.logit_scale
         self.ce_weight = arguments.ce_weight * head.options.logit_scale
 
     def plan(self) -> RowPlan:
-        """Rows per block and chunk; makes their buffers."""
+        """Plan the blocks and allocate their buffers."""
         logits_dtype = self.logits_dtype()
-        # The gradient takes the place of the student's logits where they have its dtype.
+        # The gradient overwrites the student's logits if the dtypes match.
         self.in_place = self.wanted and self.gradient_dtype() == logits_dtype
         apart = 1 if self.in_place else 2
-        # The same chunks on every process that shares the head: each of their sums is a message.
+        # Processes that share the head need the same row blocks: each of their sums is a collective.
         size = self.vocabulary.largest_size
         # Both sides' logits are rounded through one buffer.
         rounded = self.head.rounds_through(logits_dtype) or self.teacher_head.rounds_through(logits_dtype)
@@ -126,69 +130,81 @@ class _Rows:
         def rows_of(count: int, dtype: torch.dtype) -> Float[Tensor, "n V"]:
             return aligned_rows(count, self.vocabulary.size, dtype, self.device)
 
-        self.d_block = rows_of(plan.block if self.wanted else 0, self.gradient_dtype())
-        self.teacher = rows_of(plan.chunk, logits_dtype)
-        self.student = rows_of(0 if self.in_place else plan.chunk, logits_dtype)
-        self.through = rounding_buffer(plan.chunk, self.vocabulary.size, rounded, self.device)
+        self.d_block = rows_of(plan.gradient_block if self.wanted else 0, self.gradient_dtype())
+        self.teacher = rows_of(plan.block, logits_dtype)
+        self.student = rows_of(0 if self.in_place else plan.block, logits_dtype)
+        self.through = rounding_buffer(plan.block, self.vocabulary.size, rounded, self.device)
         return plan
 
     def _gradient_bytes(self) -> int:
-        """What an entry of a block takes: its gradient, and a copy where products want another dtype."""
+        """Bytes per entry of a gradient block, with a copy if the products need another dtype."""
         made, read = self.gradient_dtype(), self.head.gradient_dtype
         return (made.itemsize + (0 if made == read else read.itemsize)) if self.wanted else 0
 
-    def buffers(self, chunk: slice, block: slice) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]:
-        """Where the student's and the teacher's logits of a chunk go."""
-        size = chunk.stop - chunk.start
-        return self.gradient_of(chunk, block) if self.in_place else self.student[:size], self.teacher[:size]
+    def buffers(
+        self, block: slice, gradient_block: slice
+    ) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]:
+        """Buffers for the student's and the teacher's logits of a row block."""
+        size = block.stop - block.start
+        return self.gradient_of(block, gradient_block) if self.in_place else self.student[
+            :size
+        ], self.teacher[:size]
 
-    def gradient_of(self, chunk: slice, block: slice) -> Float[Tensor, "n V"]:
-        """Where the gradient of a chunk goes."""
-        return self.d_block[chunk.start - block.start : chunk.stop - block.start]
+    def gradient_of(self, block: slice, gradient_block: slice) -> Float[Tensor, "n V"]:
+        """Buffer for the gradient of a row block."""
+        return self.d_block[block.start - gradient_block.start : block.stop - gradient_block.start]
 
     def logits_dtype(self) -> torch.dtype:
-        """Of logits in flight."""
+        """dtype of the logits."""
         return self.dtype
 
     def gradient_dtype(self) -> torch.dtype:
-        """Of their gradient."""
+        """dtype of the logits' gradient."""
         return self.dtype
 
     def scratch_bytes(self) -> int:
-        """What a row of a chunk takes beside logits and gradient."""
+        """Bytes per row of a row block beyond logits and gradient."""
         return 0
 
     def take(
-        self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]
+        self,
+        block: slice,
+        gradient_block: slice,
+        student: Float[Tensor, "n V"],
+        teacher: Float[Tensor, "n V"],
     ) -> None:
-        """kl and ce of a chunk, and the gradient of the student's product, if that is wanted."""
+        """Compute kl and ce of a row block and, if wanted, the gradient of the student's product."""
         raise NotImplementedError
 
 
 class _FormulaRows(_Rows):
-    """The `torch` backend. The product wants many rows at once, the formulas few enough to stay in cache."""
+    """`torch` backend. Products want many rows at once, the formulas few enough to stay in cache."""
 
     def __init__(self, formulas: RowDivergence, *rest: Any) -> None:
         super().__init__(*rest)
         self.formulas = formulas
 
     def scratch_bytes(self) -> int:
-        # Sharded, a chunk goes through the formulas whole, since each of their sums is a message.
+        # With shards the formulas take a whole row block: each of their sums is a collective.
         entry = len(Scratch._fields) * self.dtype.itemsize
         return self.vocabulary.largest_size * entry if self.vocabulary.sharded else 0
 
     def take(
-        self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]
+        self,
+        block: slice,
+        gradient_block: slice,
+        student: Float[Tensor, "n V"],
+        teacher: Float[Tensor, "n V"],
     ) -> None:
         step = student.shape[0]
         if not self.vocabulary.sharded:
-            step = min(step, rows_per_chunk(self.vocabulary.size, self.dtype, self.device))
+            step = min(step, rows_per_block(self.vocabulary.size, self.dtype, self.device))
 
         def values_and_gradient(here: slice, scratch: Scratch) -> None:
-            rows = slice(chunk.start + here.start, chunk.start + here.stop)
+            rows = slice(block.start + here.start, block.start + here.stop)
             self._take_step(rows, student[here], teacher[here], scratch.head(here.stop - here.start))
 
-        map_chunks(
+        map_blocks(
             row_steps(student.shape[0], step),
             values_and_gradient,
             lambda: Scratch.allocate(step, self.vocabulary.size, self.dtype, self.device),
@@ -201,14 +217,14 @@ class _FormulaRows(_Rows):
         arguments, settings = self.arguments, self.settings
         labels = None if arguments.labels is None else arguments.labels[rows]
         given = (student, teacher, arguments.lambda_t[rows], settings.temperature, self.vocabulary, scratch)
-        statistics = chunk_values(self.formulas, *given, labels)
+        statistics = block_values(self.formulas, *given, labels)
         self.kl[rows] = statistics.divergence.kl
         if statistics.label is not None:
             self.ce[rows] = -statistics.label.log_p
         if not self.wanted:
             return
         slope = self.head.slope(student, torch.empty_like(student)) if self.head.options.softcap else None
-        chunk_gradient(
+        block_gradient(
             self.formulas,
             *given,
             statistics,
@@ -222,7 +238,7 @@ class _FormulaRows(_Rows):
 
 
 class _KernelRows(_Rows):
-    """The `triton` backend: one launch for every statistic of a chunk, one for its gradient."""
+    """`triton` backend: one launch for the statistics of a row block, one for its gradient."""
 
     def __init__(self, kernels: DivergenceKernels, *rest: Any) -> None:
         super().__init__(*rest)
@@ -235,24 +251,28 @@ class _KernelRows(_Rows):
         return self.head.gradient_dtype
 
     def take(
-        self, chunk: slice, block: slice, student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"]
+        self,
+        block: slice,
+        gradient_block: slice,
+        student: Float[Tensor, "n V"],
+        teacher: Float[Tensor, "n V"],
     ) -> None:
         arguments, settings = self.arguments, self.settings
-        labels = None if arguments.labels is None else arguments.labels[chunk]
-        given = (student, teacher, arguments.lambda_t[chunk], labels, None)
+        labels = None if arguments.labels is None else arguments.labels[block]
+        given = (student, teacher, arguments.lambda_t[block], labels, None)
         kl, ce, statistics = self.kernels.forward(*given, settings.temperature, self.vocabulary.size)
-        self.kl[chunk] = kl
+        self.kl[block] = kl
         if labels is not None:
-            self.ce[chunk] = ce
+            self.ce[block] = ce
         if not self.wanted:
             return
         self.kernels.backward(
             *given,
             statistics,
-            self.kl_weight[chunk],
-            None if labels is None else self.ce_weight[chunk],
+            self.kl_weight[block],
+            None if labels is None else self.ce_weight[block],
             settings.temperature,
             self.vocabulary.size,
-            self.gradient_of(chunk, block),
+            self.gradient_of(block, gradient_block),
             softcap=self.head.options.softcap,
         )

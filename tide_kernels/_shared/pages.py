@@ -1,7 +1,7 @@
-"""Large CPU tensors on huge pages.
+"""Request huge pages for large CPU tensors.
 
-Most of the time of writing a fresh gradient of [N, V] goes into page faults, one for every 4 KiB. Asking
-Linux for 2 MiB pages halves it. NumPy does the same for its large arrays.
+Writing a fresh [N, V] gradient spends most of its time in page faults, one per 4 KiB. Asking Linux for 2 MiB
+pages halves it. NumPy does the same for large arrays.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HUGE_PAGE_BYTES = 2 << 20
-# Below this the call costs as much as it saves.
+# Below this size the call costs as much as it saves.
 SMALLEST_BYTES = 4 * HUGE_PAGE_BYTES
 MADV_HUGEPAGE = 14
 
 
 def on_huge_pages(x: Tensor) -> Tensor:
-    """x, contiguous and not yet written, with huge pages asked for behind it: a hint, never an error."""
+    """Request huge pages for x (contiguous, not yet written) and return it. A hint; never raises."""
     num_bytes = x.numel() * x.element_size()
     if x.device.type == "cpu" and num_bytes >= SMALLEST_BYTES and (advise := _madvise()) is not None:
         start = -(-x.data_ptr() // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES

@@ -1,28 +1,28 @@
 """Device functions of both divergences: softmax(s/T) tilted towards the teacher, in one pass over V.
 
-`tilt.py` derives the formulas and says why no log-sum-exps are subtracted. It takes the mean of z - s first
-and centres then; one pass cannot. So a row is cut into tiles. A tile stays in registers, is centred on its
-own mean, and yields
+`tilt.py` derives the formulas; it centres on the mean of z - s, which takes a pass of its own. Here a row is
+cut into tiles. A tile stays in registers, is centred on its own mean, and yields a record:
 
     mk      its largest s, times log2(e) / T: the unit of every sum below is 2^mk
-    mass    sum of p = exp((s - max s) / T), without what is lost
-    lost    the same over entries that the teacher all but forbids, where r is nothing beside p
-    centre  c, about E_p[scale (z - s)]; with w = scale (z - s) - c and means over p / mass,
+    mass    sum of p = exp((s - max s) / T), without `lost`
+    lost    the same over entries that the teacher all but excludes, where r is negligible beside p
+    centre  c, close to E_p[scale (z - s)]; with w = scale (z - s) - c and means over p / mass,
             for TIDAL and forward KL                   for reverse KL (LINEAR)
     first   A = E[e^w - 1]                             M = E[w]
     second  J = E[w e^w - e^w + 1] >= 0                G = E[e^w - 1 - w] >= 0
-    rest    sum of exp(s - max s) at T = 1 over all entries but the label
+    rest    sum of exp(s - max s) at T = 1 over all entries except the label
     flags   GUARDED, CAREFUL
 
-`merge` joins two such records, of tiles or of parts of a row that went to different programs. It moves both
-to their common mean, as Chan's update of a variance does: the sums are small differences around any centre
-nearby, and no digits are lost in the move. A heavy entry that arrives late thus cannot swamp the rest.
+`merge` joins two records, of tiles or of programs that share a row. It moves both to their common mean, like
+Chan's update of a variance: the sums are small differences around any nearby centre, so the move loses no
+precision, and a heavy entry that arrives late does not swamp the rest.
 
-Most rows in training differ by far more than rounding, and this is known after their first tiles. From then
-on a tile takes two sums of p e^w, half the work, unless it is heavier than all before it.
+Most rows in training differ by far more than rounding, which shows after the first tiles. From then on a tile
+takes two sums of p e^w, half the work, unless it outweighs all tiles before it.
 
-Entries that are -inf on a side, or far below the others (finite stand-ins for -inf), would carry the centre
-away. The largest |z - s| of a tile tells, and only such a tile looks closer.
+Entries at -inf on one side, or far below the others (finite stand-ins for -inf), would drag the centre away.
+A tile whose largest |z - s| exceeds WIDE looks for them; other tiles skip the search.
+Legend: V vocabulary entries in use, BLOCK_V columns of a tile.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from tide_kernels._shared.label_kernels import label_exponentials
 from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, TINY, exp_excess, finite, series_excess
 from tide_kernels._shared.row_kernels import rest_columns, row_start, tile_range, whole_tiles
 
-GUARDED = tl.constexpr(1)  # the row holds entries that the gradient has to step around
-CAREFUL = tl.constexpr(2)  # the sums do not describe the row: it is read again, as log-sum-exps
-# From this E[e^w - 1] on, tiles are summed plainly: an error of a few eps beside a divergence of that order.
+GUARDED = tl.constexpr(1)  # the gradient must treat some entries of the row apart
+CAREFUL = tl.constexpr(2)  # the sums do not represent the row: it is read again as log-sum-exps
+# Above this E[e^w - 1] tiles are summed plainly: an error of a few eps beside a divergence of that order.
 PLAIN_TILT = tl.constexpr(0.2)
-# |z - s| above which a tile looks for entries that do not belong to the rest.
+# |z - s| above which a tile searches for outliers.
 WIDE = tl.constexpr(40.0)
-# Nats below the target's mean at which an entry's share of the target is nothing: e^-40.
+# Nats below the target's mean at which an entry's share of the target, e^-40, is negligible.
 FORBIDDEN = tl.constexpr(40.0)
-# log2 of a p that is 0 in fp32.
+# log2 of a p that underflows in fp32.
 VANISHED = tl.constexpr(-200.0)
 
 
@@ -57,8 +57,8 @@ def tilt_tile(
     scale,  # lambda / T
     student_scale,  # log2(e) / T
     temperature,
-    teacher_alone,  # 1 if the target has mass where only the student has none, else 0
-    mk_before, mass_before, first_before, second_before,  # of the record that this tile will be merged into
+    teacher_alone,  # 1 if the student does not enter the target (lambda = 1, reverse KL), else 0
+    mk_before, mass_before, first_before, second_before,  # of the record that this tile is merged into
     LINEAR: tl.constexpr,
     HAS_LABEL: tl.constexpr,
     TEMPERATURE: tl.constexpr,
@@ -84,14 +84,14 @@ def tilt_tile(
     flags = tl.full((), 0, tl.int32)
     centre = scale * (moment / tl.maximum(mass, TINY))
     if (tl.max(tl.abs(difference), 0) > WIDE) | (not finite(moment)):
-        # Neither here nor there: log p + u of an entry that the student gives nothing is rounding.
+        # Entries with p = 0: their log p + u is rounding error.
         gone = log_p < VANISHED
         tilt = tl.where(gone, float("-inf"), log_p * LN2 + scale * difference)
         tilt = tl.where(teacher == float("-inf"), float("-inf"), tilt)
         peak = tl.max(tilt, 0)
         peak = tl.where(peak == float("-inf"), 0.0, peak)
         target = peak + tl.log2(tl.sum(tl.exp2((tilt - peak) * LOG2E), 0)) * LN2
-        # Where p vanishes, the target may not: such a row is read again, unless both forbid the entry.
+        # The target may have mass where p vanishes: such a row is read again, unless both exclude the entry.
         log_r = log_target(student, teacher, scale, temperature, teacher_alone) - mk_finite * LN2
         beyond = tl.max(tl.where(gone & in_vocab, log_r, float("-inf")), 0)
         forbidden = teacher == float("-inf")
@@ -105,7 +105,7 @@ def tilt_tile(
         p = tl.where(gone | forbidden, 0.0, p)
         log_p = tl.where(gone | forbidden, float("-inf"), log_p)
         mass = tl.sum(p, 0)
-        # The target may sit on entries whose p is next to nothing.
+        # The target may sit on entries whose p is negligible.
         flags = flags | tl.where((mass < 1e-30) & (target > float("-inf")), CAREFUL, 0)
         mean_difference = tl.sum(tl.where(gone | forbidden, 0.0, p * difference), 0) / tl.maximum(mass, TINY)
         difference = tl.where(gone | forbidden, mean_difference, difference)
@@ -115,8 +115,8 @@ def tilt_tile(
     # p e^w as one exponential: p may be too small, and e^w too large, for the product.
     tilted = tl.exp2(w * LOG2E + log_p)
     inverse = 1.0 / tl.maximum(mass, TINY)
-    # A row that is known to differ, and a tile that cannot outweigh what is known: the tile's error of a few
-    # eps is one of the row's sum too, and subtraction does.
+    # The row is known to differ and this tile does not outweigh it: its error of a few eps is one of the
+    # row's sum too, so subtraction is accurate enough.
     known = second_before if LINEAR else first_before
     if (known > PLAIN_TILT) & (mass * tl.exp2(mk_finite - mk_before) <= mass_before):
         excess = tl.sum(tilted, 0) * inverse - 1.0
@@ -135,7 +135,7 @@ def tilt_tile(
             grown = tl.where(near, series + pw, tilted - p)
             first = tl.sum(grown, 0) * inverse
             second = tl.sum(tl.where(near, w * grown - series, w * tilted - grown), 0) * inverse
-    # A tile without mass has no mean of its own.
+    # A tile without mass has no mean.
     first = tl.where(mass == 0.0, 0.0, first)
     second = tl.where(mass == 0.0, 0.0, second)
     return mk, mass, lost, centre, first, second, rest, flags
@@ -143,10 +143,10 @@ def tilt_tile(
 
 @triton.jit
 def shift(first, second, delta, LINEAR: tl.constexpr):
-    """(first, second) about a centre that is higher by delta."""
+    """Move (first, second) to a centre higher by delta."""
     excess = exp_excess(-delta)
     growth = excess - delta  # expm1(-delta)
-    factor = tl.exp2(-delta * LOG2E)  # not 1 + growth: what is left of it far below 1 may meet a large sum
+    factor = tl.exp2(-delta * LOG2E)  # not 1 + growth, which loses precision far below 1
     if LINEAR:
         moved = factor * second + growth * first + excess
         first = first - delta
@@ -160,7 +160,7 @@ def shift(first, second, delta, LINEAR: tl.constexpr):
 
 @triton.jit
 def log2_target(mk, mass, centre, first, second, LINEAR: tl.constexpr):
-    """log2 of the target's sum of exponentials that a record stands for."""
+    """log2 of the target's sum of exponentials over the entries of a record."""
     tilt = 1.0 + first
     if LINEAR:
         tilt += second
@@ -174,7 +174,7 @@ def merge(
     temperature,
     LINEAR: tl.constexpr,
 ):  # fmt: skip
-    """The record of two sets of entries together."""
+    """Merge the records of two sets of entries."""
     mk = tl.maximum(mk_a, mk_b)
     base = tl.where(mk == float("-inf"), 0.0, mk)
     unit_a, unit_b = tl.exp2(mk_a - base), tl.exp2(mk_b - base)
@@ -185,7 +185,7 @@ def merge(
     share_b *= inverse
     flags = flags_a | flags_b
     if (share_a < 1e-30) | (share_b < 1e-30):
-        # Next to nothing of p, and perhaps most of the target.
+        # A negligible share of p may be most of the target.
         target_a = log2_target(mk_a, mass_a, centre_a, first_a, second_a, LINEAR)
         target_b = log2_target(mk_b, mass_b, centre_b, first_b, second_b, LINEAR)
         target_small = tl.where(share_a < 1e-30, target_a, target_b)
@@ -193,11 +193,11 @@ def merge(
         present = tl.where(share_a < 1e-30, mass_a, mass_b) > 0.0
         matters = present & (not (target_small < target_large - FORBIDDEN * LOG2E))
         flags = flags | tl.where(matters, CAREFUL, 0)
-    # The difference first: a gap of 0 between far centres stays 0.
+    # Difference first: equal centres far from 0 stay equal.
     centre = tl.where(share_a == 0.0, centre_b, centre_a + share_b * (centre_b - centre_a))
     first_a, second_a = shift(first_a, second_a, centre - centre_a, LINEAR)
     first_b, second_b = shift(first_b, second_b, centre - centre_b, LINEAR)
-    # A side without mass has a centre of its own, which may be out of range. NaN is not 0 and stays.
+    # The centre of a side without mass may be out of range. NaN is not 0 and propagates.
     first = tl.where(share_a != 0, share_a * first_a, 0.0) + tl.where(share_b != 0, share_b * first_b, 0.0)
     second = tl.where(share_a != 0, share_a * second_a, 0.0)
     second += tl.where(share_b != 0, share_b * second_b, 0.0)
@@ -212,8 +212,8 @@ def tilt_columns(
     teacher_ptr,  # [N, V] any float
     student_stride_n, teacher_stride_n, V,
     row,  # int64
-    split,  # this program's share of the tiles; the last one also takes the columns that fill none
-    active,  # bool: a row that is not is not read, and its record says nothing
+    split,  # index of this program's share of the tiles; the last share includes the remaining columns
+    active,  # bool: False for a masked row, which is not read and whose record is meaningless
     label, scale, student_scale, temperature, teacher_alone,
     LINEAR: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS:
     tl.constexpr, BLOCK_V: tl.constexpr,
@@ -275,7 +275,7 @@ def tilt_columns(
 
 @triton.jit
 def log_target(student, teacher, scale, temperature, teacher_alone):
-    """Logits of the target over T, from the definition: -inf where it has no mass."""
+    """Logits of the target over T, by the definition: -inf where it has no mass."""
     lambda_t = scale * temperature
     mixed = ((1.0 - lambda_t) * student + lambda_t * teacher) / temperature
     mixed = tl.where((student == float("-inf")) | (teacher == float("-inf")), float("-inf"), mixed)
@@ -289,7 +289,7 @@ def log_target(student, teacher, scale, temperature, teacher_alone):
 def log_ratio(
     student, teacher, scale, student_scale, temperature, teacher_alone, mk, log_mass, peak, log_sum
 ):
-    """log(r / p) of a row that was read as log-sum-exps, and log r."""
+    """(log(r / p), log r) of a CAREFUL row."""
     log_r = log_target(student, teacher, scale, temperature, teacher_alone) - peak - log_sum
     return log_r - ((student * student_scale - mk) * LN2 - log_mass), log_r
 
@@ -300,10 +300,10 @@ def log_sum_exp_columns(
     mk, log_mass, scale, student_scale, temperature, teacher_alone,
     BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """The whole row twice more, for records marked CAREFUL.
+    """Read the whole row twice more, for records marked CAREFUL.
 
-    Returns the target's largest logit over T and the log of its sum of exponentials above that, E_r[log(r /
-    p)] and E_p[log(r / p)].
+    Returns the target's largest logit over T, the log of its sum of exponentials relative to that,
+    E_r[log(r / p)] and E_p[log(r / p)].
     """
     lanes = tl.arange(0, BLOCK_V)
     peak = tl.full((), float("-inf"), tl.float32)

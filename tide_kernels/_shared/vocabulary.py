@@ -1,9 +1,9 @@
-"""The vocabulary axis as a process sees it: all of it, a run of it, or one shard of a head that is shared.
+"""The vocabulary axis of a process: all entries, a run of them, or one shard of a head.
 
-Row formulas sum and compare over the vocabulary through these methods alone. Where processes share a head,
-each is one all-reduce of a value per row, so every process ends with the same numbers; logits never travel,
-but for rows that go through the definition.
-Legend: n rows of a chunk, v entries here, V entries in all.
+Row formulas reduce over the vocabulary through these methods only. With shards each is one all-reduce of a
+value per row, so every process gets the same numbers. Logits are exchanged only for `careful` rows, which the
+definition evaluates.
+Legend: n rows of a row block, v entries here, V entries in all.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Vocabulary:
-    """All entries, in one process."""
+    """All entries, on one process."""
 
     sharded = False
     start = 0
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.largest_size = size  # of any process: what all of them plan by
+        self.largest_size = size  # over all processes, which must plan alike
 
     def sum(self, x: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
         """Over the vocabulary."""
@@ -54,35 +54,35 @@ class Vocabulary:
     def put(
         self, x: Float[Tensor, "n v"], ids: Int[Tensor, "n 1"], values: float | Float[Tensor, "n 1"]
     ) -> Float[Tensor, "n v"]:
-        """x with another value at one entry of the vocabulary per row, in place."""
+        """Set x at one entry of the vocabulary per row, in place."""
         return x.scatter_(1, ids, values)
 
     def whole(self, x: Shaped[Tensor, "n v"]) -> Shaped[Tensor, "n V"]:
-        """The same rows over all of the vocabulary."""
+        """Gather the rows over the whole vocabulary."""
         return x
 
     def own(self, x: Shaped[Tensor, "n V"]) -> Shaped[Tensor, "n v"]:
-        """The entries that this process holds, of rows over all of the vocabulary."""
+        """This process's entries of rows over the whole vocabulary."""
         return x
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum over processes of what each has, in place."""
+        """Sum over processes, in place."""
         return x
 
     def largest(self, x: Tensor) -> Tensor:
-        """The maximum over processes, in place."""
+        """Maximum over processes, in place."""
         return x
 
 
 class VocabularyRun(Vocabulary):
-    """Entries from `start` on: sums and maxima are the run's own, a row's entry may lie elsewhere."""
+    """Entries from `start` on. Sums and maxima cover the run only; a row's label may lie outside it."""
 
     def __init__(self, start: int, size: int) -> None:
         super().__init__(size)
         self.start = start
 
     def at(self, x: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """x at one entry per row; minus infinity where that lies elsewhere."""
+        """x at one entry per row; -inf if the entry is outside the run."""
         here, column = self._locate(ids[:, None])
         return torch.where(here, x.gather(1, column), -torch.inf).squeeze(1)
 
@@ -98,12 +98,12 @@ class VocabularyRun(Vocabulary):
 
 
 class VocabularyShard(VocabularyRun):
-    """Equal runs of entries on the processes of a group, in the order of its ranks.
+    """This process's run of a vocabulary sharded in equal runs over a group, in rank order.
 
     Args:
-        shard: entries a process holds; the last run may be cut by `vocab`.
+        shard: entries per process; `vocab` may cut the last run.
         vocab: entries in use over all processes.
-        group: of torch.distributed.
+        group: torch.distributed group.
     """
 
     sharded = True
@@ -127,7 +127,7 @@ class VocabularyShard(VocabularyRun):
         return self.total(x.any(1).int()) > 0
 
     def at(self, x: Float[Tensor, "n v"], ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        # Not a sum with zeros: the entry may be minus infinity itself.
+        # A maximum, not a sum with zeros: the entry may be -inf.
         return self.largest(super().at(x, ids))
 
     def whole(self, x: Shaped[Tensor, "n v"]) -> Shaped[Tensor, "n V"]:
@@ -151,19 +151,19 @@ class VocabularyShard(VocabularyRun):
 
 
 def vocabulary_of(weight_rows: int, vocab: int, group_name: str) -> Vocabulary:
-    """What this process holds of `vocab` entries: all of them, or with a group its shard of `weight_rows`."""
+    """This process's part of `vocab` entries: all of them, or with a group a shard of `weight_rows`."""
     if not group_name:
         return Vocabulary(vocab)
     return VocabularyShard(weight_rows, vocab, process_group(group_name))
 
 
 def shard_extent(function: str, weight_rows: int, vocab_size: int | None, group: Any) -> int:
-    """Entries in use over all processes of the group, whose heads are shards of `weight_rows` rows.
+    """Entries in use over all processes of a group whose heads are shards of `weight_rows` rows.
 
-    That all have as many is for `agreement.py` to find.
+    `agreement.py` checks that the shards are equal.
 
     Raises:
-        ValueError: a vocab_size that leaves a process without an entry.
+        ValueError: vocab_size leaves a process without an entry, or exceeds the shards.
     """
     world = dist.get_world_size(group)
     if vocab_size is not None:
@@ -173,6 +173,6 @@ def shard_extent(function: str, weight_rows: int, vocab_size: int | None, group:
         raise ValueError(
             f"{function}: {world} shards of {weight_rows} rows hold vocabularies of "
             f"{weight_rows * (world - 1) + 1} to {weight_rows * world} entries; got vocab_size {vocab_size}. "
-            "Shard the head into equal runs, pad the last one, and pass the entries of all of it."
+            "Shard the head into equal runs, pad the last one, and pass the size of the whole vocabulary."
         )
     return vocab

@@ -1,8 +1,8 @@
-"""Row chunks on the CPU's threads: one thread takes a chunk through all its steps.
+"""Row blocks on CPU threads: one thread takes a row block through all its steps.
 
-The usual way, splitting every operation among the threads, meets at a barrier some forty times per chunk,
-which costs microseconds each on an idle machine and a time slice each on a busy one. Here threads meet once
-per pass over the logits. Rows are independent, so the result does not depend on how many threads there are.
+Splitting every operation among the threads meets a barrier about forty times per row block, each costing
+microseconds on an idle machine and a time slice on a busy one. Here threads meet once per pass over the
+logits. Rows are independent, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 Workspace = TypeVar("Workspace")
 Result = TypeVar("Result")
 
-# Python itself runs one thread at a time and needs a tenth of a chunk's time: more threads would queue for
-# it.
+# The interpreter runs one thread at a time and needs a tenth of a row block's time: more threads would queue.
 MAX_WORKERS = 8
 
 _pool: ThreadPoolExecutor | None = None
@@ -30,43 +29,43 @@ _pool_size = 0
 _pool_lock = threading.Lock()
 
 
-def map_chunks(
-    chunks: Iterable[slice],
+def map_blocks(
+    blocks: Iterable[slice],
     run: Callable[[slice, Workspace], Result],
     workspace: Callable[[], Workspace],
     device: torch.device,
 ) -> list[Result]:
-    """[run(rows, buffers) for rows in chunks], on as many threads as torch uses for one operation.
+    """Return [run(rows, buffers) for rows in blocks], computed on as many threads as torch uses.
 
     Args:
-        chunks: ranges of rows; no two may write to the same place.
-        run: the work on one range. Runs without autograd, in inference mode where the caller does, and its
-            operations are not split among threads.
-        workspace: makes the buffers of one thread.
-        device: where the rows lie. Elsewhere than on the CPU everything runs in the calling thread.
+        blocks: ranges of rows; they must not write to the same memory.
+        run: processes one range, without autograd and in the caller's inference mode; its operations run on
+            one thread.
+        workspace: allocates the buffers of one thread.
+        device: of the rows. Off the CPU everything runs in the calling thread.
     """
-    work = list(chunks)
+    work = list(blocks)
     num_workers = min(torch.get_num_threads(), MAX_WORKERS, len(work)) if device.type == "cpu" else 1
     if num_workers <= 1:
         buffers = workspace()
         with torch.no_grad():
             return [run(rows, buffers) for rows in work]
 
-    # A thread's own, like grad mode. Outside of it a thread may not write into tensors that were made in it.
+    # Inference mode is per thread, and outside it a thread may not write into inference tensors.
     inference = torch.is_inference_mode_enabled()
     results: list[Result | None] = [None] * len(work)
-    # next() on a count is atomic: whoever is free takes the next chunk.
+    # next() on a count is atomic: a free thread takes the next row block.
     numbers = itertools.count()
 
-    def take_chunks() -> None:
-        # In this order: inference_mode(False) turns gradients on.
+    def take_blocks() -> None:
+        # In this order: inference_mode(False) enables gradients.
         with torch.inference_mode(inference), torch.no_grad():
             buffers = workspace()
             while (number := next(numbers)) < len(work):
                 results[number] = run(work[number], buffers)
 
     pool = _get_pool(num_workers)
-    futures = [pool.submit(take_chunks) for _ in range(num_workers)]
+    futures = [pool.submit(take_blocks) for _ in range(num_workers)]
     for future in futures:
         future.result()
     return results  # type: ignore[return-value]  # every number was taken
@@ -83,15 +82,15 @@ def _get_pool(size: int) -> ThreadPoolExecutor:
 
 
 def _start_pool(size: int) -> ThreadPoolExecutor:
-    """Threads whose own operations stay on one thread.
+    """Start threads whose operations stay on one thread.
 
-    The setting is per thread, but the last value set is also what threads started later begin with, so the
-    value of the calling thread is put back.
+    The setting is per thread, but the last value set is also the initial value of threads started later, so
+    the caller's value is set again at the end.
     """
     everyone_started = threading.Barrier(size)
 
     def single_threaded() -> None:
-        # Asked first: a thread's first use of the number initialises it, from the last value set anywhere.
+        # Read first: a thread's first use initialises the number from the last value set anywhere.
         torch.get_num_threads()
         torch.set_num_threads(1)
         everyone_started.wait()
@@ -104,10 +103,10 @@ def _start_pool(size: int) -> ThreadPoolExecutor:
 
 
 def _forget_pool() -> None:
-    # A forked child has the pool object but none of its threads, and would wait for them for ever.
+    # A forked child inherits the pool object without its threads, and would wait for them forever.
     global _pool, _pool_size, _pool_lock
     _pool, _pool_size, _pool_lock = None, 0, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_forget_pool)

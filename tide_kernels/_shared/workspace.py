@@ -1,4 +1,4 @@
-"""How many rows of a hidden-in op have logits at once: from a budget in bytes, never from V / d."""
+"""Rows and columns of logits that a hidden-in op holds at once, from a budget in bytes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WORKSPACE_VARIABLE = "TIDE_WORKSPACE_BYTES"
-# At V = 152k about 130 rows of both sides' logits; the gradient replaces the student's. Products of that
-# height run at the rate of taller ones, and those of half the height take a third longer.
+# At V = 152k about 130 rows of logits of both sides; the gradient overwrites the student's. Products of that
+# height run as fast as taller ones; half the height takes a third longer.
 CPU_WORKSPACE_BYTES = 160 << 20
-# At V = 152k about 330 rows of both sides in fp32 and 1,300 of their gradient in bf16; with the fp32 gradient
-# of a 1,024-wide head the peak stays under 1.5 GB.
+# At V = 152k about 330 rows of both sides in fp32 and 1,300 rows of gradient in bf16. With the fp32 gradient
+# of a 1,024-wide head the peak stays below 1.5 GB.
 GPU_WORKSPACE_BYTES = 768 << 20
-# What a CPU holds of a run of columns between a product and what reads it.
+# Logits of a run of columns on a CPU: they should stay in cache between product and formulas.
 CPU_RUN_BYTES = 8 << 20
-# Rows of logits begin on 16 bytes in every dtype where their distance is a multiple of this.
+# Rows of logits are 16-byte aligned in every dtype if their stride is a multiple of this.
 ALIGNED_ENTRIES = 16
 
 
@@ -30,15 +30,13 @@ def workspace(function: str, workspace_bytes: int | None, device: torch.device) 
     """The budget in bytes: the argument, the environment variable TIDE_WORKSPACE_BYTES, or the default.
 
     Raises:
-        ValueError: a budget that is not a positive integer.
+        ValueError: the budget is not a positive integer.
     """
     if workspace_bytes is not None:
-        check_integer(
-            function, "workspace_bytes", workspace_bytes, "It is a number of bytes: 1 GiB is 1 << 30."
-        )
+        check_integer(function, "workspace_bytes", workspace_bytes, "It counts bytes: 1 GiB is 1 << 30.")
         if workspace_bytes <= 0:
             raise ValueError(
-                f"{function}: workspace_bytes must be positive; got {workspace_bytes}. Leave it out for the "
+                f"{function}: workspace_bytes must be positive; got {workspace_bytes}. Omit it for the "
                 "default."
             )
         return workspace_bytes
@@ -54,39 +52,39 @@ def workspace(function: str, workspace_bytes: int | None, device: torch.device) 
 
 
 class RowPlan(NamedTuple):
-    """Rows whose gradient is held at once, and rows of those that have logits at once."""
+    """Rows per gradient block, whose gradients are collected, and per row block, whose logits coexist."""
 
+    gradient_block: int
     block: int
-    chunk: int
 
 
-def plan_rows(num_rows: int, block_bytes: int, chunk_bytes: int, ratio: int, budget: int) -> RowPlan:
-    """Rows per block and chunk, in nearly equal parts, within the budget; one row where none fits.
+def plan_rows(num_rows: int, gradient_bytes: int, logits_bytes: int, ratio: int, budget: int) -> RowPlan:
+    """Rows per gradient block and row block: nearly equal parts within the budget, at least one row.
 
     Args:
-        num_rows: in all.
-        block_bytes: that a row of a block takes.
-        chunk_bytes: that a row of a chunk takes beside that.
-        ratio: chunks to a block: each block is one pass over the gradient of a head, each chunk one over the
-            heads.
+        num_rows: rows in all.
+        gradient_bytes: per row of a gradient block.
+        logits_bytes: per row of a row block, beside its gradient.
+        ratio: row blocks in a gradient block. A gradient block costs one pass over the gradient of a head, a
+            row block one pass over the heads.
         budget: bytes.
     """
-    chunk = max(1, budget // (chunk_bytes + ratio * block_bytes))
-    block = _even(num_rows, max(1, min(num_rows, ratio * chunk)))
-    # A block that is smaller than its share, in equal parts or of all rows, leaves the rest to the chunk.
-    chunk = min(block, max(chunk, (budget - block * block_bytes) // chunk_bytes))
-    return RowPlan(block, _even(block, chunk))
+    block = max(1, budget // (logits_bytes + ratio * gradient_bytes))
+    gradient_block = _even(num_rows, max(1, min(num_rows, ratio * block)))
+    # A gradient block below its share (evened, or of all rows) leaves the rest to the row block.
+    block = min(gradient_block, max(block, (budget - gradient_block * gradient_bytes) // logits_bytes))
+    return RowPlan(gradient_block, _even(gradient_block, block))
 
 
 def _even(num_rows: int, most: int) -> int:
-    """Size of nearly equal parts of at most `most` rows."""
+    """Rows per part: nearly equal parts of at most `most` rows."""
     return max(1, -(-num_rows // max(1, -(-num_rows // most))))
 
 
 def column_runs(
     vocab: int, bytes_per_column: int, budget: int, device: torch.device
 ) -> tuple[int, list[slice]]:
-    """Columns per run and the runs, within the budget and a CPU's caches; at least one column."""
+    """(columns per run, runs), within the budget and a CPU's caches; at least one column."""
     if device.type == "cpu":
         budget = min(budget, CPU_RUN_BYTES)
     most = max(1, budget // max(bytes_per_column, 1))
@@ -97,12 +95,12 @@ def column_runs(
 
 
 def row_steps(rows: slice | int, step: int) -> list[slice]:
-    """Those rows, or the first so many, `step` at a time."""
+    """Slices of `step` rows that cover `rows`, or the first `rows` rows."""
     first, last = (0, rows) if isinstance(rows, int) else (rows.start, rows.stop)
     return [slice(start, min(start + step, last)) for start in range(first, last, step)]
 
 
 def aligned_rows(num_rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[num_rows, vocab], unset, whose rows begin on 16 bytes."""
+    """Allocate [num_rows, vocab], uninitialised, with 16-byte aligned rows."""
     width = -(-vocab // ALIGNED_ENTRIES) * ALIGNED_ENTRIES
     return on_huge_pages(torch.empty((num_rows, width), dtype=dtype, device=device))[:, :vocab]

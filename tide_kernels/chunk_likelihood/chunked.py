@@ -1,7 +1,6 @@
-"""The `torch` backend of chunk_likelihood: span sums, one slope per chunk kept, no graph.
+"""`torch` backend of chunk_likelihood: span sums, one saved slope per chunk, no graph.
 
-Chunks are few (hundreds, not hundreds of thousands), so the arithmetic runs in fp64, where 1 - P has digits
-to spare.
+Chunks number in the hundreds, so the arithmetic is fp64, where 1 - P is accurate.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def chunk_slope(
     lambda_t: Float[Tensor, " B"] | None,
     eps: float,
 ) -> Float[Tensor, "B C"]:
-    """Derivative of `chunk_objective` in the student's log P; 0 where that is clamped."""
+    """Derivative of `chunk_objective` in the student's log P; 0 where log P is clamped."""
     low, high = math.log(eps), math.log1p(-eps)
     inside = (student_log_p >= low) & (student_log_p <= high)
     log_s, log_t = student_log_p.clamp(low, high), teacher_log_p.clamp(low, high)
@@ -39,7 +38,7 @@ def chunk_slope(
         # s (1 - t) / (1 - s) - t
         slope = log_s.exp() * (log_not_t - log_not_s).exp() - log_t.exp()
         if lambda_t is not None:
-            # The target's share of the student is constant and equal to it: nothing of it is left.
+            # The student's share of the target is held constant and equals s: it cancels.
             slope = lambda_t[:, None] * slope
     return torch.where(inside, slope, 0.0)
 
@@ -55,7 +54,7 @@ def chunk_likelihood_chunked_forward(
     temperature: float,
     eps: float,
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
-    """(loss, slope) per chunk: the slope in fp64, in the sum of the student's log-probabilities."""
+    """(loss, slope) per chunk; slope: fp64 derivative in the sum of the student's log-probabilities."""
     dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
     student_log_p = span_sums(student_token_log_probs.double(), student_chunks, chunk_mask) / temperature
     teacher_log_p = span_sums(teacher_token_log_probs.double(), teacher_chunks, chunk_mask) / temperature
@@ -75,7 +74,7 @@ def chunk_likelihood_chunked_backward(
     d_loss: Float[Tensor, "B C"],
 ) -> Float[Tensor, "B L"]:
     """Gradient in the student's token log-probabilities, in their dtype."""
-    # An upstream NaN of an inactive chunk stops here.
+    # Drops an upstream NaN of an inactive chunk.
     per_chunk = torch.where(slope != 0, slope * d_loss, 0.0)
     d_student = per_chunk.gather(1, student_chunks.clamp(min=0)).masked_fill_(student_chunks < 0, 0.0)
     return d_student.to(student_token_log_probs.dtype)

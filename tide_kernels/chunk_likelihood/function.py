@@ -51,34 +51,34 @@ def chunk_likelihood(
     With s the student's P and t the teacher's:
 
     - "forward" (CALM): -(t log s + (1 - t) log(1 - s))
-    - "reverse" (Reverse CALM): -(s log t + (1 - s) log(1 - t)). Its slope is bounded by the teacher alone,
-      but it is linear in s: the optimum is an end of the range, not s = t.
-    - "kl": the Bernoulli KL(s || t) = "reverse" minus the student's entropy; least at s = t.
+    - "reverse" (Reverse CALM): -(s log t + (1 - s) log(1 - t)). The teacher bounds its slope, but it is
+      linear in s: the optimum is an end of the range, not s = t.
+    - "kl": Bernoulli KL(s || t), i.e. "reverse" minus the student's entropy; minimal at s = t.
     - "interpolated" (TIDAL on chunks): "forward" with t replaced by (1 - lambda) s + lambda t, held constant.
-      The entropy of that target is not subtracted, so the value at s = t is not 0.
+      The entropy of that target is not subtracted, so the loss at s = t is not 0.
 
     A student likelihood outside the clamp gets no gradient.
 
     Args:
-        student_token_log_probs: [B, Ls] natural logarithms, floating.
+        student_token_log_probs: [B, Ls], floating, nats.
         teacher_token_log_probs: [B, Lt], frozen.
-        student_chunks, teacher_chunks: chunk of each token, in [0, C), or -1 for none.
+        student_chunks, teacher_chunks: [B, L] chunk id of each token, in [0, C), or -1 for none.
         chunk_mask: [B, C] bool. Chunks at False give 0, and their tokens are not read.
         objective: "forward", "reverse", "kl" or "interpolated".
         lambda_t: number or [B] in [0, 1], for "interpolated" only. No gradient.
         temperature: T > 0, divides the summed log-probability.
         eps: clamp, in (0, 0.5).
-        backend: "triton" (one launch each way), "torch" (span sums, no graph), "reference" (the definition),
-            or "auto": triton on a GPU, else torch.
+        backend: "auto" (triton on a GPU, else torch), "triton" (one launch each way), "torch" (span sums, no
+            graph) or "reference" (the definition).
 
     Returns:
         [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.
 
     Raises:
-        ValueError: types, shapes, dtypes or devices that do not fit; an unknown objective, or lambda_t
-            where it means nothing; a teacher that requires grad; on CPU also chunk ids outside [-1, C)
-            and active chunks without a token on one side (P would be 1: wrong supervision without a
-            trace); a forward-mode tangent, but for backend "reference".
+        ValueError: types, shapes, dtypes or devices do not match; the objective is unknown; lambda_t is
+            missing or does not apply; the teacher requires grad; an input has a forward-mode tangent (except
+            with "reference"). On CPU also: a chunk id outside [-1, C), or an active chunk without a token on
+            one side, whose P would be 1.
 
     Source: TIDE (arXiv 2604.26951), CALM and Reverse CALM.
     """
@@ -92,7 +92,7 @@ def chunk_likelihood(
         raise ValueError(f"{NAME}: unknown objective {objective!r}; choose one of {', '.join(OBJECTIVES)}.")
     if (objective == "interpolated") != (lambda_t is not None):
         need = "needs lambda_t" if lambda_t is None else "takes no lambda_t"
-        raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t belongs to 'interpolated' alone.")
+        raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t is for 'interpolated' only.")
 
     dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
     which = resolve_backend(NAME, backend, chunk_mask.device, dtype)
@@ -141,7 +141,7 @@ def _check_tensors(
     teacher_chunks: Int[Tensor, "B Lt"],
     chunk_mask: Bool[Tensor, "B C"],
 ) -> tuple[Int[Tensor, "B Ls"], Int[Tensor, "B Lt"]]:
-    """Both sides fit each other. Returns the chunk ids as int64."""
+    """Check both sides; return the chunk ids as int64."""
     check_tensor(NAME, "chunk_mask", chunk_mask)
     check_tensor(NAME, "teacher_token_log_probs", teacher_token_log_probs)
     if chunk_mask.dtype != torch.bool or chunk_mask.dim() != 2:
@@ -170,7 +170,7 @@ def _check_side(
     if chunks.dtype not in INTEGER_DTYPES or chunks.shape != token_log_probs.shape:
         raise ValueError(
             f"{NAME}: {side}_chunks must be integers, one per token, {tuple(token_log_probs.shape)}; "
-            f"got {chunks.dtype} {tuple(chunks.shape)}. Convert a dense [B, L, C] alignment to ids first."
+            f"got {chunks.dtype} {tuple(chunks.shape)}. Convert a dense [B, L, C] alignment to chunk ids."
         )
     for name, x in ((f"{side}_token_log_probs", token_log_probs), (f"{side}_chunks", chunks)):
         check_same_length(NAME, name, x, batch, chunk_mask.device)
@@ -183,7 +183,7 @@ def _check_values(
     chunk_mask: Bool[Tensor, "B C"],
     lambda_t: Float[Tensor, " B"] | None,
 ) -> None:
-    """Chunk ids lie in [-1, C), active chunks have tokens on both sides, lambda is a share. CPU only."""
+    """Check chunk ids, tokens of active chunks on both sides, and lambda. CPU tensors only."""
     if chunk_mask.device.type != "cpu":
         return
     for side, chunks in (("student", student_chunks), ("teacher", teacher_chunks)):

@@ -1,12 +1,11 @@
 """Divergence between the chunk likelihoods of B sequences, and its slope, in one launch.
 
-Forward: a program takes BLOCK_C chunks of one sequence, compares the ids of all its tokens with theirs,
-BLOCK_L at a time, and adds what matches; a chunk has one owner and one order of summation, so no atomics. It
-writes the loss and d loss / d (sum of the student's log-probabilities). Backward: a program takes BLOCK_L
-tokens, each of which looks up the slope of its chunk. Both are small: 12 bytes a token and program, next to
-nothing beside the logits.
+Forward: one program per BLOCK_C chunks of a sequence. It compares the chunk ids of all tokens with its own,
+BLOCK_L at a time, and sums the matches; a chunk has one owner and one order of summation, so no atomics. It
+writes the loss and d loss / d (sum of the student's log-probabilities). Backward: one program per BLOCK_L
+tokens; each token looks up the slope of its chunk. 12 bytes per token and program, negligible beside logits.
 
-Arithmetic is fp64 throughout: 1 - P of a likely chunk has no digits to spare, and the chunks are few.
+Arithmetic is fp64: 1 - P of a likely chunk is inaccurate in fp32, and chunks are few.
 Legend: B sequences, C chunks, L tokens of a side.
 """
 
@@ -18,7 +17,7 @@ import triton.language as tl
 
 @triton.jit
 def expm1_fp64(x):
-    """e^x - 1, relative to itself: what rounding adds to e^x - 1 it adds to log(e^x) too (Kahan)."""
+    """e^x - 1 with a small relative error: rounding errors of e^x - 1 and log(e^x) cancel (Kahan)."""
     u = tl.exp(x)
     log_u = tl.log(u)
     return tl.where(u == 1.0, x, (u - 1.0) * (x / tl.where(u == 1.0, 1.0, log_u)))
@@ -26,14 +25,14 @@ def expm1_fp64(x):
 
 @triton.jit
 def log1p_fp64(x):
-    """log(1 + x), relative to itself, by the same device."""
+    """log(1 + x) with a small relative error, by the same method."""
     u = 1.0 + x
     return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
 
 
 @triton.jit
 def likelihood(log_p, low, high):
-    """(P, 1 - P, log P, log(1 - P)) of log P clamped to [low, high]. NaN stays NaN."""
+    """(P, 1 - P, log P, log(1 - P)) of log P clamped to [low, high]. NaN propagates."""
     log_p = tl.where(log_p < low, low, tl.where(log_p > high, high, log_p))
     p = tl.exp(log_p)
     not_p = -expm1_fp64(log_p)
@@ -44,14 +43,14 @@ def likelihood(log_p, low, high):
 def span_sums(
     log_probs_ptr, chunks_ptr, start_of_row, length, chunks, BLOCK_C: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
-    """[BLOCK_C] fp64: sums of the token log-probabilities of each of `chunks`."""
+    """[BLOCK_C] fp64: sum of the token log-probabilities of each of `chunks`."""
     lanes = tl.arange(0, BLOCK_L)
     sums = tl.zeros((BLOCK_C, BLOCK_L), tl.float64)
     for start in range(0, length, BLOCK_L):
         in_row = start + lanes < length
         ids = tl.load(chunks_ptr + start_of_row + start + lanes, mask=in_row, other=-1).to(tl.int32)
         log_p = tl.load(log_probs_ptr + start_of_row + start + lanes, mask=in_row, other=0.0).to(tl.float32)
-        # Selected, not multiplied by 0: a token that nobody reads may be NaN.
+        # Selected, not multiplied by 0: tokens that are not read may be NaN.
         sums += tl.where(ids[None, :] == chunks[:, None], log_p.to(tl.float64)[None, :], 0.0)
     return tl.sum(sums, 1)
 
@@ -67,7 +66,7 @@ def chunk_likelihood_fwd_kernel(
     loss_ptr,  # [B, C] fp32, nats
     slope_ptr,  # [B, C] fp64
     student_length, teacher_length, num_chunks,
-    # fp32 would round log eps by 1e-6, and the likelihood at the clamp with it.
+    # fp64: fp32 would round log eps by 1e-6.
     temperature: tl.float64,
     low: tl.float64,  # log(eps)
     high: tl.float64,  # log(1 - eps)
@@ -79,7 +78,7 @@ def chunk_likelihood_fwd_kernel(
     in_mask = chunks < num_chunks
     out = sequence * num_chunks + chunks
     active = tl.load(mask_ptr + out, mask=in_mask, other=0) != 0
-    # No token has id -2.
+    # -2 matches no token.
     wanted = tl.where(active, chunks, -2)
     log_s = span_sums(
         student_ptr, student_chunks_ptr, sequence * student_length, student_length, wanted, BLOCK_C, BLOCK_L
@@ -99,10 +98,10 @@ def chunk_likelihood_fwd_kernel(
         loss = s * (log_s - log_t) + not_s * (log_not_s - log_not_t)
         slope = s * ((log_s - log_t) - (log_not_s - log_not_t))
     else:
-        # s - t from whichever of P and 1 - P is small on each side.
+        # s - t without cancellation, whichever of P and 1 - P is small.
         slope = (s * not_t - t * not_s) / not_s
         if OBJECTIVE == "interpolated":
-            # The target is a constant, so that its share of the student adds nothing to the slope.
+            # The target is held constant: its share of the student adds nothing to the slope.
             share = tl.load(lambda_ptr + sequence)
             slope = share * slope
             t = share * t + (1.0 - share) * s
@@ -127,11 +126,11 @@ def chunk_likelihood_bwd_kernel(
     in_row = token < length
     ids = tl.load(chunks_ptr + sequence * length + token, mask=in_row, other=-1).to(tl.int32)
     chunk = sequence * num_chunks + ids
-    # On a GPU nobody has checked the ids.
+    # Ids are not checked on a GPU.
     in_chunk = (ids >= 0) & (ids < num_chunks)
     slope = tl.load(slope_ptr + chunk, mask=in_chunk, other=0.0)
     d_loss = tl.load(d_loss_ptr + chunk, mask=in_chunk, other=0.0).to(tl.float64)
-    # An upstream NaN of an inactive chunk stops here.
+    # Drops an upstream NaN of an inactive chunk.
     d_student = tl.where(slope == 0.0, 0.0, slope * d_loss).to(tl.float32)
     tl.store(
         d_student_ptr + sequence * length + token, d_student.to(d_student_ptr.dtype.element_ty), mask=in_row

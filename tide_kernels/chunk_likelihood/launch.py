@@ -1,4 +1,4 @@
-"""The `triton` backend of chunk_likelihood: one launch forward, one backward."""
+"""`triton` backend of chunk_likelihood: one launch forward, one backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-# Chunks a program owns. With 128 tokens a tile, 2048 fp64 sums: 32 registers a thread over 4 warps.
+# Chunks per program. With 128 tokens per tile that is 2048 fp64 sums: 32 registers per thread over 4 warps.
 BLOCK_C = 16
 
 

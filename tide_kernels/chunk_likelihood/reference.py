@@ -1,8 +1,8 @@
 """Definition of chunk_likelihood in plain torch: differentiable, exact in fp64.
 
-A chunk is a span of text that is whole in both tokenizations. Its likelihood P = exp(sum of token
-log-probabilities / T) is the parameter of a Bernoulli variable, "this text or not", and that is what student
-and teacher are compared on. All of it is done on log P: in fp32, 1 - P of a likely chunk has few digits left.
+A chunk is a text span that is whole in both tokenizations. Its likelihood P = exp(sum of token
+log-probabilities / T) parametrises a Bernoulli variable, "this text or not", on which student and teacher are
+compared. The formulas work on log P: in fp32, 1 - P of a likely chunk is inaccurate.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ OBJECTIVES = ("forward", "reverse", "kl", "interpolated")
 
 
 def log1mexp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """log(1 - e^x) for x < 0. Each form keeps its digits on its side of -log 2."""
+    """log(1 - e^x) for x < 0; each of two forms is accurate on its side of -log 2."""
     near = x > -math.log(2)
-    # Each form gets a harmless argument where the other is used: an infinity there is a NaN in the gradient.
+    # Each form gets a dummy argument where the other is used: an infinity would give a NaN gradient.
     small, large = x.masked_fill(~near, -1.0), x.masked_fill(near, -1.0)
     return torch.where(near, (-torch.expm1(small)).log(), torch.log1p(-large.exp()))
 
@@ -35,12 +35,12 @@ def tokens_read(chunks: Int[Tensor, "B L"], chunk_mask: Bool[Tensor, "B C"]) -> 
 def span_sums(
     token_log_p: Float[Tensor, "B L"], chunks: Int[Tensor, "B L"], chunk_mask: Bool[Tensor, "B C"]
 ) -> Float[Tensor, "B C"]:
-    """Sum of the token log-probabilities of each active chunk, 0 for the rest, whose tokens are not read."""
+    """Sum of the token log-probabilities of each active chunk; 0 for the rest, whose tokens are not read."""
     values = token_log_p.masked_fill(~tokens_read(chunks, chunk_mask), 0.0)
     ids = chunks.clamp(min=0)
     sums = values.new_zeros(chunk_mask.shape)
     if values.is_cuda:
-        # scatter_add uses float atomics there, whose order changes from run to run; this form sorts first.
+        # scatter_add uses float atomics on a GPU, in an order that changes from run to run; this form sorts.
         sequence = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
         return sums.index_put((sequence, ids), values, accumulate=True)
     return sums.scatter_add(1, ids, values)
@@ -53,7 +53,7 @@ def chunk_objective(
     lambda_t: Float[Tensor, " B"] | None,
     eps: float,
 ) -> Float[Tensor, "B C"]:
-    """Loss per chunk from log P of both sides, clamped to [eps, 1 - eps]; a clamped student has no slope."""
+    """Loss per chunk from log P of both sides, clamped to [eps, 1 - eps]; a clamped student has slope 0."""
     low, high = math.log(eps), math.log1p(-eps)
     log_s, log_t = student_log_p.clamp(low, high), teacher_log_p.clamp(low, high)
     log_not_s, log_not_t = log1mexp(log_s), log1mexp(log_t)

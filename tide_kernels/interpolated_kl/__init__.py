@@ -1,4 +1,4 @@
-"""KL between the interpolated target of TIDAL and the student, over logits."""
+"""KL between the interpolated target of TIDAL and the student, from logits."""
 
 from tide_kernels.interpolated_kl.function import interpolated_kl
 

@@ -1,6 +1,6 @@
-"""Interpolated KL of a chunk of rows: the formulas that the `torch` backend and the hidden-in op run.
+"""Interpolated KL of a row block: formulas of the `torch` backend and of the hidden-in op.
 
-See `_shared/tilt.py` for the derivation and for why no log-sum-exps are subtracted.
+`_shared/tilt.py` derives them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.divergence_chunks import RowDivergence, RowStatistics
+from tide_kernels._shared.divergence_blocks import RowDivergence, RowStatistics
 from tide_kernels._shared.tilt import PLAIN_EXP_W_E, load_tilt, tilt_statistics
 from tide_kernels.interpolated_kl.reference import interpolated_kl_gradient, interpolated_kl_reference
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.row_blocks import Scratch
     from tide_kernels._shared.vocabulary import Vocabulary
 
 
-def interpolated_kl_chunk_statistics(
+def interpolated_kl_block_statistics(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -35,10 +35,9 @@ def interpolated_kl_chunk_statistics(
     offset, careful = tilt.log_mean_w, tilt.careful
     if tilt.outside is not None:
         kl = kl + tilt.outside.log_share
-        # r is normalised without the entries outside the teacher's support, where p - r is p.
+        # r is normalised without the entries outside the teacher's support, where p - r = p.
         offset = offset - tilt.outside.log_share
-        # At lambda = 1 the student does not enter r: teacher mass where the student has none makes the KL
-        # infinite.
+        # At lambda = 1 the student does not enter r: teacher mass where p = 0 makes the KL infinite.
         careful = careful | (tilt.outside.of_student & (lambda_t == 1))
     if bool(careful.any()):
         rows = careful.nonzero().squeeze(1)
@@ -48,7 +47,7 @@ def interpolated_kl_chunk_statistics(
     return RowStatistics(kl, tilt.row_max, tilt.total, tilt.mean_difference, offset, tilt.infinite, careful)
 
 
-def interpolated_kl_chunk_gradient(
+def interpolated_kl_block_gradient(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -73,7 +72,7 @@ def interpolated_kl_chunk_gradient(
         scratch,
         infinite,
     )
-    # Where r is far from p, its own rounding is all that exp - 1 adds; expm1 takes seven times as long.
+    # If r is far from p, exp - 1 is within rounding of expm1, which takes seven times as long.
     if bool((kl >= PLAIN_EXP_W_E).all()):
         w.exp_().sub_(1.0)
     else:
@@ -90,5 +89,5 @@ def interpolated_kl_chunk_gradient(
 
 
 INTERPOLATED_KL = RowDivergence(
-    interpolated_kl_chunk_statistics, interpolated_kl_chunk_gradient, interpolated_kl_reference
+    interpolated_kl_block_statistics, interpolated_kl_block_gradient, interpolated_kl_reference
 )

@@ -65,41 +65,39 @@ def interpolated_kl(
     backend: str = "auto",
     inplace_gradient: bool = False,
 ) -> Float[Tensor, " N"] | tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """KL(r || softmax(student / T)) per row, towards the interpolated target r, which is held constant.
+    """KL(r || softmax(student / T)) per row; the interpolated target r is held constant.
 
     r = softmax(((1 - lambda) student + lambda teacher) / T): lambda = 1 is forward KL, lambda = 0 is 0. The
     gradient is (softmax(student / T) - r) / T.
 
-    Logits may be -inf. An entry at -inf on both sides contributes nothing. For 0 < lambda < 1, an entry at
-    -inf on either side has r = 0. At lambda = 0, r is the student and the teacher is not consulted: KL and
-    gradient are 0. At lambda = 1 the student does not enter r: the student at -inf where the teacher is
-    finite gives +inf. A row without any entry that both sides allow is NaN for 0 < lambda < 1, as is a row
-    that is -inf throughout.
+    Logits may be -inf. An entry at -inf on both sides is skipped. For 0 < lambda < 1, r = 0 at an entry that
+    is -inf on either side. At lambda = 0 the teacher is not read. At lambda = 1 the student does not enter r:
+    a student entry at -inf where the teacher is finite gives +inf. A row without an entry finite on both
+    sides is NaN for 0 < lambda < 1, and so is a row that is -inf throughout.
 
     Args:
-        student_logits: [N, V], fp32, bf16 or fp16 (fp64 works and sums in fp64).
+        student_logits: [N, V], fp32, bf16 or fp16 (fp64 is summed in fp64).
         teacher_logits: [N, V], frozen; may differ in dtype and, with vocab_size, in width.
         lambda_t: number or [N] in [0, 1], the teacher's share of the target. No gradient.
         temperature: T > 0, of both sides.
-        labels: [N] token ids; adds the cross-entropy at T = 1 over the same columns to the pass.
-        mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
+        labels: [N] token ids; adds the cross-entropy at T = 1 over the same columns, in the same pass.
+        mask: [N] bool. Rows at False are not read and give 0 with gradient 0.
         vocab_size: use the first vocab_size columns of both sides; the others get gradient 0.
-        backend: "triton" (one pass for every statistic, one for the gradient), "torch" (row chunks; beyond
-        the
-            gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
-            torch.
-        inplace_gradient: write the gradient over student_logits, which no other part of the graph may use.
-            Saves one [N, V]. A second backward raises.
+        backend: "auto" (triton on a GPU, else torch), "triton" (one pass for the statistics, one for the
+            gradient), "torch" (row blocks; holds a few MiB beyond the gradient) or "reference" (the
+            definition).
+        inplace_gradient: overwrite student_logits with the gradient, which saves one [N, V]. Nothing else in
+            the graph may use them, and a second backward raises.
 
     Returns:
         kl [N] fp32, nats, not scaled by T²; with labels, (kl [N], ce [N]). Differentiable once.
 
     Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit; a teacher or lambda_t that requires
-            grad; lambda_t outside [0, 1]; labels outside the columns in use (the last two read values on
-            CPU only); a forward-mode tangent, but for backend "reference".
+        ValueError: types, shapes, devices or dtypes do not match; the teacher or lambda_t requires grad; an
+            input has a forward-mode tangent (except with "reference"). On CPU also: lambda_t outside [0, 1],
+            or labels outside the columns in use.
 
-    Source: TIDE (arXiv 2604.26951) §2.1.
+    Source: TIDE (arXiv 2604.26951) §2.1; derivation in docs/kernels/divergences.md.
     """
     return row_divergence(
         OP,

@@ -1,8 +1,8 @@
 """KL(r || softmax(s / T)), r = softmax(((1 - lambda) s + lambda z) / T), of N rows over V columns.
 
-Forward: SPLITS programs a row, each over its share of the tiles, read s and z once (4 bytes an entry in bf16)
-and keep eight numbers a row; with more than one split, one more program a row joins their records. Backward:
-read both again and write the gradient (6 bytes). Rows come in reverse order the second time: the last ones
+Grid: SPLITS programs per row, each over its share of the tiles. Forward reads s and z once (4 bytes per entry
+in bf16) and writes eight numbers per row; with SPLITS > 1 a second kernel, one program per row, joins the
+records. Backward reads both again and writes the gradient (6 bytes), rows in reverse order: the last ones
 read are still in the L2 cache.
 
     KL(r || p) = J / (1 + A) - (1 / (1 + A) - 1 + log(1 + A))
@@ -35,10 +35,10 @@ def finish_interpolated_kl(
     scale, label, student_scale, temperature, teacher_alone, active,
     HAS_LABEL: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """From the record of a whole row to its KL, its cross-entropy and its statistics."""
+    """Compute KL, cross-entropy and statistics from the record of a whole row, and store them."""
     tilt = 1.0 + first
     log_tilt = log1p(first)
-    # Entries that the teacher all but forbids are no part of r.
+    # Entries that the teacher all but excludes have no share of r.
     log_share = log1p(lost / mass)
     kl = second / tilt - exp_excess(-log_tilt) + log_share
     offset = log_tilt - log_share
@@ -116,15 +116,15 @@ def interpolated_kl_join_kernel(
     )  # fmt: skip
 
 
-# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
+# Not specialised: N differs from batch to batch, and each variant is a compilation.
 @triton.jit(do_not_specialize=["N"])
 def interpolated_kl_bwd_kernel(
     student_ptr, teacher_ptr, lambda_ptr, labels_ptr, mask_ptr, statistics_ptr,
     d_kl_ptr,  # [N] fp32
     d_ce_ptr,  # [N] fp32
-    d_student_ptr,  # [N, width], the student's dtype; may be the student itself
+    d_student_ptr,  # [N, width], the student's dtype; may alias student_ptr
     student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature,
-    inverse_softcap,  # 1 / cap of the student's logits
+    inverse_softcap,  # 1 / soft-cap of the student's logits
     N,
     HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,

@@ -1,4 +1,4 @@
-"""Definition of interpolated_kl in plain torch: differentiable, exact in fp64, holding several [N, V]."""
+"""Definition of interpolated_kl in plain torch: differentiable, exact in fp64; holds several [N, V]."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def interpolated_target(
 ) -> Float[Tensor, "N V"]:
     """log r, r = softmax(((1 - lambda) student + lambda teacher) / T), detached.
 
-    The ends do not read the other side: 0 * -inf would be NaN.
+    lambda = 0 and 1 do not read the other side: 0 * -inf would be NaN.
     """
     share = lambda_t[:, None]
     mixed = torch.where(
@@ -33,10 +33,10 @@ def interpolated_target(
 def kl_to_student(
     target_log_p: Float[Tensor, "N V"], student_logits: Float[Tensor, "N V"], temperature: float
 ) -> Float[Tensor, " N"]:
-    """KL(r || softmax(student / T)) per row; entries with r = 0 contribute nothing."""
+    """KL(r || softmax(student / T)) per row; entries with r = 0 are skipped."""
     student_log_p = torch.log_softmax(student_logits / temperature, dim=-1)
     target_p = target_log_p.exp()
-    # NaN compares false with 0 and must stay visible, hence != instead of >.
+    # != instead of >: a NaN must propagate.
     return torch.where(target_p != 0, target_p * (target_log_p - student_log_p), 0.0).sum(-1)
 
 

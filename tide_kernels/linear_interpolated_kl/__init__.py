@@ -1,4 +1,4 @@
-"""KL between the interpolated target of TIDAL and the student, over hidden states and output heads."""
+"""KL between the interpolated target of TIDAL and the student, from hidden states and output heads."""
 
 from tide_kernels._shared.linear_divergence import LinearDivergence
 from tide_kernels.linear_interpolated_kl.function import linear_interpolated_kl

@@ -56,51 +56,51 @@ def linear_interpolated_kl(
     vocab_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> LinearDivergence:
-    """sum(weight * kl) + sum(ce_weight * ce) over rows, of logits that are never held.
+    """sum(weight * kl) + sum(ce_weight * ce) over rows, without holding [N, V] logits.
 
-    kl = KL(r || softmax(student / T)), r = softmax(((1 - lambda) student + lambda teacher) / T) held
-    constant, 1 is forward KL; ce = -log softmax(student)_label at T = 1. Products accumulate in fp32 and
-    logits are not rounded to the model's dtype. Gradients are made in forward, row chunk by row chunk, so no
-    product with a head runs twice; they are kept in fp32 until backward: N ds + V ds numbers (the latter only
-    if the head is trained). A second backward through a retained graph makes them again.
+    kl = KL(r || softmax(student / T)) with the target r of `interpolated_kl`, held constant; ce = -log
+    softmax(student)_label at T = 1. Products accumulate in fp32, and logits are not rounded to the model's
+    dtype. Forward computes the gradients, row block by row block, so that no head product runs twice, and
+    keeps them in fp32 until backward: N ds numbers, and V ds more if the head is trained. A second backward
+    through a retained graph recomputes them.
 
     Args:
-        student_hidden: [N, ds], fp32, bf16 or fp16 (fp64 works in fp64): the rows a loss reads, and no
-            others.
-        student_weight: [V, ds], the student's head; may require grad, be frozen, or be tied to an embedding.
+        student_hidden: [N, ds], fp32, bf16 or fp16 (fp64 is computed in fp64). Pass only rows that the loss
+            reads.
+        student_weight: [V, ds], the student's head: trained, frozen, or tied to an embedding.
         teacher_hidden: [N, dt], frozen.
         teacher_weight: [V2, dt], frozen.
         lambda_t: number or [N] in [0, 1], the teacher's share of the target. No gradient.
         temperature: T > 0, of both sides.
         labels: [N] token ids; adds the cross-entropy at T = 1.
-        weight: [N] factor of kl; None for 1. No gradient. Carries T² and 1/N where they are wanted.
+        weight: [N] factor of kl, e.g. T² / N; None for 1. No gradient.
         ce_weight: [N] factor of ce; None for 1. No gradient.
         student_bias: [V] or None.
         teacher_bias: [V2] or None, frozen.
         vocab_size: use the first vocab_size rows of both heads; the others get gradient 0.
         student_logit_scale, teacher_logit_scale: factor of hidden @ weight.T + bias.
         student_softcap, teacher_softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
-        logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where all four inputs are, halves
-            them and costs 2 to 16 % of the gradient. Product, bias, scale and cap are fp32, rounded once.
-        workspace_bytes: for what is held of [n, V] at once, at least one row's; None for the environment
+        logits_dtype: None for fp32. bf16 or fp16, if all hidden states and heads have it, halves the logits
+            and costs 2 to 16 % of the gradient; product, bias, scale and cap stay fp32, rounded once.
+        workspace_bytes: budget for logits and their gradient, at least one row; None for the environment
             variable TIDE_WORKSPACE_BYTES, or 160 MiB on CPU and 768 MiB on a GPU.
-        vocab_group: processes that hold the heads in equal runs of rows, in the order of their ranks; labels
-            and vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
-            results; the weight's gradient is the shard's. Backend "torch".
-        backend: "auto" ("triton" on a CUDA or ROCm GPU, else "torch"), "triton", "torch" (row chunks) or
+        vocab_group: process group that shards the heads in equal runs of rows, in rank order. Hidden states
+            and results are the same on every rank; labels and vocab_size refer to the whole vocabulary; the
+            weight's gradient is the shard's. Backend "torch" only.
+        backend: "auto" (triton on a CUDA or ROCm GPU, else torch), "triton", "torch" (row blocks) or
             "reference" (all logits at once).
 
     Returns:
-        LinearDivergence(loss, kl, ce): loss fp32 scalar, differentiable once; kl [N] and ce [N] or None,
-        fp32, nats, detached.
+        LinearDivergence(loss, kl, ce): loss fp32 scalar, differentiable once; kl [N] and ce ([N] or None)
+        fp32, nats, not scaled by T², detached.
 
     Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit; a teacher, lambda or weight that
-            requires grad; a value outside its range (values of tensors are read on CPU only); a forward-
-            mode tangent, but for backend "reference". With vocab_group every process raises what one of
-            them has to, or that their arguments differ.
+        ValueError: types, shapes, devices or dtypes do not match; the teacher, lambda_t or a row weight
+            requires grad; a value is outside its range (tensor values are checked on CPU only); an input has
+            a forward-mode tangent (except with "reference"). With vocab_group, every process raises if one
+            does or if their arguments differ.
 
-    Source: TIDE (arXiv 2604.26951) §2.1.
+    Source: TIDE (arXiv 2604.26951) §2.1; docs/kernels/hidden.md.
     """
     arguments, settings = check_linear_divergence(
         _OP.name,

@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 def linear_reverse_kl_reference(
     arguments: LinearArguments, settings: LinearSettings
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
-    """(kl, ce or None) of every row, in the dtype of accumulation; differentiable."""
+    """(kl, ce or None) per row in the accumulation dtype; differentiable."""
     student_logits, teacher_logits = arguments.logits(settings)
     return reverse_kl_reference(student_logits, teacher_logits, settings.temperature, arguments.labels)

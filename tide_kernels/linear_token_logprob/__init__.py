@@ -1,4 +1,4 @@
-"""Log-probability of one token per row, over hidden states and an output head."""
+"""Log-probability of one token per row, from hidden states and an output head."""
 
 from tide_kernels.linear_token_logprob.function import linear_token_logprob
 

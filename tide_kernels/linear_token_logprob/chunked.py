@@ -1,11 +1,11 @@
-"""linear_token_logprob by runs of columns: logits of all rows and a part of the vocabulary at a time.
+"""linear_token_logprob by runs of columns: logits of all rows over a part of the vocabulary at a time.
 
-One token per row needs no whole row at once: maxima and sums of the runs are merged, and with them the
-gradient of any run can be written. So each entry of the head is read once per pass, each entry of its
-gradient is written once and never added to, and the logits in flight fit a cache. The factor of a row is not
-known in forward (a chunk objective needs the whole span first): backward makes the logits of a run once more,
-or takes those that forward kept, where all of them fit the workspace. They turn into their gradient in place,
-or on the `triton` backend into a gradient in the dtype of the products that read it.
+One token per row does not need a whole row: maxima and sums of the runs are merged, and from them the
+gradient of any run follows. So each entry of the head is read once per pass, each entry of its gradient is
+written once, and the logits of a run fit a cache. The factor of a row is unknown in forward (a chunk
+objective needs the whole span first), so backward recomputes the logits of a run, or takes them from forward
+if all fit the workspace. The gradient overwrites the logits, or on the `triton` backend goes to a buffer in
+the dtype of the products that follow.
 Legend: N rows, V vocabulary entries of this process, v entries of a run.
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class TokenLogprobArguments(NamedTuple):
-    """The tensors: the head as given."""
+    """Tensor arguments, the head as given."""
 
     hidden: Float[Tensor, "N d"]
     weight: Float[Tensor, "V d"]
@@ -50,28 +50,28 @@ class TokenLogprobArguments(NamedTuple):
 
 
 class TokenLogprobSettings(NamedTuple):
-    """The rest, in the order of the op's schema."""
+    """Other arguments, in the order of the op's schema."""
 
     logit_scale: float
     softcap: float  # 0 for none
     vocab: int  # entries in use, over all processes
     workspace_bytes: int
     logits_dtype: torch.dtype
-    dtype: torch.dtype  # of accumulation
+    dtype: torch.dtype  # accumulation dtype
     autocast_dtype: torch.dtype | None
     vocab_group: str  # name of the process group that shares the head; empty for none
     backend: str
     needed: list[bool]  # gradients of hidden, weight, bias
-    keep: bool  # all logits from forward to backward
+    keep: bool  # keep all logits from forward to backward
 
     @property
     def kept_dtype(self) -> torch.dtype:
-        """Of logits in flight: the formulas read the dtype of accumulation."""
+        """dtype of the logits; the formulas of `torch` need the accumulation dtype."""
         return self.logits_dtype if self.backend == "triton" else self.dtype
 
 
 class TokenLogprobCall:
-    """What forward and backward of one call share: the head in use and its runs of columns."""
+    """Head, runs of columns and buffers of one call, for forward and backward."""
 
     def __init__(self, arguments: TokenLogprobArguments, settings: TokenLogprobSettings) -> None:
         hidden, weight, bias, _ = arguments
@@ -86,26 +86,26 @@ class TokenLogprobCall:
             product_dtype(hidden, weight, self.dtype, settings.autocast_dtype),
             settings.logits_dtype,
         ).columns(slice(0, self.vocabulary.size))
-        # The kernels' gradient has its own place where it has its own dtype.
+        # The kernels' gradient needs a buffer if its dtype differs from that of the logits.
         self.kernels = settings.backend == "triton"
         self.separate = self.kernels and self.head.gradient_dtype != settings.kept_dtype
         self.rounded = self.head.rounds_through(settings.kept_dtype)
 
     @functools.cached_property
     def hidden(self) -> Float[Tensor, "N d"]:
-        """In the dtype of the product that makes logits, for all runs."""
+        """Hidden states in the dtype of the logits' product, converted once for all runs."""
         return self.arguments.hidden.to(self.head.product_dtype)
 
     @functools.cached_property
     def hidden_for_gradient(self) -> Float[Tensor, "N d"]:
-        """In the dtype of the products with the logits' gradient, for all runs."""
+        """Hidden states in the dtype of the products with the logits' gradient."""
         wanted = self.head.gradient_dtype
         return self.hidden if wanted == self.head.product_dtype else self.arguments.hidden.to(wanted)
 
     @functools.cached_property
     def runs(self) -> tuple[int, list[slice]]:
-        """Columns of a run, and the runs."""
-        # Forward widens logits of a half type; otherwise it writes over them.
+        """(columns per run, runs)."""
+        # Forward widens half logits; otherwise it overwrites them.
         kept = self.settings.kept_dtype
         forward = 0 if kept == self.dtype else self.dtype.itemsize
         through = 0 if self.rounded is None else -(-self.rounded.itemsize // ROUNDED_PARTS)
@@ -114,26 +114,26 @@ class TokenLogprobCall:
         return column_runs(self.vocabulary.size, self.num_rows * entry, budget, self.device)
 
     def fits(self) -> bool:
-        """Whether the workspace has room for all logits, and beside them for what a run of them needs."""
+        """True if the workspace holds all logits and the buffers of one run."""
         size, _ = self.runs
-        # The torch backend's exponentials go to a buffer: kept logits cannot be written over.
+        # The torch backend's exponentials need a buffer: kept logits cannot be overwritten.
         forward = rounding_bytes(size, self.rounded) + (0 if self.kernels else size * self.dtype.itemsize)
         kept = self.vocabulary.size * self.settings.kept_dtype.itemsize
         beside = max(forward, size * self._backward_bytes())
         return self.num_rows * (kept + beside) <= self.settings.workspace_bytes
 
     def _backward_bytes(self) -> int:
-        """What an entry of a run takes in backward beside its logits."""
+        """Bytes per entry of a run in backward beyond its logits."""
         gradient, slope = self.head.gradient_dtype, bool(self.settings.softcap) and not self.kernels
-        apart = gradient != self.settings.kept_dtype  # written there, or copied for the products
+        apart = gradient != self.settings.kept_dtype  # written to a buffer, or copied for the products
         return apart * gradient.itemsize + slope * self.dtype.itemsize
 
     def buffer(self, columns: int, dtype: torch.dtype) -> Float[Tensor, "N v"]:
-        """For one run, unset."""
+        """Allocate an uninitialised buffer for one run."""
         return aligned_rows(self.num_rows, columns, dtype, self.device)
 
     def logits(self, run: slice, out: Float[Tensor, "N v"]) -> Float[Tensor, "N v"]:
-        """Of some columns, written into `out` and rounded as asked."""
+        """Write the logits of a run into `out`, rounded to `logits_dtype`."""
         return self.head.columns(run).logits(self.hidden, out, self._through)
 
     @functools.cached_property
@@ -141,14 +141,14 @@ class TokenLogprobCall:
         return rounding_buffer(self.num_rows, self.runs[0], self.rounded, self.device)
 
     def part(self, run: slice) -> VocabularyRun:
-        """Where a run lies in the whole vocabulary."""
+        """The run's place in the whole vocabulary."""
         return VocabularyRun(self.vocabulary.start + run.start, run.stop - run.start)
 
 
 def linear_token_logprob_chunked_forward(
     arguments: TokenLogprobArguments, settings: TokenLogprobSettings
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
-    """(log_p, statistics: the fields of LabelStatistics, all logits if they are kept, else none)."""
+    """(log_p, statistics: the fields of LabelStatistics, all logits if kept, else empty)."""
     call = TokenLogprobCall(arguments, settings)
     size, runs = call.runs
     kept_shape = (call.num_rows, call.vocabulary.size) if settings.keep else (0, 0)
@@ -160,7 +160,7 @@ def linear_token_logprob_chunked_forward(
         width = run.stop - run.start
         logits = call.logits(run, kept[:, run] if settings.keep else buffer[:, :width])
         part, wide = call.part(run), logits.to(call.dtype)
-        # The exponentials go over what nobody needs again.
+        # The exponentials overwrite logits that are not kept.
         scratch = buffer[:, :width] if wide is logits else wide
         of_run = part.max(wide)
         label_logit = torch.maximum(label_logit, part.at(wide, arguments.token_ids))
@@ -169,7 +169,7 @@ def linear_token_logprob_chunked_forward(
     largest = call.vocabulary.largest(row_max.clone())
     rest = call.vocabulary.total(rest * (row_max - _finite(largest)).exp())
     statistics = label_statistics_from(call.vocabulary.largest(label_logit), largest, rest)
-    # Apart from the packed ones: a tensor that is both output and saved would keep itself alive.
+    # Not a view of the packed statistics: a tensor both returned and saved would keep itself alive.
     return statistics.log_p, torch.stack(statistics, 1), kept
 
 
@@ -180,14 +180,14 @@ def linear_token_logprob_chunked_backward(
     kept: Float[Tensor, "N V"],
     d_log_p: Float[Tensor, " N"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias, empty where not needed. Logits that were kept are overwritten."""
+    """Gradients of hidden, weight and bias, empty if not needed. Overwrites kept logits."""
     call = TokenLogprobCall(arguments, settings)
     needed = (settings.needed[0], settings.needed[1], settings.needed[2])
     gradient = GradientByColumns(call.head, *arguments[:3], needed)
     size, runs = call.runs
     buffer = None if kept.shape[0] else call.buffer(size, settings.kept_dtype)
     d_buffer = call.buffer(size, call.head.gradient_dtype) if call.separate else None
-    # Of the product and not of the logits.
+    # The gradient is in the product, not in the scaled logits.
     d_log_p = d_log_p * settings.logit_scale
     for run in runs:
         width = run.stop - run.start
@@ -206,13 +206,13 @@ def _write_run_gradient(
     d_log_p: Float[Tensor, " N"],
     out: Float[Tensor, "N v"],
 ) -> None:
-    """The gradient of a run's product; out may be the logits."""
+    """Write the gradient of a run's product; out may be the logits."""
     ids, softcap = call.arguments.token_ids, call.settings.softcap
     part = call.part(run)
     if call.kernels:
         from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
 
-        # An id that lies elsewhere meets no column.
+        # An id outside the run matches no column.
         here = ids - part.start
         token_logprob_backward(logits, here, None, statistics, d_log_p, part.size, out, softcap=softcap)
         return
@@ -224,12 +224,12 @@ def _write_run_gradient(
 
 
 def _merge(max_a: Tensor, rest_a: Tensor, max_b: Tensor, rest_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum, and sum of exponentials above it, of two sets of entries together."""
+    """Merge (maximum, sum of exponentials relative to it) of two sets of entries."""
     row_max = torch.maximum(max_a, max_b)
     base = _finite(row_max)
     return row_max, rest_a * (max_a - base).exp() + rest_b * (max_b - base).exp()
 
 
 def _finite(row_max: Tensor) -> Tensor:
-    """A set of entries that are all minus infinity has no maximum to subtract."""
+    """Replace a maximum of -inf, of entries that are all -inf, by 0."""
     return row_max.masked_fill(row_max == -torch.inf, 0.0)

@@ -53,35 +53,33 @@ def linear_token_logprob(
 ) -> Float[Tensor, " N"]:
     """log softmax of the head's logits at one token per row, T = 1, without holding [N, V] logits.
 
-    Forward keeps a few numbers per row, or the logits where all of them fit the workspace; backward makes
-    those of a run of the vocabulary once more where they were not kept. Products accumulate in fp32 and
-    logits are not rounded to the model's dtype. The triton backend's forward writes no logits at all.
+    Forward keeps a few numbers per row, and the logits if all fit the workspace; otherwise backward
+    recomputes them by runs of the vocabulary. Products accumulate in fp32, and logits are not rounded to the
+    model's dtype. The triton backend's forward writes no logits.
 
     Args:
-        hidden: [N, d], fp32, bf16 or fp16 (fp64 works in fp64): the rows a loss reads, and no others.
-        weight: [V, d], the head; may require grad, be frozen, or be tied to an embedding.
+        hidden: [N, d], fp32, bf16 or fp16 (fp64 is computed in fp64). Pass only rows that the loss reads.
+        weight: [V, d], the head: trained, frozen, or tied to an embedding.
         token_ids: [N] integers in [0, V).
         bias: [V] or None.
         vocab_size: normalise over the first vocab_size entries; the others get gradient 0.
         logit_scale: factor of hidden @ weight.T + bias.
         softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
-        logits_dtype: of the logits in flight: None for fp32; bf16 or fp16, where both inputs are, halves them
-            and costs 2 to 16 % of the gradient. Product, bias, scale and cap are fp32, rounded once.
-        workspace_bytes: for what is held of [N, v] at once, at least one column's; None for the environment
-            variable TIDE_WORKSPACE_BYTES, or 160 MiB on CPU and 768 MiB on a GPU.
-        vocab_group: processes that hold the head in equal runs of rows, in the order of their ranks; ids and
-            vocab_size count the whole vocabulary, hidden states are the same everywhere, and so are the
-            results; the weight's gradient is the shard's. Backend "torch".
-        backend: "auto" ("triton" on a CUDA or ROCm GPU, else "torch"), "triton", "torch" (runs of columns) or
+        logits_dtype, vocab_group: as for `linear_interpolated_kl`.
+        workspace_bytes: likewise; at least one column.
+        backend: "auto" (triton on a CUDA or ROCm GPU, else torch), "triton", "torch" (runs of columns) or
             "reference" (all logits at once).
 
     Returns:
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit; ids outside the vocabulary (read on
-            CPU only); a forward-mode tangent, but for backend "reference". With vocab_group every process
-            raises what one of them has to, or that their arguments differ.
+        ValueError: types, shapes, devices or dtypes do not match; an id is outside the vocabulary (checked on
+            CPU only); an input has a forward-mode tangent (except with "reference"). With vocab_group, every
+            process raises if one does or if their arguments differ.
+
+    Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over chunks;
+    docs/kernels/hidden.md.
     """
     arguments, settings = _checked(
         NAME,
@@ -119,7 +117,7 @@ def _checked(
     vocab_group: ProcessGroup | None,
     backend: str,
 ) -> tuple[TokenLogprobArguments, TokenLogprobSettings]:
-    """The arguments in one form, and whether forward keeps all logits."""
+    """Check and normalise the arguments; decide if forward keeps the logits."""
     check_head(name, "", hidden, weight, bias, frozen=False)
     dtype, device = accumulation_dtype(hidden, weight), hidden.device
     which = linear_backend(name, backend, device, dtype, grouped=vocab_group is not None)
@@ -142,7 +140,7 @@ def _checked(
         needed_gradients(hidden, weight, bias),
         keep=False,
     )
-    # Traced code would have to copy what backward writes over.
+    # Traced code would have to copy the logits that backward overwrites.
     may_keep = any(settings.needed) and vocab_group is None and not torch.compiler.is_compiling()
     return arguments, settings._replace(keep=may_keep and TokenLogprobCall(arguments, settings).fits())
 
@@ -170,7 +168,7 @@ _INPUTS = (
 
 
 def _split(inputs: tuple[Any, ...]) -> tuple[TokenLogprobArguments, TokenLogprobSettings, tuple[Any, ...]]:
-    """The op's flat arguments by name, and those that follow."""
+    """Name the op's flat arguments; also return those that follow."""
     first, second = len(TokenLogprobArguments._fields), len(TokenLogprobSettings._fields)
     return (
         TokenLogprobArguments(*inputs[:first]),
@@ -192,7 +190,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         lambda: facts_of(arguments, settings, but=("vocab_group",)),
         lambda: check_id_values(NAME, "token_ids", arguments.token_ids, settings.vocab, None),
     )
-    # Autocast would round products to a half type.
+    # Autocast would round products to a half dtype.
     with torch.autocast(arguments.hidden.device.type, enabled=False):
         if settings.backend == "triton":
             from tide_kernels.linear_token_logprob.launch import linear_token_logprob_forward  # needs triton
@@ -237,7 +235,7 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     arguments, ctx.settings, _ = _split(inputs)
-    # Else torch would make zeros as large as the logits that were kept.
+    # Else torch would allocate zeros the size of the kept logits.
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*arguments, output[1])
@@ -249,10 +247,10 @@ def _differentiate(ctx: Any, d_log_p: Tensor | None, *_: Any) -> tuple[Tensor | 
     if d_log_p is None:
         return (None,) * (len(TokenLogprobArguments._fields) + len(TokenLogprobSettings._fields))
     *tensors, statistics = ctx.saved_tensors
-    # The first backward writes over kept logits; a second one makes them again.
+    # The first backward overwrites the kept logits; a second one recomputes them.
     kept, ctx.kept = ctx.kept, ctx.kept.new_empty((0, 0))
     if type(kept) is not Tensor:
-        # Traced for torch.compile, which would have to copy what is written over.
+        # Traced by torch.compile, which would have to copy what is overwritten.
         kept = ctx.kept
     made = _backward(*tensors, *ctx.settings, statistics, kept, d_log_p)
     gradients = (x if asked else None for x, asked in zip(made, ctx.settings.needed, strict=True))

@@ -1,13 +1,13 @@
-"""log softmax(hidden @ weight.T)[token] of N rows over V entries: no logit is ever written.
+"""log softmax(hidden @ weight.T)[token] of N rows over V entries; no logit is written.
 
-A product of [BLOCK_N, d] and [d, BLOCK_V] stays in registers; its epilogue keeps, of every row, the maximum,
-the sum of the other exponentials, and the token's own logit where the tile holds it. Two numbers a row and
-tile go to memory, 8 / BLOCK_V bytes an entry where logits would be 4. A second kernel joins them, always in
-the same order. Row blocks of one tile run side by side: each entry of the weight is read once a launch, and
-the hidden states stay in the L2 cache. Where the numbers of all rows would exceed the workspace, launch.py
-passes rows in slices.
+Grid: one program per BLOCK_N rows and tile of BLOCK_V entries. The product of [BLOCK_N, d] and [d, BLOCK_V]
+stays in registers; per row the epilogue keeps the maximum, the sum of the other exponentials and, if the tile
+holds it, the token's logit. Two numbers per row and tile go to memory: 8 / BLOCK_V bytes per entry instead of
+4. A second kernel joins them in a fixed order. Programs of one tile are adjacent: each entry of the weight is
+read once per launch, and the hidden states stay in the L2 cache. If the parts of all rows exceed the
+workspace, launch.py passes slices of rows.
 
-For the gradient, logits are made by runs of columns and go through the kernel of `token_logprob`.
+Backward computes logits by runs of columns and uses the kernel of `token_logprob`.
 Legend: N rows, V vocabulary entries in use, d hidden size, T = ceil(V / BLOCK_V) tiles.
 """
 
@@ -39,26 +39,25 @@ def product_tile(
         w = tl.load(weight_start + at[:, None], mask=in_vocab & in_width[:, None], other=0.0)
         if WIDEN:
             h, w = h.to(tl.float32), w.to(tl.float32)
-        # fp32 inputs in full: rounded to tf32, log p would err by 1e-3.
+        # "ieee": with tf32, log p of fp32 inputs would err by 1e-3.
         total = tl.dot(h, w, total, input_precision="ieee")
     return total
 
 
-# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation; nothing
-# is loaded along V.
+# Not specialised: N differs from batch to batch, and each variant is a compilation; V strides no load.
 @triton.jit(do_not_specialize=["N", "V"])
 def linear_token_logprob_fwd_kernel(
     hidden_ptr,  # [N, d] fp32, bf16 or fp16
-    weight_ptr,  # [V, d] the same
+    weight_ptr,  # [V, d] same dtype
     bias_ptr,  # [V] any float
     token_ids_ptr,  # [N] int64
-    label_logit_ptr,  # [N] fp32; written where the token is in the vocabulary
-    parts_ptr,  # [T, 2, N] fp32: max log2(e), sum of the other exponentials
+    label_logit_ptr,  # [N] fp32; written if the token is in the vocabulary
+    parts_ptr,  # [T, 2, N] fp32: max x log2(e), sum of the other exponentials
     hidden_stride_n, weight_stride_v, N, V, d,
     logit_scale, softcap,
     HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     ROUNDED: tl.constexpr,  # round logits to the dtype of the hidden states
-    WIDEN: tl.constexpr,  # multiply in fp32 whatever the inputs
+    WIDEN: tl.constexpr,  # convert inputs to fp32 before the product
     BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     num_row_blocks = tl.cdiv(N, BLOCK_N)
@@ -116,7 +115,7 @@ def linear_token_logprob_join_kernel(
         mk = new_mk
     label = tl.load(token_ids_ptr + rows, mask=in_rows, other=-1)
     known = in_rows & (label >= 0) & (label < V)
-    # NaN for a token outside the vocabulary: on a GPU nobody has checked it.
+    # NaN for a token outside the vocabulary, which is not checked on a GPU.
     label_logit = tl.load(label_logit_ptr + rows, mask=known, other=float("nan"))
     log_p, inverse, share = label_value_of(label_logit, mk, rest, LOG2E, 1.0)
     tl.store(log_p_ptr + rows, log_p, mask=in_rows)

@@ -1,6 +1,6 @@
-"""The `triton` backend of linear_token_logprob: forward without logits.
+"""`triton` backend of linear_token_logprob: forward without logits.
 
-The gradient goes by runs of columns, as in `chunked.py`, through the backward kernel of `token_logprob`.
+Backward works by runs of columns, as in `chunked.py`, with the backward kernel of `token_logprob`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
     from tide_kernels.linear_token_logprob.chunked import TokenLogprobArguments, TokenLogprobSettings
 
-# Rows and width of a product's tile; its columns and warps are in blocks.json.
+# Rows and depth of a product's tile; its columns and warps are in blocks.json.
 BLOCK_N = 128
-BLOCK_D = {2: 64, 4: 16}  # by bytes of an input
+BLOCK_D = {2: 64, 4: 16}  # by bytes per input element
 JOIN_BLOCK_N, JOIN_BLOCK_T = 16, 64
-PARTS = 2  # numbers a row and tile
+PARTS = 2  # numbers per row and tile
 
 
 def linear_token_logprob_forward(
     arguments: TokenLogprobArguments, settings: TokenLogprobSettings
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
-    """(log_p, statistics of `token_logprob/kernels.py`, all logits if they are kept, else none)."""
+    """(log_p, statistics as in `token_logprob/kernels.py`, all logits if kept, else empty)."""
     call = TokenLogprobCall(arguments, settings)
     if settings.keep:
         kept = call.buffer(call.vocabulary.size, settings.kept_dtype)
@@ -57,19 +57,19 @@ def linear_token_logprob_forward(
 
 
 def _product_fits(call: TokenLogprobCall) -> bool:
-    """The forward kernel takes the inputs as they are: one dtype, that of products, rows on 16 bytes.
+    """True if the forward kernel takes the inputs unchanged: one dtype, that of products; aligned rows.
 
-    The width of a model always allows it; with other widths the kernel would load entry by entry, and spill.
+    Hidden sizes of real models always qualify; with others the kernel would load entry by entry, and spill.
     """
     hidden, weight = call.arguments.hidden, call.head.weight
-    # In the interpreter, on a CPU, it widens them itself.
+    # On a CPU, in the interpreter, the kernel widens them itself.
     as_they_are = hidden.dtype == call.head.product_dtype or hidden.device.type == "cpu"
     aligned = weight.stride(1) == 1 and not any(n % 16 for n in (hidden.shape[1], weight.stride(0)))
     return hidden.dtype == weight.dtype and as_they_are and aligned and weight.data_ptr() % 16 == 0
 
 
 def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
-    """(log_p, statistics) of all rows, as many at a time as have room for their parts in the workspace."""
+    """(log_p, statistics) of all rows, in slices whose parts fit the workspace."""
     settings = call.settings
     hidden, token_ids = call.arguments.hidden.contiguous(), call.arguments.token_ids.contiguous()
     weight, bias = call.head.weight, call.head.bias
@@ -105,7 +105,7 @@ def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[
                 HAS_BIAS=bias is not None,
                 HAS_SOFTCAP=settings.softcap != 0.0,
                 ROUNDED=settings.logits_dtype != settings.dtype,
-                # The interpreter has no arithmetic in bf16.
+                # The interpreter has no bf16 arithmetic.
                 WIDEN=interpreted() and hidden.dtype != torch.float32,
                 BLOCK_N=block_n,
                 BLOCK_V=blocks.block_v,
@@ -127,7 +127,7 @@ def _without_logits(call: TokenLogprobCall) -> tuple[Float[Tensor, " N"], Float[
 
 
 def rows_at_once(num_rows: int, row_bytes: int, budget: int) -> int:
-    """Rows whose parts fit the budget, one at least: whole blocks where it has room for some."""
+    """Rows whose parts fit the budget, at least one: a multiple of BLOCK_N if possible."""
     most = min(num_rows, max(1, budget // row_bytes))
-    # Rows that begin on a block keep their alignment: other slices would be another compilation.
+    # Slices that start at a multiple of BLOCK_N keep their alignment; others would need another compilation.
     return most if most == num_rows or most < BLOCK_N else most - most % BLOCK_N

@@ -1,4 +1,4 @@
-"""KL of the student from the teacher, over logits."""
+"""KL of the student from the teacher, from logits."""
 
 from tide_kernels.reverse_kl.function import reverse_kl
 

@@ -1,4 +1,4 @@
-"""Reverse KL of a chunk of rows: the formulas that the `torch` backend and the hidden-in op run.
+"""Reverse KL of a row block: formulas of the `torch` backend and of the hidden-in op.
 
 KL(p || q) is the log-mean of the tilt at lambda = 1 (`_shared/tilt.py`), and its gradient needs no second
 exponential: p (log p - log q - KL) = -p (u - E_p[u]).
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tide_kernels._shared.divergence_chunks import RowDivergence, RowStatistics
+from tide_kernels._shared.divergence_blocks import RowDivergence, RowStatistics
 from tide_kernels._shared.tilt import load_tilt, tilt_statistics
 from tide_kernels.reverse_kl.reference import reverse_kl_gradient, reverse_kl_reference
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.chunking import Scratch
+    from tide_kernels._shared.row_blocks import Scratch
     from tide_kernels._shared.vocabulary import Vocabulary
 
 
-def reverse_kl_chunk_statistics(
+def reverse_kl_block_statistics(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -41,9 +41,9 @@ def reverse_kl_chunk_statistics(
     )
     kl, careful = tilt.log_mean, tilt.careful
     if tilt.outside is not None:
-        # The teacher's mass where the student has none is missing from the ratio, in every entry alike.
+        # Teacher mass where the student has none scales the ratio of every entry alike.
         kl = kl + _log_share(student, teacher, temperature, vocabulary, scratch)
-        # Student mass outside the teacher's support: infinite, by the definition.
+        # Student mass outside the teacher's support gives +inf, which the definition returns.
         careful = careful | (tilt.outside.log_share > 0) | ~kl.isfinite()
     if bool(careful.any()):
         rows = careful.nonzero().squeeze(1)
@@ -55,7 +55,7 @@ def reverse_kl_chunk_statistics(
     )
 
 
-def reverse_kl_chunk_gradient(
+def reverse_kl_block_gradient(
     student: Float[Tensor, "n V"],
     teacher: Float[Tensor, "n V"],
     lambda_t: Float[Tensor, " n"],
@@ -72,8 +72,7 @@ def reverse_kl_chunk_gradient(
     scale = lambda_t.new_full(lambda_t.shape, 1 / temperature)
     load_tilt(student, teacher, scale, mean_difference, offset, row_max, temperature, scratch, infinite)
     if bool(infinite.any()):
-        # Rows that are not careful have minus infinity only where p underflowed to 0, and 0 * inf would be
-        # NaN.
+        # In rows that are not careful w is -inf only where p underflowed, and 0 * inf would be NaN.
         w.masked_fill_(w.isneginf(), 0.0)
     w.mul_((weight / (total * -temperature))[:, None])
     if not bool(careful.any()):
@@ -93,7 +92,7 @@ def _log_share(
     vocabulary: Vocabulary,
     scratch: Scratch,
 ) -> Float[Tensor, " n"]:
-    """-log of the teacher's mass on entries where the student is not at minus infinity."""
+    """-log of the teacher's mass on entries where the student is not -inf."""
     p, w, _ = scratch
     torch.sub(teacher, vocabulary.max(teacher)[:, None], out=p).mul_(1 / temperature).exp_()
     outside = vocabulary.sum(torch.mul(p, student.isneginf(), out=w))
@@ -110,4 +109,4 @@ def _reference(
     return reverse_kl_reference(student_logits, teacher_logits, temperature, labels)
 
 
-REVERSE_KL = RowDivergence(reverse_kl_chunk_statistics, reverse_kl_chunk_gradient, _reference)
+REVERSE_KL = RowDivergence(reverse_kl_block_statistics, reverse_kl_block_gradient, _reference)

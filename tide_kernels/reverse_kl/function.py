@@ -66,33 +66,13 @@ def reverse_kl(
 
     With p and q the two distributions, the gradient is p (log p - log q - KL) / T.
 
-    Logits may be -inf. A student entry at -inf contributes nothing, whatever the teacher holds there. A
-    teacher entry at -inf where the student has mass makes the KL +inf, and the gradient of such a row is not
-    finite: mask the row, or exclude the entry from the student too. A row that is -inf throughout is NaN.
+    Logits may be -inf. A student entry at -inf is skipped. A teacher entry at -inf where the student has mass
+    makes the KL +inf and the row's gradient non-finite: mask the row, or exclude the entry from the student
+    too. A row that is -inf throughout is NaN.
 
-    Args:
-        student_logits: [N, V], fp32, bf16 or fp16 (fp64 works and sums in fp64).
-        teacher_logits: [N, V], frozen; may differ in dtype and, with vocab_size, in width.
-        temperature: T > 0, of both sides.
-        labels: [N] token ids; adds the cross-entropy at T = 1 over the same columns to the pass.
-        mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
-        vocab_size: use the first vocab_size columns of both sides; the others get gradient 0.
-        backend: "triton" (one pass for every statistic, one for the gradient), "torch" (row chunks; beyond
-        the
-            gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
-            torch.
-        inplace_gradient: write the gradient over student_logits, which no other part of the graph may use.
-            Saves one [N, V]. A second backward raises.
+    Arguments, results and errors are those of `interpolated_kl`, without lambda_t.
 
-    Returns:
-        kl [N] fp32, nats, not scaled by T²; with labels, (kl [N], ce [N]). Differentiable once.
-
-    Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit; a teacher that requires grad; labels
-            outside the columns in use (values are read on CPU only); a forward-mode tangent, but for
-            backend "reference".
-
-    Source: TIDE (arXiv 2604.26951), the reverse KL baseline.
+    Source: TIDE (arXiv 2604.26951), the reverse KL baseline; derivation in docs/kernels/divergences.md.
     """
     return row_divergence(
         OP,

@@ -1,12 +1,12 @@
 """KL(softmax(s / T) || softmax(z / T)) of N rows over V columns, and its gradient.
 
-Passes, splits and bytes are those of `interpolated_kl/kernels.py`. With p and q the two distributions and
+Grid, passes and bytes are those of `interpolated_kl/kernels.py`. With p and q the two distributions and
 lambda = 1:
 
     KL(p || q)   = log E_p[e^(w - M)] = log(1 + G about the mean)
     log q/p + KL = w - M
 
-with w, M and G as in `_shared/tilt_kernels.py`; the gradient, -p (w - M) / T, takes no second exponential.
+with w, M and G as in `_shared/tilt_kernels.py`. The gradient, -p (w - M) / T, needs no second exponential.
 Legend: N rows, V vocabulary entries in use.
 """
 
@@ -33,7 +33,7 @@ def finish_reverse_kl(
     scale, label, student_scale, temperature, teacher_alone, active,
     HAS_LABEL: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """From the record of a whole row to its KL, its cross-entropy and its statistics."""
+    """Compute KL, cross-entropy and statistics from the record of a whole row, and store them."""
     _, at_mean = shift(first, second, first, True)
     kl = log1p(at_mean)
     offset = first
@@ -111,15 +111,15 @@ def reverse_kl_join_kernel(
     )  # fmt: skip
 
 
-# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
+# Not specialised: N differs from batch to batch, and each variant is a compilation.
 @triton.jit(do_not_specialize=["N"])
 def reverse_kl_bwd_kernel(
     student_ptr, teacher_ptr, labels_ptr, mask_ptr, statistics_ptr,
     d_kl_ptr,  # [N] fp32
     d_ce_ptr,  # [N] fp32
-    d_student_ptr,  # [N, width], the student's dtype; may be the student itself
+    d_student_ptr,  # [N, width], the student's dtype; may alias student_ptr
     student_stride_n, teacher_stride_n, d_student_stride_n, V, width, student_scale, temperature,
-    inverse_softcap,  # 1 / cap of the student's logits
+    inverse_softcap,  # 1 / soft-cap of the student's logits
     N,
     HAS_KL: tl.constexpr, HAS_LABEL: tl.constexpr, HAS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,

@@ -1,4 +1,4 @@
-"""The `triton` backend of reverse_kl: its kernels; `_shared/divergence_launch.py` runs them."""
+"""`triton` backend of reverse_kl: its kernels, launched by `_shared/divergence_launch.py`."""
 
 from __future__ import annotations
 

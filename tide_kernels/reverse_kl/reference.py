@@ -1,4 +1,4 @@
-"""Definition of reverse_kl in plain torch: differentiable, exact in fp64, holding several [N, V]."""
+"""Definition of reverse_kl in plain torch: differentiable, exact in fp64; holds several [N, V]."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reverse_kl_reference(
     teacher_log_p = torch.log_softmax(teacher_logits / temperature, dim=-1)
     student_p = student_log_p.exp()
     outside = student_p == 0
-    # 0 * (-inf) is NaN forwards and backwards: entries without student mass leave the sum before the product.
+    # 0 * (-inf) is NaN in both passes: drop entries without student mass before the product.
     log_ratio = student_log_p.masked_fill(outside, 0.0) - teacher_log_p.masked_fill(outside, 0.0)
     kl = (student_p * log_ratio).sum(-1)
     if labels is None:
@@ -33,7 +33,7 @@ def reverse_kl_reference(
 def reverse_kl_gradient(
     student_logits: Float[Tensor, "N V"], teacher_logits: Float[Tensor, "N V"], temperature: float
 ) -> Float[Tensor, "N V"]:
-    """d KL / d student_logits = p (log p - log q - KL) / T, p of the student and q of the teacher."""
+    """d KL / d student_logits = p (log p - log q - KL) / T; p of the student, q of the teacher."""
     student_log_p = torch.log_softmax(student_logits / temperature, dim=-1)
     teacher_log_p = torch.log_softmax(teacher_logits / temperature, dim=-1)
     student_p = student_log_p.exp()

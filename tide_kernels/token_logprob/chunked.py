@@ -1,6 +1,6 @@
-"""The `torch` backend of token_logprob: rows in chunks, two numbers per row kept, gradient written once.
+"""`torch` backend of token_logprob, by row blocks.
 
-The formulas of a chunk are in `_shared/label.py`; the cross-entropy beside a divergence runs the same ones.
+The formulas are in `_shared/label.py`, shared with the cross-entropy of the divergences.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tide_kernels._shared.checks import accumulation_dtype
-from tide_kernels._shared.chunking import RowChunks, active_rows, clear_unread
 from tide_kernels._shared.label import (
     LabelStatistics,
     label_coefficients,
@@ -18,8 +17,9 @@ from tide_kernels._shared.label import (
     label_statistics_from,
     write_label_gradient,
 )
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows, clear_unread
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.workers import map_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -34,26 +34,26 @@ class _Buffers(NamedTuple):
 def token_logprob_chunked_forward(
     logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], mask: Bool[Tensor, " N"] | None, vocab: int
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
-    """(log_p, statistics) of all rows; the statistics are the fields of LabelStatistics."""
+    """(log_p, statistics: the fields of LabelStatistics) of all rows."""
     num_rows, dtype, active = logits.shape[0], accumulation_dtype(logits), active_rows(mask)
-    chunks = RowChunks(num_rows, active, vocab, dtype, logits.device)
+    blocks = RowBlocks(num_rows, active, vocab, dtype, logits.device)
     ids = token_ids if active is None else token_ids[active]
     vocabulary = Vocabulary(vocab)
 
     def values(rows: slice, buffers: _Buffers) -> tuple[Tensor, Tensor]:
-        part = chunks.load(logits, rows, buffers.loaded)
+        part = blocks.load(logits, rows, buffers.loaded)
         row_max = part.amax(1)
         buffer = buffers.exponentials[: part.shape[0]]
         return row_max, label_rest(part, row_max, ids[rows], vocabulary, buffer)
 
-    parts = map_chunks(
-        chunks, values, lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer()), chunks.device
+    parts = map_blocks(
+        blocks, values, lambda: _Buffers(blocks.buffer_for(logits), blocks.buffer()), blocks.device
     )
     row_max, rest = map(torch.cat, zip(*parts, strict=True))
     rows = torch.arange(len(ids), device=ids.device) if active is None else active
     statistics = label_statistics_from(logits[rows, ids].to(dtype), row_max, rest)
-    packed = torch.stack([chunks.scatter(field, num_rows) for field in statistics], 1)
-    return chunks.scatter(statistics.log_p, num_rows), packed
+    packed = torch.stack([blocks.scatter(field, num_rows) for field in statistics], 1)
+    return blocks.scatter(statistics.log_p, num_rows), packed
 
 
 def token_logprob_chunked_backward(
@@ -65,23 +65,23 @@ def token_logprob_chunked_backward(
     vocab: int,
     out: Float[Tensor, "N V"] | None,
 ) -> Float[Tensor, "N V"]:
-    """Gradient in the logits, in `out` where one is given: it may be the logits."""
-    chunks = RowChunks(logits.shape[0], active_rows(mask), vocab, statistics.dtype, logits.device)
-    d_logits = chunks.gradient_like(logits) if out is None else out
-    every, vocabulary = slice(0, chunks.num_active), Vocabulary(vocab)
+    """Gradient in the logits, written to `out` if given; `out` may be the logits."""
+    blocks = RowBlocks(logits.shape[0], active_rows(mask), vocab, statistics.dtype, logits.device)
+    d_logits = blocks.gradient_like(logits) if out is None else out
+    every, vocabulary = slice(0, blocks.num_active), Vocabulary(vocab)
     coefficients = label_coefficients(
-        LabelStatistics(*(chunks.select(field, every) for field in statistics.unbind(1))),
-        chunks.select(token_ids, every),
-        chunks.select(d_log_p, every),
+        LabelStatistics(*(blocks.select(field, every) for field in statistics.unbind(1))),
+        blocks.select(token_ids, every),
+        blocks.select(d_log_p, every),
     )
 
     def gradient(rows: slice, buffer: Float[Tensor, "n V"] | None) -> None:
-        part = chunks.load(logits, rows, buffer)
-        target = chunks.target(d_logits, rows, buffer)
+        part = blocks.load(logits, rows, buffer)
+        target = blocks.target(d_logits, rows, buffer)
         write_label_gradient(part, coefficients.at(rows), vocabulary, target)
-        chunks.store(d_logits, rows, buffer)
+        blocks.store(d_logits, rows, buffer)
 
-    map_chunks(chunks, gradient, lambda: chunks.buffer_for(logits), chunks.device)
+    map_blocks(blocks, gradient, lambda: blocks.buffer_for(logits), blocks.device)
     if out is not None:
         clear_unread(d_logits, mask, vocab)
     return d_logits

@@ -18,8 +18,8 @@ from tide_kernels._shared.checks import (
     check_no_tangent,
     check_vocab,
 )
-from tide_kernels._shared.chunking import RowChunks, active_rows
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows
 from tide_kernels.token_logprob.chunked import token_logprob_chunked_backward, token_logprob_chunked_forward
 from tide_kernels.token_logprob.reference import token_logprob_reference
 
@@ -38,28 +38,23 @@ def token_logprob(
 ) -> Float[Tensor, " N"]:
     """log softmax(logits)[y] per row, at T = 1. The gradient is onehot(y) - softmax(logits).
 
-    A probability within an ulp of 1 keeps the relative precision of its logarithm: chunk likelihoods read 1 -
-    P off it. Logits may be -inf; the token itself at -inf gives -inf. A row that is -inf throughout is NaN.
+    For a probability within an ulp of 1 the logarithm keeps its relative precision: chunk likelihoods compute
+    1 - P from it. Logits may be -inf; a token at -inf gives -inf. A row that is -inf throughout is NaN.
 
     Args:
-        logits: [N, V], fp32, bf16 or fp16 (fp64 works and sums in fp64).
+        logits: [N, V], fp32, bf16 or fp16 (fp64 is summed in fp64).
         token_ids: [N] integers y.
-        mask: [N] bool. Rows at False are neither read nor counted: 0, with gradient 0, whatever they hold.
         vocab_size: normalise over the first vocab_size columns; the others get gradient 0.
-        backend: "triton" (one pass for the value, one for the gradient), "torch" (row chunks; beyond the
-            gradient it holds a few MiB), "reference" (the definition), or "auto": triton on a GPU, else
-            torch.
-        inplace_gradient: write the gradient over the logits, which no other part of the graph may use. Saves
-            one [N, V]. A second backward raises.
+        mask, backend, inplace_gradient: as for `interpolated_kl`.
 
     Returns:
         [N] fp32, nats, at most 0. Differentiable once.
 
     Raises:
-        ValueError: types, shapes, devices or dtypes that do not fit; ids outside the columns in use
-            (values are read on CPU only); a forward-mode tangent, but for backend "reference".
+        ValueError: types, shapes, devices or dtypes do not match; an id is outside the columns in use
+            (checked on CPU only); the logits have a forward-mode tangent (except with "reference").
 
-    Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over chunks.
+    Source: TIDE (arXiv 2604.26951), the token log-probabilities that CALM sums over blocks.
     """
     name = "token_logprob"
     check_matrix(name, "logits", logits)
@@ -76,9 +71,9 @@ def token_logprob(
         return log_p
     if not torch.compiler.is_compiling():
         check_id_values(name, "token_ids", ids, vocab, mask)
-    chunks = RowChunks(num_rows, active_rows(mask), vocab, dtype, device)
-    every = slice(0, chunks.num_active)
-    return chunks.scatter(token_logprob_reference(chunks.gather(logits), chunks.select(ids, every)), num_rows)
+    blocks = RowBlocks(num_rows, active_rows(mask), vocab, dtype, device)
+    every = slice(0, blocks.num_active)
+    return blocks.scatter(token_logprob_reference(blocks.gather(logits), blocks.select(ids, every)), num_rows)
 
 
 _INPUTS = "Tensor{} logits, Tensor token_ids, Tensor? mask, SymInt vocab, str backend"

@@ -1,11 +1,11 @@
 """log softmax(x) at one token, of N rows over V columns, and its gradient, onehot - softmax(x).
 
-Forward: SPLITS programs a row read x once (2 bytes an entry in bf16) and keep its maximum and the sum of the
-other exponentials; with more than one split, one more program a row joins them. Backward: read x
-again and write the gradient (4 bytes), rows in reverse order for what is still in the L2 cache.
-The token itself stays out of the sum: near probability 1 the sum of the others is what log p is made of.
+Grid: SPLITS programs per row. Forward reads x once (2 bytes per entry in bf16) and keeps its maximum and the
+sum of the other exponentials; with SPLITS > 1 a second kernel, one program per row, joins the records.
+Backward reads x again and writes the gradient (4 bytes), rows in reverse order: the last ones read are still
+in the L2 cache. The token is excluded from the sum: near p = 1, log p is the sum of the others.
 
-Statistics of a row, [N, 4] fp32: max x log2(e), 1 / sum of exp(x - max x), 1 - p_token, and one unused.
+Statistics of a row, [N, 4] fp32: max x log2(e), 1 / sum of exp(x - max x), 1 - p_token, unused.
 Legend: N rows, V vocabulary entries in use.
 """
 
@@ -24,7 +24,7 @@ RECORD = tl.constexpr(2)
 
 @triton.jit
 def exponentials_tile(x, cols, label, has_label_here):
-    """(max x log2(e), sum of exp(x - max x) over all columns but the label) of one tile."""
+    """(max x log2(e), sum of exp(x - max x) over all columns except the label) of one tile."""
     mk = tl.max(x, 0) * LOG2E
     e = tl.exp2(x * LOG2E - tl.where(mk == float("-inf"), 0.0, mk))
     if has_label_here:
@@ -34,7 +34,7 @@ def exponentials_tile(x, cols, label, has_label_here):
 
 @triton.jit
 def join_exponentials(mk_a, rest_a, mk_b, rest_b):
-    """The record of two sets of entries together."""
+    """Merge the records of two sets of entries."""
     mk = tl.maximum(mk_a, mk_b)
     base = tl.where(mk == float("-inf"), 0.0, mk)
     return mk, rest_a * tl.exp2(mk_a - base) + rest_b * tl.exp2(mk_b - base)
@@ -42,7 +42,7 @@ def join_exponentials(mk_a, rest_a, mk_b, rest_b):
 
 @triton.jit
 def store_token_statistics(statistics_ptr, row, mk, inverse, share, mask):
-    """What the gradient of a row, or of several, needs."""
+    """Store the statistics of one row or of several."""
     row_ptr = statistics_ptr + row * STATISTICS
     tl.store(row_ptr, mk, mask=mask)
     tl.store(row_ptr + 1, inverse, mask=mask)
@@ -54,7 +54,7 @@ def store_token_statistics(statistics_ptr, row, mk, inverse, share, mask):
 def finish_token_logprob(
     logits_ptr, log_p_ptr, statistics_ptr, logits_stride_n, V, row, label, active, mk, rest,
 ):  # fmt: skip
-    """From the record of a whole row to its log-probability and its statistics."""
+    """Compute log-probability and statistics from the record of a whole row, and store them."""
     log_p, inverse, share = label_value(
         logits_ptr + row * logits_stride_n, label, V, active, mk, rest, LOG2E, 1.0
     )
@@ -65,7 +65,7 @@ def finish_token_logprob(
 
 @triton.jit
 def row_label(row, token_ids_ptr, mask_ptr, HAS_MASK: tl.constexpr):
-    """The row's token and whether the row is read. A row that is not may hold any id."""
+    """(token; active: False for a masked row, whose id is not read)."""
     active = tl.full((), 1, tl.int1)
     if HAS_MASK:
         active = tl.load(mask_ptr + row) != 0
@@ -135,18 +135,18 @@ def token_logprob_join_kernel(
 
 @triton.jit
 def token_gradient(x, cols, label, mk, scale, at_label):
-    """[BLOCK_V] fp32: scale * exp(x - max x), and at_label in the label's column."""
+    """[BLOCK_V] fp32: scale * exp(x - max x); at_label in the label's column."""
     return tl.where(cols == label, at_label, tl.exp2(x * LOG2E - mk) * scale)
 
 
-# Not specialised: the number of rows differs from batch to batch, and each variant is a compilation.
+# Not specialised: N differs from batch to batch, and each variant is a compilation.
 @triton.jit(do_not_specialize=["N"])
 def token_logprob_bwd_kernel(
     logits_ptr, token_ids_ptr, mask_ptr, statistics_ptr,
     d_log_p_ptr,  # [N] fp32
-    d_logits_ptr,  # [N, width], the logits' dtype; may be the logits themselves
+    d_logits_ptr,  # [N, width], the logits' dtype; may alias logits_ptr
     logits_stride_n, d_logits_stride_n, V, width,
-    inverse_softcap,  # 1 / cap of the logits
+    inverse_softcap,  # 1 / soft-cap of the logits
     N,
     HAS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -157,7 +157,7 @@ def token_logprob_bwd_kernel(
     d_log_p = tl.load(d_log_p_ptr + row).to(tl.float32)
     mk = tl.load(statistics_ptr + row * STATISTICS)
     scale = -d_log_p * tl.load(statistics_ptr + row * STATISTICS + 1)
-    # 1 - p as the sum of the others: exact where p rounds to 1.
+    # 1 - p as the sum of the others: accurate where p rounds to 1.
     at_label = d_log_p * tl.load(statistics_ptr + row * STATISTICS + 2)
     start_of_row, skip = row_start(row, logits_stride_n, LOCKSTEP)
     start_of_out, _ = row_start(row, d_logits_stride_n, LOCKSTEP)

@@ -1,4 +1,4 @@
-"""The `triton` backend of token_logprob: forward, join (where programs share a row), backward."""
+"""`triton` backend of token_logprob: forward, join (if programs share a row), backward."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def token_logprob_backward(
     out: Float[Tensor, "N V"] | None,
     softcap: float = 0.0,
 ) -> Float[Tensor, "N V"]:
-    """Gradient in the logits, in `out` where one is given: it may be the logits.
+    """Gradient in the logits, written to `out` if given; `out` may be the logits.
 
-    With a softcap, those are capped, and the gradient is in what was capped.
+    With a softcap, `logits` are the capped ones and the gradient is in the uncapped ones.
     """
     rows = with_unit_columns(logits)
     (num_rows, width), device = rows.shape, rows.device

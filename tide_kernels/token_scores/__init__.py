@@ -1,4 +1,4 @@
-"""What a sampler ranks positions by, over logits."""
+"""Scores by which a sampler ranks positions, from logits."""
 
 from tide_kernels.token_scores.function import token_scores
 from tide_kernels.token_scores.reference import TokenScores

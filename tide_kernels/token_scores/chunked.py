@@ -1,4 +1,4 @@
-"""The `torch` backend of token_scores: rows in chunks, every figure from one exponential per entry."""
+"""`torch` backend of token_scores, by row blocks: all scores from one exponential per entry."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.chunking import RowChunks
-from tide_kernels._shared.workers import map_chunks
+from tide_kernels._shared.row_blocks import RowBlocks
+from tide_kernels._shared.workers import map_blocks
 from tide_kernels.token_scores.reference import TokenScores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-# exp(-1000) is 0 in fp32 and fp64, and 0 * -1000 is 0 where 0 * -inf would be NaN.
+# exp(-1000) is 0 in fp32 and fp64; 0 * -1000 is 0, but 0 * -inf is NaN.
 LOWEST = -1000.0
 
 
-def token_scores_chunk(
+def token_scores_block(
     logits: Float[Tensor, "n V"], shifted: Float[Tensor, "n V"], exponentials: Float[Tensor, "n V"]
 ) -> TokenScores:
-    """Scores of a chunk of rows. Reads the logits, overwrites the two buffers."""
+    """Scores of a row block. Reads the logits, overwrites the two buffers."""
     row_max, token_ids = logits.max(1)
     column = token_ids[:, None]
     torch.sub(logits, row_max[:, None], out=shifted).clamp_min_(LOWEST)
-    # The winner leaves the sums: its exp is 1 and its share of sum e (m - x) is 0. What is left is all rest.
+    # The winner is excluded from the sums: its exp is 1, its share of sum e (m - x) is 0.
     torch.exp(shifted, out=exponentials).scatter_(1, column, 0.0)
-    # 0 * max is NaN for a row without a finite maximum, which a single column would not show otherwise.
+    # 0 * max is NaN for a row without a finite maximum; a single column would not show it otherwise.
     rest = exponentials.sum(1) + 0 * row_max
     spread = exponentials.mul_(shifted).sum(1).neg_()
     log_total = rest.log1p()
     entropy = log_total + spread / (1 + rest)
-    # 1 - e^(x2 - m) without cancellation for near ties; a tie is exactly 0.
+    # 1 - e^(x2 - m) without cancellation for near ties; exactly 0 for a tie.
     shifted.scatter_(1, column, -torch.inf)
     margin = -shifted.amax(1).expm1_() / (1 + rest)
     return TokenScores(token_ids, -log_total, entropy, margin)
@@ -45,18 +45,18 @@ class _Buffers(NamedTuple):
 
 
 def token_scores_chunked(logits: Float[Tensor, "N V"], vocab: int, dtype: torch.dtype) -> TokenScores:
-    """Scores of all rows; beyond the logits each thread holds two or three buffers of a few rows."""
-    chunks = RowChunks(logits.shape[0], None, vocab, dtype, logits.device)
+    """Scores of all rows; each thread holds two or three buffers of a row block."""
+    blocks = RowBlocks(logits.shape[0], None, vocab, dtype, logits.device)
 
     def scores(rows: slice, buffers: _Buffers) -> TokenScores:
         num_rows = rows.stop - rows.start
-        part = chunks.load(logits, rows, buffers.loaded)
-        return token_scores_chunk(part, buffers.shifted[:num_rows], buffers.exponentials[:num_rows])
+        part = blocks.load(logits, rows, buffers.loaded)
+        return token_scores_block(part, buffers.shifted[:num_rows], buffers.exponentials[:num_rows])
 
-    parts = map_chunks(
-        chunks,
+    parts = map_blocks(
+        blocks,
         scores,
-        lambda: _Buffers(chunks.buffer_for(logits), chunks.buffer(), chunks.buffer()),
-        chunks.device,
+        lambda: _Buffers(blocks.buffer_for(logits), blocks.buffer(), blocks.buffer()),
+        blocks.device,
     )
     return TokenScores(*map(torch.cat, zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""Public op: the most probable token of each row, and how sure the row is of it."""
+"""Public op: the most probable token per row, and how certain it is."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ def token_scores(
 ) -> TokenScores:
     """Argmax, its log-probability, the entropy, and the margin between the two best tokens, per row.
 
-    No gradient. Logits may be -inf: such tokens have probability 0 and are never chosen while another is
-    finite. A row that is -inf throughout is NaN, as is a row that holds a NaN.
+    No gradient. Logits may be -inf: such tokens have probability 0 and are chosen only if no other is finite.
+    A row that is -inf throughout, or holds a NaN, is NaN.
 
     Args:
-        logits: [N, V], fp32, bf16 or fp16 (fp64 works and sums in fp64).
+        logits: [N, V], fp32, bf16 or fp16 (fp64 is summed in fp64).
         vocab_size: use the first vocab_size columns.
-        backend: "triton" (one pass), "torch" (row chunks), "reference" (the definition), or "auto": triton on
-            a GPU, else torch.
+        backend: "auto" (triton on a GPU, else torch), "triton" (one pass), "torch" (row blocks) or
+            "reference" (the definition).
 
     Returns:
-        TokenScores of [N] each: token_ids int64 (the lowest id among equals), log_p, entropy (nats) and
-        margin (difference of probabilities; 1 if there is one column), fp32.
+        TokenScores, each [N]: token_ids int64 (the lowest id in a tie); log_p and entropy fp32, nats; margin
+        fp32, a difference of probabilities, 1 if there is one column.
 
     Raises:
-        ValueError: the logits are no floating [N, V], or vocab_size does not fit.
+        ValueError: the logits are not floating [N, V], or vocab_size is out of range.
+
+    Source: docs/kernels/tokens_and_chunks.md.
     """
     name = "token_scores"
     check_matrix(name, "logits", logits)

@@ -1,15 +1,15 @@
 """Argmax, its log-probability, the entropy and the top-two margin of N rows over V columns.
 
-SPLITS programs a row, each over its share of the tiles, read x once (2 bytes an entry in bf16) and keep five
-numbers; with more than one split, one more program a row joins them. With m the largest x:
+Grid: SPLITS programs per row, each over its share of the tiles, read x once (2 bytes per entry in bf16) and
+keep five numbers; with SPLITS > 1 a second kernel, one program per row, joins them. With m the largest x:
 
-    token    its column, the lowest among equals
-    rest     sum of e^(x - m) over all columns but the token: near p = 1 it is what log p is made of
-    spread   sum of (m - x) e^(x - m), so that the entropy is log(1 + rest) + spread / (1 + rest)
-    second   the largest x but the token's
+    token    its column, the lowest in a tie
+    rest     sum of e^(x - m) over all columns except the token: near p = 1, log p is -rest
+    spread   sum of (m - x) e^(x - m): the entropy is log(1 + rest) + spread / (1 + rest)
+    second   the largest x of the other columns
 
-A tile whose largest x lies below `second` can change neither token nor margin, and takes two sums. In a long
-row that is all tiles but a few.
+A tile whose largest x is below `second` changes neither token nor margin and takes only two sums: almost all
+tiles of a long row.
 Legend: N rows, V vocabulary entries in use.
 """
 
@@ -22,15 +22,15 @@ from tide_kernels._shared.math_kernels import LOG2E, SERIES_W, log1p, series_exc
 from tide_kernels._shared.row_kernels import rest_columns, row_start, tile_range, whole_tiles
 
 RECORD = tl.constexpr(4)
-# e^-1000 is 0, and 0 * 1000 is 0 where 0 * inf would be NaN.
+# e^-1000 is 0; 0 * 1000 is 0, but 0 * inf is NaN.
 FARTHEST = tl.constexpr(1000.0)
-# Above every column: the token of a record without entries.
+# The token of a record without entries: above every column.
 NOWHERE = tl.constexpr(2147483647)
 
 
 @triton.jit
 def distance(high, low):
-    """high - low >= 0, at most FARTHEST, as from -inf to -inf. A NaN stays in the sums of e^x."""
+    """high - low >= 0, at most FARTHEST, also between -inf and -inf. A NaN shows in the sums of e^x."""
     difference = high - low
     return tl.where(difference < FARTHEST, difference, FARTHEST)
 
@@ -39,7 +39,7 @@ def distance(high, low):
 def join_scores(
     m_a, token_a, rest_a, spread_a, second_a, m_b, token_b, rest_b, spread_b, second_b,
 ):  # fmt: skip
-    """The record of two sets of entries together: the loser's best becomes one of the winner's others."""
+    """Merge the records of two sets of entries: the loser's token joins the winner's other columns."""
     a_wins = (m_a > m_b) | ((m_a == m_b) & (token_a < token_b))
     m, loser = tl.where(a_wins, m_a, m_b), tl.where(a_wins, m_b, m_a)
     token = tl.where(a_wins, token_a, token_b)
@@ -55,7 +55,7 @@ def join_scores(
 
 @triton.jit
 def add_tile(x, cols, m, token, rest, spread, second):
-    """The record with one tile more: x [BLOCK_V] fp32, -inf outside the vocabulary."""
+    """Add a tile to the record: x [BLOCK_V] fp32, -inf outside the vocabulary."""
     m_tile = tl.max(x, 0)
     if m_tile >= second:
         token_tile = tl.min(tl.where(x == m_tile, cols, NOWHERE), 0)
@@ -79,14 +79,14 @@ def add_tile(x, cols, m, token, rest, spread, second):
 def store_scores(
     token_ids_ptr, log_p_ptr, entropy_ptr, margin_ptr, row, m, token, rest, spread, second, V,
 ):  # fmt: skip
-    """From the record of a whole row to its scores."""
-    # NaN for a row without a finite maximum, which a single column would not show otherwise.
+    """Compute the scores from the record of a whole row, and store them."""
+    # NaN for a row without a finite maximum; a single column would not show it otherwise.
     rest += 0.0 * m
     log_total = log1p(rest)
-    # 1 - e^(second - m) without cancellation for near ties; a tie is exactly 0.
+    # 1 - e^(second - m) without cancellation for near ties; exactly 0 for a tie.
     w = second - m
     gap = tl.where(tl.abs(w) < SERIES_W, -(w + w * w * series_excess(w)), 1.0 - tl.exp2(w * LOG2E))
-    # A row of NaN has no largest entry.
+    # A row of NaN has no token.
     tl.store(token_ids_ptr + row, tl.where(token < V, token, 0).to(tl.int64))
     tl.store(log_p_ptr + row, -log_total)
     tl.store(entropy_ptr + row, log_total + spread / (1.0 + rest))
@@ -101,7 +101,7 @@ def token_scores_fwd_kernel(
     entropy_ptr,  # [N] fp32, nats
     margin_ptr,  # [N] fp32
     parts_ptr,  # [N, SPLITS, 4] fp32
-    part_ids_ptr,  # [N, SPLITS] int32: fp32 counts to 2**24 only
+    part_ids_ptr,  # [N, SPLITS] int32: fp32 is exact to 2**24 only
     logits_stride_n, V,
     LOCKSTEP: tl.constexpr, SPLITS: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
@@ -112,7 +112,7 @@ def token_scores_fwd_kernel(
     num_tiles = whole_tiles(V, skip, BLOCK_V)
     first, last = tile_range(split, num_tiles, SPLITS)
     lanes = tl.arange(0, BLOCK_V)
-    # A split may hold no entry at all: joined to another, such a record weighs 0.
+    # A split may hold no entry: merged into another, its record has weight 0.
     m = tl.full((), float("-inf"), tl.float32)
     token = tl.full((), NOWHERE, tl.int32)
     rest = tl.zeros((), tl.float32)

@@ -1,4 +1,4 @@
-"""The `triton` backend of token_scores: one pass, and a join where programs share a row."""
+"""`triton` backend of token_scores: one pass, and a join if programs share a row."""
 
 from __future__ import annotations
 

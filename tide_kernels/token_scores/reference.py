@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class TokenScores(NamedTuple):
-    """The most probable token of each row and three measures of how sure the row is."""
+    """The most probable token per row and three measures of its certainty."""
 
-    token_ids: Int[Tensor, " N"]  # int64; the lowest id among equals
+    token_ids: Int[Tensor, " N"]  # int64; the lowest id in a tie
     log_p: Float[Tensor, " N"]  # log-probability of that token, nats
     entropy: Float[Tensor, " N"]  # nats
-    margin: Float[Tensor, " N"]  # its probability minus the runner-up's; 1 if there is one column
+    margin: Float[Tensor, " N"]  # its probability minus the runner-up's; 1 for a single column
 
 
 def token_scores_reference(logits: Float[Tensor, "N V"]) -> TokenScores:

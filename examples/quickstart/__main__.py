@@ -1,0 +1,51 @@
+"""Run the quickstart, from the root of a clone:
+
+python -m examples.quickstart [--full] [--seeds N] [--steps N] [--jobs N] [--output-dir DIR] [--fresh]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from examples.quickstart.run import FULL, QUICK, quickstart
+from tide.cli.subparsers import count
+
+
+def main() -> int:
+    """Return the exit status: 0 done, 1 a command failed, 2 bad input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="quickstart",
+        description="Distil small students from the shipped teacher on functions of the Python standard "
+        "library: without a teacher, by KL and TIDE-Shared within one tokenizer, by CALM and TIDE-Cross "
+        "across two. Run the same command again to go on with an interrupted quickstart.",
+    )
+    parser.add_argument("--full", action="store_true", help="more seeds and steps: docs/quickstart.md")
+    parser.add_argument("--output-dir", type=Path, help="default: runs/quickstart, or runs/quickstart-full")
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete an earlier quickstart in the output directory"
+    )
+    parser.add_argument("--steps", type=count, help="optimiser steps of each run")
+    parser.add_argument("--seeds", type=count, help="number of seeds")
+    parser.add_argument("--jobs", type=count, help="runs side by side (default: one per core, at most six)")
+    arguments = parser.parse_args()
+    settings = FULL if arguments.full else QUICK
+    if arguments.steps:
+        settings = settings._replace(steps=arguments.steps)
+    if arguments.seeds:
+        settings = settings._replace(seeds=tuple(range(arguments.seeds)))
+    default = Path("runs/quickstart-full" if arguments.full else "runs/quickstart")
+    try:
+        quickstart(settings, arguments.output_dir or default, fresh=arguments.fresh, jobs=arguments.jobs)
+    except (ValueError, RuntimeError) as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("\nquickstart: interrupted. Run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

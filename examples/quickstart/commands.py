@@ -1,0 +1,80 @@
+"""Commands as processes, on one thread each, side by side."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Commands:
+    """Runs Python modules in processes; the first failure, or Ctrl-C, stops them all."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def run(self, *arguments: str, log: Path, watch: Callable[[], None] = lambda: None) -> str:
+        """The standard output of `python -m ARGUMENTS`.
+
+        Args:
+            arguments: module and arguments.
+            log: file to append its standard error to.
+            watch: called twice a second while it runs.
+        Raises:
+            RuntimeError: the command failed; names the log.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if self._stopped:
+            raise RuntimeError("stopped before it ran")
+        with log.open("a", encoding="utf-8") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                encoding="utf-8",
+                env={**os.environ, **ONE_THREAD},
+                start_new_session=True,  # Ctrl-C reaches this program alone, which stops each command once.
+            )
+        self._running.add(process)
+        output = None
+        while output is None:
+            try:
+                output, _ = process.communicate(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                watch()
+        self._running.discard(process)
+        if process.returncode:
+            last = log.read_text(encoding="utf-8").rstrip().rsplit("\n", 1)[-1]
+            command = " ".join(arguments[:2])
+            raise RuntimeError(f"{command}: exit status {process.returncode}: {last}\nIts log is {log}.")
+        return output
+
+    def side_by_side(self, functions: Iterable[Callable[[], None]], jobs: int) -> None:
+        """Call functions that call `run`, at most `jobs` at once."""
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(function) for function in functions]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                self._stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._running):
+                    process.terminate()  # `tide distill` writes a checkpoint first.
+                raise
+
+
+def steps_done(log: Path, steps: int) -> int:
+    """Optimiser steps by the progress bar in the log of `tide distill`."""
+    done = re.findall(rf"(\d+)/{steps} \[", log.read_text(encoding="utf-8", errors="replace"))
+    return int(done[-1]) if done else 0

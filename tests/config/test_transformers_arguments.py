@@ -1,0 +1,58 @@
+"""Keys that pass through to TrainingArguments, and the length of training."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from transformers import TrainingArguments
+
+from tide.config import TrainingConfig
+from tide.config.transformers_arguments import REFUSED, TransformersArguments
+from tide.training.arguments import OTHER_MEANING, RENAMED
+
+
+def test_every_argument_of_transformers_is_set_passed_on_or_refused():
+    passed_on = set(TransformersArguments.model_fields)
+    own = {RENAMED.get(name, name) for name in TrainingConfig.model_fields} - passed_on
+    own = own - (OTHER_MEANING - {"gradient_checkpointing", "report_to"}) | {"bf16"}
+    assert not passed_on & own and not REFUSED.keys() & (passed_on | own)
+    assert passed_on | own | REFUSED.keys() == {
+        *(field.name for field in fields(TrainingArguments) if field.init),
+        "local_rank",
+    } - {"_n_gpu"}
+
+
+def test_a_key_is_passed_on_and_others_are_left_to_transformers(load, minimal):
+    recipe = load(f"{minimal}  adam_beta2: 0.95\n  lr_scheduler_kwargs: {{min_lr: 0.1}}\n")
+    assert recipe.training.adam_beta2 == 0.95 and recipe.training.optim is None
+    written = recipe.to_dict()["training"]
+    assert written["adam_beta2"] == 0.95 and "optim" not in written
+    assert load(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [
+        ("  adam_beta_2: 0.9", "training.adam_beta_2", "nearest known key: training.adam_beta2"),
+        ("  adam_beta2: x", "training.adam_beta2", "at least 0 and at most 1"),
+        ("  save_strategy: best", "training.save_strategy", "one of steps, epoch, no"),
+        ("  eval_steps: 10", "training.eval_steps", "data.held_out is evaluated once"),
+        ("  fp16: true", "training.fp16", "set training.precision"),
+        ("  hub_token: x", "training.hub_token", "HF_TOKEN"),
+        ("  num_train_epochs: 3", "training.max_steps", "both 100 and training.num_train_epochs 3"),
+        ("  num_train_epochs: 0", "training.num_train_epochs", "above 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(problem, minimal, line, key, words):
+    found = problem(f"{minimal}{line}\n")
+    assert found.key == key and words in found.message
+
+
+def test_epochs_take_the_place_of_steps(load, problem, minimal):
+    recipe = load(minimal, ["training.max_steps=null", "training.epochs=2"])
+    assert (recipe.training.max_steps, recipe.training.num_train_epochs) == (None, 2.0)
+    assert load(recipe.to_yaml()) == recipe
+    found = problem(minimal.replace("  max_steps: 100\n", ""))
+    assert (found.place.line, found.key) == (8, "training.max_steps")
+    assert "add max_steps or num_train_epochs" in found.message

@@ -1,0 +1,128 @@
+"""The quickstart from the shipped checkpoints to the report, at a few steps on a few functions."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from examples.quickstart import run
+from examples.quickstart.__main__ import main
+from examples.quickstart.commands import Commands
+from examples.quickstart.corpus import split_functions
+from examples.quickstart.results import Results
+from examples.quickstart.run import PIPELINES, Settings, quickstart
+from tide.models import load_model, load_tokenizer
+
+CHECKPOINTS = Path(__file__).parents[2] / "examples/quickstart/checkpoints"
+SMALL = Settings(steps=2, seeds=(0,), held_out=6)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    train, held_out = split_functions()
+    return train[::50], held_out[::4]
+
+
+@pytest.fixture(autouse=True)
+def small_corpus(monkeypatch, rows):
+    monkeypatch.setattr(run, "split_functions", lambda: rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
+    console = Console(file=io.StringIO(), width=100)
+    results = quickstart(SMALL, tmp_path, console=console)
+    assert [pipeline.name for pipeline in results.pipelines] == [spec.name for spec in PIPELINES]
+    for pipeline, spec in zip(results.pipelines, PIPELINES, strict=True):
+        assert tuple(pipeline.methods) == spec.methods
+        start = pipeline.student.evaluation
+        for one in pipeline.runs:
+            assert all(math.isfinite(value) for value in one.evaluation.nats_per_byte.values())
+            # Two steps hardly move a student from its checkpoint.
+            assert one.evaluation != start and one.evaluation.bytes == start.bytes
+            assert one.evaluation.loss == pytest.approx(start.loss, rel=0.1)
+            assert one.seconds > 0 and one.peak_memory_mib > 100 and one.tokens_per_second > 0
+            assert [step for step, _ in one.held_out_curve] == [0, 1, 2]
+            assert one.held_out_curve[-1][1] == pytest.approx(one.evaluation.loss)
+            assert [step for step, _ in one.curves["cross_entropy"]] == [1, 2]
+            assert len(one.completions) == 2
+            for completion in one.completions:
+                assert completion.reference and completion.prompt not in completion.completion
+        assert pipeline.teacher.evaluation.loss < start.loss
+    page = (tmp_path / "report.html").read_text()
+    assert "tide_cross" in page and "same tokenizer" in page.lower()
+    assert not list(tmp_path.glob("*/*/checkpoint-*"))
+    printed = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert any(line.startswith("Report:") for line in printed)
+    assert any(line.startswith("cross tokenizer: teacher") for line in printed)
+    assert max(map(len, console.file.getvalue().replace(str(tmp_path), "").splitlines())) <= 100
+
+    monkeypatch.setattr(Commands, "run", lambda *args, **keywords: pytest.fail("everything was done already"))
+    assert quickstart(SMALL, tmp_path, console=console).pipelines == results.pipelines
+    assert Results.load(tmp_path / "results.json") == results
+    with pytest.raises(ValueError, match=r"other settings \(steps\).*--fresh"):
+        quickstart(SMALL._replace(steps=3), tmp_path, console=console)
+
+
+def test_missing_matplotlib_is_named_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "run", interrupted)
+    console = Console(file=io.StringIO(), width=100)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(SMALL, tmp_path, console=console)
+    assert 'pip install -e ".[plots]"' in console.file.getvalue()
+
+
+def test_fresh_deletes_only_a_quickstart(tmp_path, monkeypatch):
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "run", interrupted)
+    (tmp_path / "mine.txt").touch()
+    for is_there in (True, False):  # Before the first call, the folder holds no quickstart.
+        with pytest.raises(KeyboardInterrupt):
+            quickstart(SMALL, tmp_path, fresh=True, console=Console(file=io.StringIO()))
+        assert (tmp_path / "mine.txt").exists() == is_there
+
+
+def test_outside_a_clone_it_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["quickstart", "--output-dir", str(tmp_path / "out")])
+    assert main() == 2
+    assert "root of a clone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--steps", "--seeds", "--jobs"])
+def test_counts_are_checked(option, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["quickstart", option, "0"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and f"argument {option}: expected a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary", "fewest", "most"),
+    [
+        ("teacher", 4096, 4e6, 8e6),
+        ("student", 4096, 0.8e6, 1.2e6),
+        ("student-small-vocab", 2048, 0.8e6, 1.2e6),
+    ],
+)
+def test_the_shipped_checkpoints_have_the_documented_sizes(name, vocabulary, fewest, most):
+    folder = CHECKPOINTS / name
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 16 * 2**20
+    tokenizer = load_tokenizer(str(folder))
+    assert len(tokenizer) == vocabulary and tokenizer.eos_token_id is not None
+    model = load_model(str(folder), trainable=False)
+    assert fewest <= model.num_parameters() <= most
+    assert model.config.tie_word_embeddings

@@ -1,0 +1,263 @@
+"""The recipe: a section per stage; every key with its type, bounds, default and meaning.
+
+A relative path starts from the current directory, as transformers reads it, and not from the recipe's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from tide.config.document import Document, to_yaml
+from tide.config.problem import Place
+from tide.config.reading import apply_overrides, check
+from tide.config.rules import RULES
+from tide.config.transformers_arguments import TransformersArguments
+from tide.config.values import (
+    Count,
+    CountOrZero,
+    Fraction,
+    InnerFraction,
+    NamedValues,
+    NotNegative,
+    Number,
+    Positive,
+    Section,
+    Text,
+)
+from tide.methods import METHODS, LambdaAxis, TimestepWeight
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+LrScheduler = Literal[
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_with_min_lr",
+    "cosine_with_restarts",
+    "inverse_sqrt",
+    "linear",
+    "polynomial",
+    "warmup_stable_decay",
+]
+
+
+class ModelConfig(Section):
+    """A checkpoint and how it is held in memory."""
+
+    path: Text = Field(description="directory, or name on the Hugging Face hub")
+    tokenizer: Text | None = Field(None, description="the same, for the tokenizer; null: the model's own")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="weights in memory; a student trains in float32"
+    )
+    trainable: bool | None = Field(
+        None, description="follows from the role: true for student, false for teacher"
+    )
+    template_arguments: NamedValues = Field(
+        default_factory=dict, description="variables of the chat template, such as enable_thinking: false"
+    )
+
+    @property
+    def tokenizer_path(self) -> str:
+        """`tokenizer`, or else `path`."""
+        return self.path if self.tokenizer is None else self.tokenizer
+
+    @property
+    def tokenizer_key(self) -> str:
+        """The key that names the tokenizer."""
+        return "path" if self.tokenizer is None else "tokenizer"
+
+
+class SourceConfig(Section):
+    """Rows of conversations, of prompts and completions, or of text."""
+
+    path: Text = Field(description="file, directory or glob of JSONL, Parquet or Arrow, or name on the hub")
+    subset: Text | None = Field(None, description="configuration of a data set on the hub")
+    split: Text = Field("train", description="split, where the source has any")
+    weight: Positive = Field(1.0, description="share of its rows that is taken; above 1 repeats rows")
+    answer_contains: Text | None = Field(None, description="take only rows with this text in an answer")
+
+
+class DataConfig(Section):
+    """The rows to train on, and how much of each is kept."""
+
+    train: Text | None = Field(None, description="one source (a path as in sources), or use `sources`")
+    sources: list[SourceConfig] = Field(default_factory=list, description="sources to mix")
+    prepared: Text | None = Field(
+        None, description="directory that `tide prepare` writes and training reads; null: prepare in memory"
+    )
+    held_out: Text | None = Field(None, description="source to evaluate on at the end; null: none")
+    held_out_split: Text = Field("test", description="split of held_out, where it has any")
+    max_length: Count = Field(512, description="student tokens; a multiple of masking.block_size")
+    teacher_max_length: Count | None = Field(None, description="teacher tokens, likewise; null: max_length")
+    end_fill: Literal["learnt", "unlearnt", "none"] = Field(
+        "learnt", description="fill the last block with end-of-text, trained on or not"
+    )
+    chunk_merging: Literal["none", "words", "length"] = Field(
+        "none", description='merge chunks; "words": no chunk ends inside a word'
+    )
+    chunk_max_bytes: Count | None = Field(None, description="bytes of a merged chunk; null: no limit")
+    chunk_max_tokens: Count | None = Field(None, description="the same in tokens, on the side with more")
+    num_rows: Count | None = Field(None, description="rows of the mixture, by weight; null: all")
+    mix_seed: CountOrZero = Field(0, description="seed of the order in which sources mix")
+    num_workers: CountOrZero = Field(0, description="processes that load batches; 0: the training process")
+
+    @property
+    def mixture(self) -> list[SourceConfig]:
+        """The sources, `train` being one."""
+        return self.sources if self.train is None else [SourceConfig(path=self.train)]
+
+    @property
+    def teacher_length(self) -> int:
+        """`teacher_max_length`, or else `max_length`."""
+        return self.max_length if self.teacher_max_length is None else self.teacher_max_length
+
+
+class MaskingConfig(Section):
+    """How text is noised, and which views of it the teacher sees."""
+
+    block_size: Count = Field(32, description="tokens of a block")
+    time_epsilon: InnerFraction = Field(1e-3, description="smallest timestep; bounds the weight 1/t")
+    student_masking: Literal["tokens", "chunks"] = Field(
+        "tokens", description='unit of masking; "chunks": spans whole in both tokenizations'
+    )
+    demo_ratio: InnerFraction = Field(
+        0.5, description="CompDemo: share of masked tokens revealed in the teacher's first view"
+    )
+
+
+class ObjectiveConfig(Section):
+    """The loss. Null leaves the choice to the method; a key that the method does not use has no effect."""
+
+    temperature: Positive = Field(2.0, description="temperature of token distributions")
+    chunk_temperature: Positive = Field(2.0, description="temperature of chunk likelihoods")
+    ce_weight: NotNegative = Field(1.0, description="weight of the cross-entropy")
+    distill_weight: NotNegative = Field(1.0, description="weight of the distillation term")
+    lambda_init: Fraction = Field(0.1, description="teacher's share of the TIDAL target at the start")
+    lambda_max: Fraction = Field(0.9, description="teacher's share of the TIDAL target at the end")
+    lambda_decay: Literal["cosine", "linear"] = Field("cosine", description="curve between the two")
+    lambda_axis: LambdaAxis | None = Field(None, description="what lambda follows; null: the method's choice")
+    timestep_weight: TimestepWeight | None = Field(
+        None, description="weight of a masked position by its timestep; null: the method's choice"
+    )
+    chunk_eps: Annotated[Number, Field(gt=0, lt=0.5)] = Field(
+        1e-7, description="chunk likelihoods are clamped to [eps, 1 - eps]"
+    )
+    chunk_divergence: Literal["bce", "kl"] = Field("bce", description="divergence of chunk likelihoods")
+    ce_normalizer: Literal["token", "sequence", "batch"] = Field(
+        "token", description="divisor of the cross-entropy"
+    )
+
+
+class TrainingConfig(TransformersArguments):
+    """The optimiser and its bookkeeping, by the names that transformers gives them."""
+
+    output_dir: Text = Field(
+        description="directory of the student, its checkpoints, recipe.yaml and summary.json"
+    )
+    max_steps: Count | None = Field(None, description="optimiser steps, or use num_train_epochs")
+    num_train_epochs: Positive | None = Field(None, description="passes over the data, in place of max_steps")
+    batch_size: Count = Field(8, description="sequences per device and forward pass")
+    gradient_accumulation_steps: Count = Field(1, description="forward passes per optimiser step")
+    learning_rate: Positive = Field(5e-5, description="peak learning rate")
+    warmup_ratio: Fraction = Field(0.1, description="warm-up, as a share of all steps")
+    warmup_steps: CountOrZero | None = Field(None, description="warm-up in steps, in place of warmup_ratio")
+    lr_scheduler: LrScheduler = Field("cosine", description="learning rate after the warm-up")
+    weight_decay: NotNegative = Field(0.0, description="AdamW weight decay")
+    max_grad_norm: NotNegative = Field(1.0, description="gradient clipping; 0: none")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic; the weights stay float32")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="seed of noise and data order")
+    logging_steps: Count = Field(10, description="steps between log entries")
+    save_steps: Count = Field(500, description="steps between checkpoints")
+    save_total_limit: Count = Field(2, description="checkpoints kept")
+    report_to: list[Text] = Field(default_factory=list, description="trackers, by transformers' names")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+
+    @model_serializer(mode="wrap")
+    def _without_unset_arguments(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Put our own keys first, and leave out what transformers decides."""
+        values: dict[str, Any] = handler(self)
+        passed_on = {name: values.pop(name, None) for name in TransformersArguments.model_fields}
+        return values | {name: value for name, value in passed_on.items() if value is not None}
+
+
+class Recipe(Section):
+    """One distillation run, whole and checked: a `Recipe` that exists is valid.
+
+    With method `none` a teacher may stay in the recipe; it is neither loaded nor used.
+
+    Raises:
+        RecipeError: a value is of the wrong type or out of bounds, or two values contradict each other.
+    Source: methods and defaults of TIDE (arXiv 2604.26951).
+    """
+
+    method: MethodName = Field(description="distillation method")
+    student: ModelConfig = Field(description="model to train")
+    teacher: ModelConfig | None = Field(None, description="model to learn from; frozen")
+    data: DataConfig = Field(description="rows to train on")
+    masking: MaskingConfig = Field(default_factory=MaskingConfig, description="noise")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="loss")
+    training: TrainingConfig = Field(description="optimiser and bookkeeping")
+
+    def __init__(self, document: Document | None = None, /, **values: Any) -> None:
+        document = document or Document.from_mapping(values, Place("recipe"))
+        invalid = None
+        try:
+            super().__init__(**document.values)
+        except ValidationError as error:
+            invalid = error
+        check(self, document, invalid, RULES)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> Recipe:
+        """A recipe from nested plain values, such as `Recipe.to_dict` gives or a YAML reader returns.
+
+        Raises:
+            RecipeError: as for a file; places are "recipe" instead of lines.
+        """
+        return cls(Document.from_mapping(values, Place("recipe")))
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A checked copy with other values; a mapping changes the keys of its section that it names.
+
+        `recipe.replace(method="kl", training={"seed": 1})`
+        """
+        values = self.to_dict()
+        for name, change in changes.items():
+            is_partial = isinstance(change, Mapping) and isinstance(values.get(name), Mapping)
+            values[name] = {**values[name], **change} if is_partial else change
+        return Recipe.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, every default written out; the caller may change them."""
+        return self.model_dump()
+
+    def to_yaml(self) -> str:
+        """YAML text with every default written out; `load_recipe` of it gives an equal recipe."""
+        return to_yaml(self.to_dict())
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file, strictly.
+
+    Args:
+        path: the file.
+        overrides: `key=value` texts with dotted keys and YAML values, such as `training.max_steps=10` or
+            `training.report_to=[tensorboard]`, written over the file in order.
+    Returns:
+        The recipe, checked.
+    Raises:
+        RecipeError: one line per problem, with file and line (or the override), key and remedy.
+    """
+    if isinstance(overrides, str):
+        raise TypeError(
+            f"load_recipe: overrides is a list of key=value texts, got the text {overrides!r}; wrap it in []"
+        )
+    document = Document.from_file(path)
+    apply_overrides(Recipe, document, overrides)
+    return Recipe(document)

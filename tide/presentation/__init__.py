@@ -1,1 +1,0 @@
-"""What figures and pages have in common."""
