@@ -37,28 +37,29 @@ def find_literals(texts: Texts, tokens: Tokens, added: Mapping[int, AddedToken])
     positions = np.flatnonzero(np.isin(tokens.ids, list(added))) if added else tokens.borders[:0]
     found_ids = tokens.ids[positions].tolist()
     borders = np.searchsorted(positions, tokens.borders).tolist()
-    literals = []
+    literals: list[Literal] = []
     for (first, after), (start, end) in zip(pairwise(borders), pairwise(texts.chars.tolist()), strict=True):
         if first < after:
             present = sorted(set(found_ids[first:after]), key=lambda id_: (-len(added[id_].content), id_))
-            found = _found(texts.text[start:end], [added[id_] for id_ in present])
-            literals += [Literal(start + at.start, start + at.end, *at[2:]) for at in found]
+            literals += _found(texts.text[start:end], start, [added[id_] for id_ in present])
     return literals
 
 
-def _found(text: str, present: Sequence[AddedToken]) -> Iterator[Literal]:
-    """Added tokens in a text; the first in `present` of those that begin at one place."""
+def _found(text: str, first: int, present: Sequence[AddedToken]) -> Iterator[Literal]:
+    """Added tokens in a text that begins at `first`; the first in `present` of those at one place."""
     of_content = {token.content: token for token in reversed(present) if token.content}
     # Without groups, the regular expression searches for the common prefix first.
     pattern = "|".join(_pattern(token) for token in present if token.content)
     last_end = 0
     for match in re.finditer(pattern, text) if pattern else ():
         token, (start, end) = of_content[match.group()], match.span()
-        while token.lstrip and start > last_end and text[start - 1] in BLANKS:
-            start -= 1
-        while token.rstrip and end < len(text) and text[end] in BLANKS:
-            end += 1
-        yield Literal(start, end, token.token_id, token.special)
+        if token.lstrip:
+            while start > last_end and text[start - 1] in BLANKS:
+                start -= 1
+        if token.rstrip:
+            while end < len(text) and text[end] in BLANKS:
+                end += 1
+        yield Literal(first + start, first + end, token.token_id, token.special)
         last_end = end
 
 

@@ -21,7 +21,7 @@ from tide.alignment.token_spans import TokenSpans
 from tide.alignment.token_stream import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from jaxtyping import Bool, Int64, UInt8
 
@@ -74,8 +74,11 @@ def place_tokens(
 
 def read_texts(texts: Texts, literals: Sequence[Literal], speller: Speller) -> Reading:
     """What the tokenizer reads for each text; nothing for a special token."""
-    pieces = speller.respelled(texts, _segments(texts, literals), literals)
-    specials = [(at.start, at.end, speller.intern("", b""), at.token_id) for at in literals if at.special]
+    if not speller.respells and not literals:
+        return Reading(texts.data, texts.bytes, np.zeros((5, 0), dtype=np.int64), np.zeros_like(texts.bytes))
+    pieces = speller.respelled(texts, _segments(texts, literals) if speller.respells else [], literals)
+    nothing = speller.intern("", b"")
+    specials = [(at.start, at.end, nothing, at.token_id) for at in literals if at.special]
     kinds = np.where(pieces.starts < pieces.ends, REJECTED, ADDED)
     rows = np.stack([*pieces, kinds], axis=1)
     if specials:
@@ -122,9 +125,11 @@ def _spelled(
     gap_ends = np.append(text_starts, len(data))
     if len(starts) * BYTES_PER_COPY < len(data):
         spelled = flat.tobytes() if len(starts) else b""
-        parts = [data[gap:end] for gap, end in zip(gaps.tolist(), gap_ends.tolist(), strict=True)]
-        new = [spelled[at : at + size] for at, size in zip(starts.tolist(), lengths.tolist(), strict=True)]
-        return b"".join(part for pair in zip(parts, [*new, b""], strict=True) for part in pair)
+        parts = [b""] * (2 * len(starts) + 1)
+        parts[::2] = [data[gap:end] for gap, end in zip(gaps.tolist(), gap_ends.tolist(), strict=True)]
+        places = zip(starts.tolist(), lengths.tolist(), strict=True)
+        parts[1::2] = [spelled[at : at + size] for at, size in places]
+        return b"".join(parts)
     origins, sizes = np.empty((2, 2 * len(starts) + 1), dtype=np.int64)
     origins[::2], origins[1::2] = len(flat) + gaps, starts
     sizes[::2], sizes[1::2] = gap_ends - gaps, lengths
@@ -261,8 +266,9 @@ def _spans(texts: Texts, tokens: Tokens, edits: Edits) -> TokenSpans:
     # A token without bytes lies where the last one ended, or spans the literal text that it stands for.
     is_empty = tokens.lengths == 0
     token_ends[is_empty] = 0
-    for token, start, end in _special_tokens(texts, tokens, edits):
-        token_starts[token], token_ends[token], is_empty[token] = start, end, False
+    found, literals = _special_tokens(texts, tokens, edits)
+    token_starts[found], token_ends[found] = literals
+    is_empty[found] = False
     token_ends = np.maximum.accumulate(token_ends)
     token_starts[is_empty] = token_ends[is_empty]
     token_starts = np.maximum.accumulate(token_starts)
@@ -270,16 +276,22 @@ def _spans(texts: Texts, tokens: Tokens, edits: Edits) -> TokenSpans:
     return TokenSpans(data, token_starts, token_ends, has_bytes, tokens.special, rejected)
 
 
-def _special_tokens(texts: Texts, tokens: Tokens, edits: Edits) -> Iterator[tuple[int, int, int]]:
+def _special_tokens(
+    texts: Texts, tokens: Tokens, edits: Edits
+) -> tuple[Int64[np.ndarray, " S"], Int64[np.ndarray, " 2 S"]]:
     """Special tokens that stand in the texts, and where: the first of their id where the stream is as far."""
-    waiting: defaultdict[tuple[int, ...], deque[int]] = defaultdict(deque)
-    at = np.flatnonzero(tokens.special)
-    text = np.searchsorted(tokens.borders, at, side="right") - 1
-    keys = zip(text.tolist(), tokens.starts[at].tolist(), tokens.ids[at].tolist(), strict=True)
-    for key, token in zip(keys, at.tolist(), strict=True):
-        waiting[key].append(token)
     edits = edits[:, edits[4] >= 0]
     text = np.searchsorted(texts.bytes, edits[0], side="right") - 1
-    for number, (start, end, offset, _, token_id) in zip(text.tolist(), edits.T.tolist(), strict=True):
-        if found := waiting[number, offset, token_id]:
-            yield found.popleft(), start, end
+    literals = np.stack([text, edits[2], edits[4]])
+    at = np.flatnonzero(tokens.special)
+    text = np.searchsorted(tokens.borders, at, side="right") - 1
+    specials = np.stack([text, tokens.starts[at], tokens.ids[at]])
+    if np.array_equal(literals, specials):
+        return at, edits[:2]
+    waiting: defaultdict[tuple[int, ...], deque[int]] = defaultdict(deque)
+    for key, token in zip(specials.T.tolist(), at.tolist(), strict=True):
+        waiting[tuple(key)].append(token)
+    candidates = [waiting[tuple(key)] for key in literals.T.tolist()]
+    found = [queue.popleft() if queue else -1 for queue in candidates]
+    is_found = np.array(found, dtype=np.int64) >= 0
+    return np.array(found, dtype=np.int64)[is_found], edits[:2, is_found]
