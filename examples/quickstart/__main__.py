@@ -6,6 +6,7 @@ python -m examples.quickstart [--full] [--seeds N] [--steps N] [--jobs N] [--out
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def main() -> int:
     if arguments.seeds:
         settings = settings._replace(seeds=tuple(range(arguments.seeds)))
     default = Path("runs/quickstart-full" if arguments.full else "runs/quickstart")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops the commands, too.
     try:
         quickstart(settings, arguments.output_dir or default, fresh=arguments.fresh, jobs=arguments.jobs)
     except (ValueError, RuntimeError) as error:

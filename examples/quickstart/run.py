@@ -159,7 +159,7 @@ class _Bench:
         self.progress.update(task, completed=1)
 
     def _train(self, spec: PipelineSpec, pipeline: Pipeline, method: str, seed: int) -> None:
-        steps, evaluations = self.settings.steps, self.settings.evaluations
+        steps, save_steps = self.settings.steps, max(self.settings.steps // self.settings.evaluations, 1)
         folder = self.output_dir / spec.folder / f"{method}-seed{seed}"
         log = folder.with_suffix(".log")
         task = self.progress.add_task(f"{spec.name}: {method}, seed {seed}", total=steps)
@@ -170,8 +170,8 @@ class _Bench:
             "training.seed": seed,
             "training.output_dir": folder,
             "training.max_steps": steps,
-            "training.save_steps": max(steps // evaluations, 1),
-            "training.save_total_limit": evaluations + 1,
+            "training.save_steps": save_steps,
+            "training.save_total_limit": steps,  # All: an interrupted run has some more.
             "training.logging_steps": max(steps // 40, 1),
         }
         self.commands.run(
@@ -180,14 +180,14 @@ class _Bench:
             log=log,
             watch=lambda: self.progress.update(task, completed=steps_done(log, steps)),
         )
-        saved = sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
-        # The last checkpoint is the student itself.
-        checkpoints = [*(str(folder / f"checkpoint-{step}") for step in saved[:-1]), str(folder)]
-        evaluations_of = [pipeline.student, *self._evaluate(spec, checkpoints, log)]
+        # The checkpoint of the last step is the student itself.
+        saved = range(save_steps, steps, save_steps)
+        checkpoints = [*(str(folder / f"checkpoint-{step}") for step in saved), str(folder)]
+        models = [pipeline.student, *self._evaluate(spec, checkpoints, log)]
         run = _run_of(
             json.loads((folder / "summary.json").read_text(encoding="utf-8")),
             seed=seed,
-            held_out=dict(zip([0, *saved], evaluations_of, strict=True)),
+            held_out=dict(zip([0, *saved, steps], models, strict=True)),
             completions=self._complete(folder, log) if seed == self.settings.seeds[0] else [],
         )
         with self.lock:

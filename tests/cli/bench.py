@@ -1,4 +1,4 @@
-"""A recipe to damage, and what the command says to it."""
+"""A recipe to damage, and the errors of the command that reads it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Bench:
     def teacher(self) -> Path:
         return self.folder / "teacher"
 
-    def said(self, *options: str) -> list[str]:
-        """What `tide distill` says to the recipe, which must be bad input."""
+    def errors(self, *options: str) -> list[str]:
+        """The lines of `tide distill` on the recipe, which must be bad input."""
         path = self.folder / "recipe.yaml"
         if not path.exists():
             path.write_text(yaml.safe_dump(self.values, sort_keys=False))

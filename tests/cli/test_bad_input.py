@@ -183,7 +183,7 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         (no_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_config, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
-        (other_architecture, "'.*student' has model_type 'llama'; supported are qwen3, a2d-qwen3. .*adapter"),
+        (other_architecture, "'.*student' has model_type 'llama'; supported are qwen3, a2d-qwen3. .*Convert"),
         (no_weights, "weights at '.*student' cannot be read .*Copy or download the checkpoint again"),
         (cut_weights, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
         (no_weights_at_all, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
@@ -208,12 +208,14 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_one_line_with_the_remedy(bench: Bench, damage: Callable[[Bench], None], message: str) -> None:
+def test_bad_input_is_one_line_with_its_remedy(
+    bench: Bench, damage: Callable[[Bench], None], message: str
+) -> None:
     damage(bench)
-    lines = bench.said()
+    lines = bench.errors()
     assert len(lines) == 1, "\n".join(lines)
     assert re.search(message, lines[0]), lines[0]
-    assert bench.said("--check") == lines
+    assert bench.errors("--check") == lines
 
 
 @pytest.mark.parametrize(
@@ -234,8 +236,7 @@ def test_a_bad_row_is_counted_and_stops_nothing(
     assert re.search(rejected, out), out
 
 
-def test_the_good_recipe_is_good(bench: Bench) -> None:
-    """Else every line above could be about something else."""
+def test_the_undamaged_recipe_is_fit_to_run(bench: Bench) -> None:
     path = bench.folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(bench.values))
     assert main(["distill", str(path), "--check"]) == 0
@@ -249,7 +250,7 @@ def test_the_good_recipe_is_good(bench: Bench) -> None:
     assert err == ""
 
 
-def test_the_check_of_prepared_data_says_what_was_dropped(bench: Bench) -> None:
+def test_the_check_of_prepared_data_counts_rejected_rows(bench: Bench) -> None:
     broken_line(bench)
     bench.values["data"]["prepared"] = str(bench.folder / "shards")
     path = bench.folder / "recipe.yaml"
@@ -261,12 +262,12 @@ def test_the_check_of_prepared_data_says_what_was_dropped(bench: Bench) -> None:
     assert "; 8 rows, 7 examples (" in out and out.endswith(" in the loss\n  1 rejected: not JSON\n")
 
 
-def test_a_line_for_every_problem_of_a_recipe(bench: Bench) -> None:
+def test_every_problem_of_a_recipe_has_a_line(bench: Bench) -> None:
     unknown_key(bench)
     wrong_type(bench)
     teacher_that_trains(bench)
     path = bench.folder / "recipe.yaml"
-    lines = [line.removeprefix(f"tide distill: {path}:") for line in bench.said()]
+    lines = [line.removeprefix(f"tide distill: {path}:") for line in bench.errors()]
     number = {
         key: 1
         + next(i for i, line in enumerate(path.read_text().splitlines()) if line.strip().startswith(key))
@@ -283,7 +284,7 @@ def test_a_line_for_every_problem_of_a_recipe(bench: Bench) -> None:
     assert "unknown key; nearest known key: training.max_steps" in "\n".join(lines)
 
 
-def test_no_recipe(bench: Bench) -> None:
+def test_a_missing_recipe_is_named(bench: Bench) -> None:
     status = main(["distill", str(bench.folder / "nothing.yaml")])
     out, err = bench.capture.readouterr()
     assert (status, out) == (2, "")
@@ -295,7 +296,7 @@ def test_no_recipe(bench: Bench) -> None:
 
 def test_a_bad_override_is_quoted(bench: Bench) -> None:
     bench.overrides = ["training.max_stps=3", "training.learning_rate=fast"]
-    lines = bench.said()
+    lines = bench.errors()
     assert len(lines) == 2
     assert "override 'training.max_stps=3'" in lines[0] + lines[1]
     assert "nearest known key: training.max_steps" in lines[0] + lines[1]
@@ -305,15 +306,15 @@ def test_a_bad_override_is_quoted(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("method", ["kl", "reverse_kl", "taid", "tidal", "tide_shared"])
-def test_every_token_method_wants_one_vocabulary(bench: Bench, method: str) -> None:
+def test_every_token_method_needs_one_vocabulary(bench: Bench, method: str) -> None:
     different_tokenizers(bench)
     bench.overrides = [f"method={method}"]
-    (line,) = bench.said()
+    (line,) = bench.errors()
     assert f"method {method} compares distributions over one vocabulary" in line
 
 
 @pytest.mark.parametrize("method", ["none", "calm", "tide_cross"])
-def test_other_methods_do_not(bench: Bench, method: str) -> None:
+def test_other_methods_take_two_vocabularies(bench: Bench, method: str) -> None:
     different_tokenizers(bench)
     path = bench.folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(bench.values))
@@ -321,7 +322,6 @@ def test_other_methods_do_not(bench: Bench, method: str) -> None:
 
 
 def test_a_token_past_the_shared_vocabulary_is_named(bench: Bench) -> None:
-    """Both models would read its id, and only one knows it."""
     wide = make_tokenizer(300)
     wide.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})
     wide.save_pretrained(bench.folder / "wide")
@@ -332,7 +332,7 @@ def test_a_token_past_the_shared_vocabulary_is_named(bench: Bench) -> None:
     assert main(["distill", str(path), "--check"]) == 0, "the text does not hold the token"
     rows = [*ROWS[:3], type(ROWS[0])("call", " <|tool|>()")]
     write_rows(bench.folder / "rows.jsonl", rows)
-    (line,) = bench.said()
+    (line,) = bench.errors()
     assert (
         "token '<|tool|>' (id 300), and the two tokenizers differ from id 300 on. Take that token out" in line
     )
@@ -341,9 +341,9 @@ def test_a_token_past_the_shared_vocabulary_is_named(bench: Bench) -> None:
 def test_a_run_in_the_way_is_found_by_the_check_too(bench: Bench) -> None:
     (bench.folder / "runs" / "checkpoint-7").mkdir(parents=True)
     bench.overrides = [f"training.output_dir={bench.folder / 'runs'}"]
-    (line,) = bench.said("--check")
+    (line,) = bench.errors("--check")
     assert "already holds checkpoint-7 of a run. Pass --resume to go on with it, or name another" in line
     assert line.endswith("training.output_dir. All else is fit to run.")
     no_data(bench)
-    (line,) = bench.said("--check")
+    (line,) = bench.errors("--check")
     assert "no file or directory at" in line and "already holds" not in line

@@ -129,7 +129,9 @@ def test_prepare_counts_every_source_of_several(
 
 
 @pytest.mark.parametrize("arguments", [[], ["distil"], ["distill"], ["sample", "somewhere"]])
-def test_a_command_that_is_not_whole(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_incomplete_command_shows_its_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -172,7 +174,7 @@ def test_a_typo_in_a_recipe_is_answered_without_torch(tmp_path: Path) -> None:
         ("tide_cross", "method tide_cross, student's vocabulary 300, teacher's vocabulary 340; 8 rows, "),
     ],
 )
-def test_check_says_what_it_found_and_leaves_nothing(
+def test_check_prints_its_findings_and_writes_nothing(
     tiny_checkpoints: TinyCheckpoints,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -205,7 +207,7 @@ def test_overrides_win_over_the_file(
     assert (written.training.max_steps, written.objective.ce_weight) == (2, 2.0)
 
 
-def test_overrides_stand_anywhere(
+def test_overrides_may_come_in_any_order(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -230,7 +232,7 @@ def test_overrides_stand_anywhere(
         (["sample", "somewhere", "x", "--block-size=3", "a=1"], "a=1"),
     ],
 )
-def test_what_is_no_override_is_refused(
+def test_arguments_that_are_not_overrides_are_refused(
     arguments: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -263,7 +265,7 @@ def test_held_out_text_is_measured_at_the_end(
     assert list(summary["nats_per_byte"].values()) == pytest.approx(list(expected.values()), rel=1e-5)
 
 
-def test_a_finished_run_is_said_to_be(
+def test_a_finished_run_is_reported_as_finished(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -275,7 +277,7 @@ def test_a_finished_run_is_said_to_be(
     assert capsys.readouterr().out == line.replace(": 3 steps", ": already finished: 3 steps") + "\n"
 
 
-def test_an_interrupt_before_training_is_no_traceback(
+def test_an_interrupt_prints_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(arguments: object) -> int:
@@ -312,7 +314,6 @@ def test_sample_takes_the_block_size_of_training(
     capsys: pytest.CaptureFixture[str],
     written: str | None,
 ) -> None:
-    """Of a student's folder, and of a checkpoint's, which lies in the student's."""
     run, size, said = shutil.copytree(tiny_checkpoints.student, tmp_path / "run"), 32, "as no recipe.yaml"
     if written is not None:
         recipe = tiny_recipe(tiny_checkpoints, run)
@@ -346,7 +347,7 @@ def test_sample_passes_over_a_recipe_of_another_program(
         ("./model", "no folder './model' here. Give a folder"),
     ],
 )
-def test_sample_answers_bad_input_in_a_line(
+def test_sample_reports_bad_input_in_one_line(
     capsys: pytest.CaptureFixture[str], place: str, message: str
 ) -> None:
     assert main(["sample", place, "x"]) == 2
@@ -365,7 +366,7 @@ def test_sample_answers_bad_input_in_a_line(
     ],
 )
 @pytest.mark.parametrize("value", ["0", "-2", "many"])
-def test_a_count_is_checked_by_its_own_name(
+def test_a_wrong_count_is_named_by_its_option(
     capsys: pytest.CaptureFixture[str], command: str, options: list[str], value: str
 ) -> None:
     for option in options:

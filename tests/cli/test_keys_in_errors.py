@@ -1,4 +1,4 @@
-"""What a recipe leads to and is unfit: each command names the key that led there, once."""
+"""Errors about files and models that a recipe names: each command names the key, once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def said(
+def error_line(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """The one line that a command says to a good recipe in which one value is changed."""
+    """The one line of a command on a good recipe in which one value is changed."""
 
     def run(command: str, key: str, value: object) -> str:
         values: Any = tiny_values(tiny_checkpoints, tmp_path / "run", "tide_cross")
@@ -56,31 +56,35 @@ def said(
         ("teacher.tokenizer", "./no", "teacher.tokenizer: load_tokenizer: no folder './no' here"),
     ],
 )
-def test_of_sources_and_tokenizers(said, command: str, key: str, value: object, message: str) -> None:
-    assert said(command, key, value).startswith(message)
+def test_sources_and_tokenizers_are_named_by_key(
+    error_line, command: str, key: str, value: object, message: str
+) -> None:
+    assert error_line(command, key, value).startswith(message)
 
 
-def test_of_the_second_source(said, tiny_checkpoints: TinyCheckpoints) -> None:
+def test_the_second_source_is_named_by_number(error_line, tiny_checkpoints: TinyCheckpoints) -> None:
     rows = str(tiny_checkpoints.rows)
     sources = [{"path": rows}, {"path": rows, "answer_contains": "nowhere to be found"}]
-    line = said("distill", "data.sources", sources)
+    line = error_line("distill", "data.sources", sources)
     assert line.startswith("data.sources.1.answer_contains: with_answer: no answer in the 8 rows")
-    line = said("distill", "data.sources", [{"path": rows}, {"path": "no/*.jsonl"}])
+    line = error_line("distill", "data.sources", [{"path": rows}, {"path": "no/*.jsonl"}])
     assert line.startswith("data.sources.1.path: open_source: no file of a known kind matches 'no/*.jsonl'")
 
 
-def test_of_models_and_held_out_text(said, tmp_path: Path) -> None:
-    line = said("distill", "student.path", "./no")
+def test_models_and_held_out_text_are_named_by_key(error_line, tmp_path: Path) -> None:
+    line = error_line("distill", "student.path", "./no")
     assert line.startswith("student.path: load_config: no folder './no' here")
-    assert said("align", "student.path", "./no").startswith("student.path: load_tokenizer: no folder './no'")
-    line = said("distill", "data.held_out", "no.jsonl")
+    assert error_line("align", "student.path", "./no").startswith(
+        "student.path: load_tokenizer: no folder './no'"
+    )
+    line = error_line("distill", "data.held_out", "no.jsonl")
     assert line.startswith("data.held_out: open_source: no file or directory at 'no.jsonl'")
     make_tokenizer(300, mask=None).save_pretrained(tmp_path / "bare")
-    line = said("prepare", "student.tokenizer", str(tmp_path / "bare"))
+    line = error_line("prepare", "student.tokenizer", str(tmp_path / "bare"))
     assert line.startswith("student.tokenizer: load_tokenizer: the tokenizer at ")
 
 
-def test_a_command_names_itself_once(said) -> None:
-    assert said("distill", "training.report_to", ["nosuch"]).startswith(
+def test_a_command_names_itself_once(error_line) -> None:
+    assert error_line("distill", "training.report_to", ["nosuch"]).startswith(
         "training.report_to: transformers knows no tracker 'nosuch'."
     )

@@ -1,4 +1,4 @@
-"""Whatever recipe is valid comes back from its YAML as it was; whatever key is misspelt is found."""
+"""A valid recipe survives its YAML, and a misspelt key is found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tide.config import Recipe, RecipeError, load_recipe
 from tide.methods import METHODS
 
-# Text that YAML readers take for something else, beside arbitrary text without control characters.
+# Text that YAML readers may convert, beside arbitrary text without control characters.
 TRICKY = ["5e-5", "1", "0x1f", "no", "true", "null", "~", "2024-01-01", "1:30", ".inf", "a: b", "#", "- a"]
 TRICKY += ["'", '"', "*x", "!t", " a ", "010", "=", "<<", "1_000", "a\u2028b", "\ufeff", "[", "%"]
 TEXT = st.sampled_from(TRICKY) | st.text(

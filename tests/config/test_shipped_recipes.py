@@ -1,4 +1,4 @@
-"""The recipes that the project ships: each loads, and says what its name says."""
+"""The shipped recipes load, and match their names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_recipe_loads_and_survives_its_own_yaml(path, load):
         ("quickstart_cross.yaml", "tide_cross", "examples/quickstart/checkpoints/student-small-vocab"),
     ],
 )
-def test_the_quickstart_recipes_name_the_quickstart_s_models_and_data(name, method, student):
+def test_the_quickstart_recipes_name_its_models_and_data(name, method, student):
     recipe = load_recipe(ROOT / "recipes" / name)
     assert recipe.method == method
     assert recipe.student.path == student
@@ -39,7 +39,7 @@ def test_the_quickstart_recipes_name_the_quickstart_s_models_and_data(name, meth
     assert (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size) == (128, 128, 16)
 
 
-def test_the_paper_s_recipe_mixes_the_paper_s_data():
+def test_the_paper_recipe_mixes_its_data():
     recipe = load_recipe(ROOT / "recipes" / "paper_cross.yaml")
     assert recipe.method == "tide_cross"
     assert (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size) == (512, 1024, 32)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from tests.chat import builder, examples_of
 from tests.plain_tokens import tokenize_rows
@@ -15,6 +16,7 @@ from tide.config import DataConfig
 from tide.data import TextRow
 from tide.methods import METHODS
 from tide.preparation import ExampleBuilder
+from tide.preparation.examples import build_part
 
 END = 0
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -222,3 +224,12 @@ def test_no_chunk_holds_what_only_one_side_reads_as_text(line_tokenizer):
     assert spans == teacher_spans
     text = b"".join(spans[chunk] for chunk in range(example.num_chunks))
     assert text.startswith(b"say") and text.endswith(b"twice") and b"pad" not in text
+
+
+def test_a_chunk_that_one_tokenizer_respells_is_rejected_and_counted():
+    composing = make_tokenizer(340, words=False)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    build = builder(make_tokenizer(300), composing, max_length=128, block_size=8)
+    part = build_part([{"text": "plain words and e\u0301 then more words"}], build)
+    assert (part.counts.kept, part.counts.rejected_chunks) == (1, 1) and part.counts.chunks > 10
+    assert "chunks (1 rejected)" in str(part.counts)

@@ -1,4 +1,4 @@
-"""Every setting of a recipe arrives at the part that it is about."""
+"""Every setting of a recipe reaches its part."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_run_over_epochs_reaches_their_end(tiny_checkpoints: TinyCheckpoints, 
     assert again == result.model_copy(update={"already_finished": True})
 
 
-def test_warm_up_and_decay_happen(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_the_learning_rate_warms_up_and_decays(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(
         tiny_checkpoints,
         tmp_path,

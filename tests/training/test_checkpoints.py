@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what a signal does to it."""
+"""The checkpoint to resume from, and the effect of a signal on a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
     assert checkpoints_in(tmp_path / "nothing") == []
 
 
-def test_the_newest_is_taken(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_taken(tmp_path: Path) -> None:
     older, newest = make(tmp_path, 9), make(tmp_path, 10)
     assert latest_complete_checkpoint(tmp_path) == newest
     assert older.is_dir()
@@ -51,13 +51,13 @@ def test_a_torn_checkpoint_is_removed_and_the_one_before_taken(tmp_path: Path, s
     assert (older / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_torn_before_whole_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_torn_checkpoint_before_a_complete_one_stays(tmp_path: Path) -> None:
     torn, newest = make(tmp_path, 4, None), make(tmp_path, 6)
     assert latest_complete_checkpoint(tmp_path) == newest
     assert torn.exists()
 
 
-def test_nothing_whole_is_nothing(tmp_path: Path) -> None:
+def test_without_a_complete_checkpoint_none_is_left(tmp_path: Path) -> None:
     make(tmp_path, 2, None)
     assert latest_complete_checkpoint(tmp_path) is None
     assert checkpoints_in(tmp_path) == []

@@ -84,7 +84,7 @@ def folder(tiny_checkpoints: TinyCheckpoints, tmp_path_factory: pytest.TempPathF
     for method in METHODS:
         values = tiny_values(tiny_checkpoints, folder / "run", method)
         (folder / f"{method}.json").write_text(json.dumps(values))
-    run_ranks(RANK, 2, folder, str(folder), seconds=120)
+    run_ranks(RANK, 2, folder, str(folder), seconds=280)
     return folder
 
 

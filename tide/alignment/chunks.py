@@ -132,7 +132,7 @@ def align_spans(
         num_chunks=len(spans),
         starts=edges[spans],
         ends=edges[spans + 1],
-        rejected=edges[_rejected_spans((student, teacher), span_of)],
+        rejected=edges[_rejected_spans((student, teacher), span_of, len(edges))],
     )
     if merge == "none" or not len(spans):
         return alignment
@@ -236,10 +236,13 @@ def _chunks_of_tokens(
 
 
 def _rejected_spans(
-    sides: tuple[TokenSpans, TokenSpans], span_of: Int32[np.ndarray, " B1"]
-) -> Int32[np.ndarray, " J"]:
-    found = [span_of[:-1][side.rejected] for side in sides if side.rejected is not None]
-    return np.unique(np.concatenate([span_of[:0], *found]))
+    sides: tuple[TokenSpans, TokenSpans], span_of: Int32[np.ndarray, " B1"], num_spans: int
+) -> Int64[np.ndarray, " J"]:
+    is_rejected = np.zeros(num_spans, dtype=np.bool_)
+    for side in sides:
+        if side.rejected is not None:
+            is_rejected[span_of[:-1][side.rejected]] = True
+    return np.flatnonzero(is_rejected)
 
 
 def _merged(alignment: ChunkAlignment, groups: Int32[np.ndarray, " C"]) -> ChunkAlignment:

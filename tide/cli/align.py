@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tide.cli.subparsers import count
+from tide.cli.subparsers import count, status_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tide.config import DataConfig, Recipe
     from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
     from tide.inspection.inputs import Rows
+
+_log = status_log("align")
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -236,10 +238,6 @@ def _check_parts_of_data(arguments: argparse.Namespace) -> None:
                 f"align: --{name} {given}: {arguments.data!r} has no {name}s and is read whole. Leave "
                 f"--{name} out."
             )
-
-
-def _log(line: str) -> None:
-    print(f"tide align: {line}", file=sys.stderr)
 
 
 def _sample(

@@ -1,7 +1,7 @@
-"""Recipe text to plain values, each with the place it was written in.
+"""Recipe text to plain values, each with its place.
 
 Scalars are those of YAML 1.2: 5e-5 is a number and `no` is text. PyYAML follows 1.1, where they are text and
-false, two silent surprises. Aliases, tags and merge keys are not read: a recipe says a thing once.
+false. YAML aliases, tags and merge keys are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCALARS: dict[str, Callable[[str], object]] = {
     "tag:yaml.org,2002:bool": lambda text: {"true": True, "false": False}[text.lower()],
     "tag:yaml.org,2002:null": lambda text: None,
 }
-UNREADABLE = object()  # stands for a value whose problem is reported already
+UNREADABLE = object()  # a value whose problem is reported already
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,7 +47,7 @@ _Loader.yaml_implicit_resolvers = {}  # not those of YAML 1.1
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that also quotes what only YAML 1.2 takes for a number, so that every YAML reader agrees."""
+    """SafeDumper that also quotes text that only YAML 1.2 reads as a number, so that every reader agrees."""
 
 
 for _loader_or_dumper in (_Loader, _Dumper):
@@ -64,13 +64,13 @@ for _loader_or_dumper in (_Loader, _Dumper):
 
 @dataclass
 class Document:
-    """Plain values (dict, list, str, int, float, bool, None) and where each was written.
+    """Plain values (dict, list, str, int, float, bool, None) and their places.
 
     Attributes:
         values: nested by section, as in the file.
-        origin: where a value stands whose own place is not known.
-        places: by path of keys; a path without a place has that of its nearest ancestor.
-        problems: what could not be read although the rest could; its value is `UNREADABLE`.
+        origin: the place of values without their own.
+        places: by path of keys; a path without one has that of its nearest ancestor.
+        problems: of values that cannot be read, which are `UNREADABLE`; the rest is read.
     """
 
     values: dict[str, object]
@@ -83,8 +83,8 @@ class Document:
         """Read a YAML file.
 
         Raises:
-            RecipeError: no such file, not UTF-8, not YAML, empty, not a mapping. What leaves the rest
-                readable (a key given twice, a tag on a value) is kept in `problems`.
+            RecipeError: no such file, not UTF-8, not YAML, empty, not a mapping. A problem that leaves the
+                rest readable (a key given twice, a tag on a value) goes to `problems`.
         """
         origin = Place(os.fspath(path))
         try:
@@ -119,7 +119,7 @@ class Document:
         return document
 
     def place(self, path: KeyPath) -> Place:
-        """Where the value at `path` was written, or else the section that holds it."""
+        """The place of the value at `path`, or else of the section that holds it."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, self.origin)
@@ -153,7 +153,7 @@ class Document:
             section = holder[at]
 
     def _value(self, node: yaml.Node, path: KeyPath, fixed: Place | None) -> object:
-        """Plain value of a node. Keys are placed by their lines, or all at `fixed` where that is given."""
+        """The plain value of a node. Keys are placed by their lines, or all at `fixed`."""
         place = fixed or Place(self.origin.source, _line(node))
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path, fixed)
@@ -163,7 +163,7 @@ class Document:
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return _SCALARS[node.tag](node.value)
-            except (KeyError, ValueError):  # a tag written by hand promised what the text does not keep
+            except (KeyError, ValueError):  # an explicit tag that the text does not match
                 pass
         self._note(place, path, f"the tag {_short(node.tag)} is not read here; write the plain value")
         return UNREADABLE
@@ -233,17 +233,17 @@ def to_yaml(values: Mapping[str, object]) -> str:
 
 
 def _compose(text: str, place: Place, *, lines: bool) -> yaml.Node | None:
-    """The tree of a YAML text; what is wrong with it is placed at its line, or else at `place`."""
+    """The tree of a YAML text; a problem is placed at its line, or else at `place`."""
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
+        reason = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
         _fail(
             Place(place.source, mark.line + 1) if lines and mark is not None else place,
-            f"not a recipe: {said}; write one plain document"
+            f"not a recipe: {reason}; write one plain document"
             if isinstance(error, yaml.composer.ComposerError)
-            else f"not valid YAML: {said}; check indentation, colons and quotes",
+            else f"not valid YAML: {reason}; check indentation, colons and quotes",
         )
     except yaml.reader.ReaderError as error:
         _fail(place, f"not valid YAML: {error.reason} (character {error.position}); remove the character")

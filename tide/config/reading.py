@@ -14,7 +14,7 @@ from tide.config.document import UNREADABLE, Document, KeyPath, override_place, 
 from tide.config.problem import Problem, RecipeError, printable, shown
 from tide.config.rules import Rule
 from tide.config.transformers_arguments import REFUSED
-from tide.config.values import Section, hint_for, hint_of, item_section_in, kind_of, section_in, type_of
+from tide.config.values import Kind, Section
 
 ANY_ITEM = "*"  # stands for an item's number in the key of what it holds
 _ITEM_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -57,7 +57,7 @@ def _wrong_values(
     """The message for each wrong value; None if its problem is reported already."""
     wrong: dict[KeyPath, str | None] = {}
     for error in invalid.errors(include_url=False):
-        path, hint = _declared_at(cls, error["loc"])
+        path, kind = _declared_at(cls, error["loc"])
         if path in wrong:  # an error for each branch of a union, or each item of a list
             continue
         given = _at(values, path, error["input"])
@@ -67,32 +67,26 @@ def _wrong_values(
             wrong[path] = _unknown(path, cls)
         elif error["type"] == "missing":
             under = f" under {'.'.join(path[:-1])}" if path[1:] else ""
-            wrong[path] = f"required key is missing; add {path[-1]} ({kind_of(hint)}){under}"
+            wrong[path] = f"required key is missing; add {path[-1]} ({kind}){under}"
         elif error["type"] == "value_error":
             rule, semicolon, remedy = str(error["ctx"]["error"]).partition(";")
             wrong[path] = f"{rule}, got {shown(given)}{semicolon}{remedy}"
         else:
-            remedy = hint_for(hint, given)
-            wrong[path] = f"expected {kind_of(hint)}, got {shown(given)}" + (f"; {remedy}" if remedy else "")
+            assert kind is not None
+            remedy = kind.remedy(given)
+            wrong[path] = f"expected {kind}, got {shown(given)}" + (f"; {remedy}" if remedy else "")
     return wrong
 
 
-def _declared_at(cls: type[Section], loc: tuple[int | str, ...]) -> tuple[KeyPath, Any]:
-    """The key of pydantic's `loc` and its annotation; what is inside a value has the key of the value."""
+def _declared_at(cls: type[Section], loc: tuple[int | str, ...]) -> tuple[KeyPath, Kind | None]:
+    """The key of pydantic's `loc` and its kind, or None if unknown; inside a value, the value's key."""
     path: KeyPath = ()
-    hint: Any = cls
-    for part in loc:
-        if section := section_in(hint):
-            field = section.model_fields.get(str(part))
-            hint = None if field is None else hint_of(field)
-        elif item := item_section_in(hint):
-            hint = item
-        else:
+    kind: Kind | None = Kind.of(cls)
+    for part in map(str, loc):
+        if kind is None or not (kind.is_section or kind.item):
             break
-        path = (*path, str(part))
-        if hint is None:
-            break
-    return path, hint
+        path, kind = (*path, part), kind.child(part)
+    return path, kind
 
 
 def _at(values: object, path: KeyPath, default: object) -> object:
@@ -111,21 +105,22 @@ def _right_part(
 ) -> Section:
     """A section of the values that are right; reading another one raises an AttributeError."""
 
-    def right(hint: Any, value: object, here: KeyPath) -> object:
+    def right(kind: Kind, value: object, here: KeyPath) -> object:
         if here in wrong:
             raise AttributeError
-        section, item = section_in(hint), item_section_in(hint)
-        if section is not None and isinstance(value, Mapping):
-            return _right_part(section, value, wrong, here)
-        if item is not None and isinstance(value, list):
-            return [right(item, each, (*here, str(at))) for at, each in enumerate(value)]
-        return value if section is not None or value is None else TypeAdapter(hint).validate_python(value)
+        if kind.is_section and isinstance(value, Mapping):
+            return _right_part(kind.type, value, wrong, here)
+        if kind.item is not None and isinstance(value, list):
+            return [right(Kind.of(kind.item), each, (*here, str(at))) for at, each in enumerate(value)]
+        if kind.is_section or value is None:
+            return value
+        return TypeAdapter(kind.annotation).validate_python(value)
 
     part = cls.model_construct()
-    for name, field in cls.model_fields.items():
+    for name, kind in cls.kinds().items():
         try:
             if (*path, name) in wrong or name in values:
-                part.__dict__[name] = right(hint_of(field), values.get(name), (*path, name))
+                part.__dict__[name] = right(kind, values.get(name), (*path, name))
         except AttributeError:
             part.__dict__.pop(name, None)
     return part
@@ -151,46 +146,42 @@ def apply_overrides(cls: type[Section], document: Document, overrides: Iterable[
 
 def _wrong_path(path: KeyPath, cls: type[Section], values: object) -> str | None:
     """The problem with the key of an override, if any."""
-    hint: Any = cls
+    kind: Kind | None = Kind.of(cls)
     for depth, written in enumerate(path):
         key = alias_at(path[: depth + 1]).key
-        if section := section_in(hint):
-            if key not in section.model_fields:
-                return _unknown(path, cls)
-            hint = hint_of(section.model_fields[key])
-            values = values.get(key) if isinstance(values, dict) else None
-        elif item := item_section_in(hint):
+        if kind is not None and kind.item is not None:
             name, length = ".".join(path[:depth]), len(values) if isinstance(values, list) else 0
             if not _ITEM_NUMBER.fullmatch(key):
-                known = next(
-                    (key for key in path[depth:] if key in item.model_fields), next(iter(item.model_fields))
-                )
+                keys = kind.item.model_fields
+                example = next((key for key in path[depth:] if key in keys), next(iter(keys)))
                 return (
                     f"unknown key; {name} is a list and {shown(written)} is not an item's number; items are "
-                    f"numbered from 0: {name}.0.{known}"
+                    f"numbered from 0: {name}.0.{example}"
                 )
             if int(key) >= length and (values is None or isinstance(values, list)):
                 return (
                     f"no item {key} in {name}, which has {length}, numbered from 0; give the whole list: "
                     f"{name}=[{{...}}, {{...}}]"
                 )
-            hint, values = item, values[int(key)] if isinstance(values, list) else None
-        elif type_of(hint) is dict and path[depth:] == path[-1:]:
+            values = values[int(key)] if isinstance(values, list) else None
+        elif kind is not None and kind.type is dict and path[depth:] == path[-1:]:
             return None
         else:
+            values = values.get(key) if isinstance(values, dict) else None
+        kind = None if kind is None else kind.child(key)
+        if kind is None:
             return _unknown(path, cls)
     return None
 
 
 def declared_keys(cls: type[Section], prefix: str = "") -> Iterator[str]:
     """Every dotted key; `*` is the number of an item."""
-    for name, field in cls.model_fields.items():
+    for name, kind in cls.kinds().items():
         yield prefix + name
-        hint = hint_of(field)
-        if section := section_in(hint):
-            yield from declared_keys(section, f"{prefix}{name}.")
-        if item := item_section_in(hint):
-            yield from declared_keys(item, f"{prefix}{name}.{ANY_ITEM}.")
+        if kind.is_section:
+            yield from declared_keys(kind.type, f"{prefix}{name}.")
+        if kind.item is not None:
+            yield from declared_keys(kind.item, f"{prefix}{name}.{ANY_ITEM}.")
 
 
 def _unknown(path: KeyPath, cls: type[Section]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tide.config.aliases import ALIASES
 from tide.config.sections import Recipe
 from tide.config.transformers_arguments import TransformersArguments
-from tide.config.values import Section, hint_of, item_section_in, kind_of, section_in
+from tide.config.values import Section
 
 WIDTH = 100
 
@@ -34,9 +34,9 @@ class Group(NamedTuple):
 def groups() -> list[Group]:
     """Every key of a recipe, by section."""
     by_class: dict[type[Section], list[str]] = {}
-    for name, field in Recipe.model_fields.items():
-        if section := section_in(hint_of(field)):
-            by_class.setdefault(section, []).append(name)
+    for name, kind in Recipe.kinds().items():
+        if kind.is_section:
+            by_class.setdefault(kind.type, []).append(name)
     found = [Group((), "A recipe is a YAML file of these keys and sections.", tuple(_keys(Recipe, "")))]
     for section, names in by_class.items():
         found += _groups_of(section, tuple(names))
@@ -46,18 +46,18 @@ def groups() -> list[Group]:
 def _groups_of(section: type[Section], names: tuple[str, ...]) -> Iterator[Group]:
     inherited = TransformersArguments if issubclass(section, TransformersArguments) else Section
     yield Group(names, _summary(section), tuple(_keys(section, names[0], without=inherited)))
-    for name, field in section.model_fields.items():
-        if item := item_section_in(hint_of(field)):
-            yield from _groups_of(item, (f"{names[0]}.{name}[N]",))
+    for name, kind in section.kinds().items():
+        if kind.item is not None:
+            yield from _groups_of(kind.item, (f"{names[0]}.{name}[N]",))
     if inherited is TransformersArguments:
         yield Group(names, _summary(inherited), tuple(_keys(inherited, names[0])))
 
 
 def _keys(section: type[Section], name: str, without: type[Section] = Section) -> Iterator[Key]:
-    for key, field in section.model_fields.items():
-        hint = hint_of(field)
-        if key in without.model_fields or section_in(hint):
+    for key, kind in section.kinds().items():
+        if key in without.model_fields or kind.is_section:
             continue
+        field = section.model_fields[key]
         aliases = [
             alias.removeprefix(f"{name}.")
             for alias, to in ALIASES.items()
@@ -66,7 +66,7 @@ def _keys(section: type[Section], name: str, without: type[Section] = Section) -
         default = (
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
         )
-        yield Key((key, *aliases), kind_of(hint), default, field.description or "")
+        yield Key((key, *aliases), str(kind), default, field.description or "")
 
 
 def _summary(section: type[Section]) -> str:

@@ -8,9 +8,10 @@ import types
 import typing
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import annotated_types
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
@@ -31,6 +32,17 @@ class Section(Record):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy with some values replaced; the copy is checked."""
         return type(self)(**{**dict(self), **(update or {})})
+
+    @classmethod
+    @cache
+    def kinds(cls) -> dict[str, Kind]:
+        """The kinds of its keys."""
+        return {
+            name: Kind.of(
+                Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            )
+            for name, field in cls.model_fields.items()
+        }
 
 
 def _check_text(text: str) -> str:
@@ -67,7 +79,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 InnerFraction = Annotated[Number, Field(gt=0, lt=1)]
 NamedValues = Annotated[dict[str, Any], AfterValidator(_check_named_values)]
 
-_KINDS = {
+_TYPES = {
     str: "text",
     int: "a whole number",
     float: "a number",
@@ -78,92 +90,80 @@ _KINDS = {
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def hint_of(field: FieldInfo) -> Any:
-    """The annotation of a field, with its bounds."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+@dataclass(frozen=True)
+class Kind:
+    """The values that a key takes; its text names them: "a whole number of at least 1".
 
+    Attributes:
+        annotation: the annotation of the key, with its bounds.
+        type: str, int, float, bool, list, dict or a section.
+        item: the section that each item of a list is.
+        words: the only ones, if not empty.
+        bounds: of a number, in words.
+    """
 
-def _parts(hint: Any) -> tuple[Any, bool, list[str]]:
-    """The type inside `Annotated` and `| None`; True if null is allowed; the bounds in words."""
-    nullable, bounds = False, []
-    while True:
-        if typing.get_origin(hint) is Annotated:
-            hint, *extras = typing.get_args(hint)
+    annotation: Any
+    type: Any
+    item: type[Section] | None
+    words: tuple[str, ...]
+    bounds: tuple[str, ...]
+    nullable: bool
+
+    @classmethod
+    def of(cls, annotation: Any) -> Kind:
+        """Read an annotation."""
+        inner, bounds, nullable = annotation, [], False
+        while (origin := typing.get_origin(inner)) in (Annotated, typing.Union, types.UnionType):
+            inner, *extras = typing.get_args(inner)
             for extra in extras:
-                constraints = extra.metadata if isinstance(extra, FieldInfo) else [extra]
-                bounds += [
-                    f"{word} {getattr(constraint, name)}"
-                    for constraint in constraints
-                    for name, word in _BOUNDS.items()
-                    if isinstance(constraint, annotated_types.BaseMetadata) and hasattr(constraint, name)
-                ]
-        elif typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(
-            hint
-        ):
-            (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-            nullable = True
-        else:
-            return hint, nullable, bounds
+                nullable = nullable or extra is type(None)
+                for one in extra.metadata if isinstance(extra, FieldInfo) else (extra,):
+                    bounds += [
+                        f"{word} {getattr(one, name)}" for name, word in _BOUNDS.items() if hasattr(one, name)
+                    ]
+        arguments = typing.get_args(inner)
+        words = arguments if origin is Literal else ()
+        item = arguments[0] if origin is list and Kind.of(arguments[0]).is_section else None
+        return cls(annotation, str if words else origin or inner, item, words, tuple(bounds), nullable)
 
+    @property
+    def is_section(self) -> bool:
+        """True for a section, null or not."""
+        return isinstance(self.type, type) and issubclass(self.type, Section)
 
-def section_in(hint: Any) -> type[Section] | None:
-    """The section that a hint names, if it is one, null or not."""
-    inner = _parts(hint)[0]
-    return inner if isinstance(inner, type) and issubclass(inner, Section) else None
+    def child(self, key: str) -> Kind | None:
+        """The kind of a key of a section, or of an item of a list of sections."""
+        if self.item is not None:
+            return Kind.of(self.item)
+        return self.type.kinds().get(key) if self.is_section else None
 
+    def __str__(self) -> str:
+        if self.is_section:
+            keys = self.type.model_fields
+            names = [name for name, field in keys.items() if field.is_required()] or list(keys)[:SHOWN_KEYS]
+            return f"a section of keys ({', '.join(names)})"
+        if self.item is not None:
+            return f"a list, each item {Kind.of(self.item)}"
+        name = f"one of {', '.join(self.words)}" if self.words else _TYPES[self.type]
+        if self.bounds:
+            name += f"{' of' if self.bounds[0].startswith('at') else ''} {' and '.join(self.bounds)}"
+        return f"{name} or null" if self.nullable else name
 
-def item_section_in(hint: Any) -> type[Section] | None:
-    """The section of each item, if a hint is a list of sections."""
-    inner = _parts(hint)[0]
-    return section_in(typing.get_args(inner)[0]) if typing.get_origin(inner) is list else None
-
-
-def words_in(hint: Any) -> tuple[str, ...]:
-    """The words that a hint allows, if it is a choice of words."""
-    inner = _parts(hint)[0]
-    return typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
-
-
-def type_of(hint: Any) -> type:
-    """The plain type of a value: str, int, float, bool, list or dict."""
-    inner = _parts(hint)[0]
-    kind: type = typing.get_origin(inner) or inner
-    return kind
-
-
-def kind_of(hint: Any) -> str:
-    """Name what a hint allows: "a whole number of at least 1"."""
-    inner, nullable, bounds = _parts(hint)
-    if section := section_in(inner):
-        names = [name for name, field in section.model_fields.items() if field.is_required()]
-        every = list(section.model_fields)
-        names = names or (every if len(every) <= SHOWN_KEYS else [*every[:SHOWN_KEYS], "..."])
-        return f"a section of keys ({', '.join(names)})"
-    if item := item_section_in(inner):
-        return f"a list, each item {kind_of(item)}"
-    words = words_in(inner)
-    name = f"one of {', '.join(words)}" if words else _KINDS[type_of(inner)]
-    if bounds:
-        name += f"{' of' if bounds[0].startswith('at') else ''} {' and '.join(bounds)}"
-    return f"{name} or null" if nullable else name
-
-
-def hint_for(hint: Any, value: object) -> str:
-    """A remedy for a value of the wrong kind, or an empty text."""
-    expected = type_of(hint)
-    if words := words_in(hint):
-        near = difflib.get_close_matches(value.lower(), words, n=1) if isinstance(value, str) else []
-        return f"nearest: {near[0]}" if near else ""
-    if section_in(hint):
-        return "write them under it, one a line"
-    if item_section_in(hint):
-        return "begin each item with a dash"
-    if value is None:
-        return "give a value, or leave the key out"
-    if expected is str and isinstance(value, (bool, int, float)):
-        return "quote it if it is text"
-    if expected is list and isinstance(value, str):
-        return f"write [{shown(value)}]"
-    if expected is int and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return f"write {value:.0f}"
-    return ""
+    def remedy(self, value: object) -> str:
+        """The remedy for a value of another kind, or an empty text."""
+        if self.words:
+            near = difflib.get_close_matches(value.lower(), self.words, n=1) if isinstance(value, str) else []
+            return f"nearest: {near[0]}" if near else ""
+        if self.is_section:
+            return "write them under it, one a line"
+        if self.item is not None:
+            return "begin each item with a dash"
+        if value is None:
+            return "give a value, or leave the key out"
+        if self.type is str and isinstance(value, (bool, int, float)):
+            return "quote it if it is text"
+        if self.type is list and isinstance(value, str):
+            return f"write [{shown(value)}]"
+        if self.type is int and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+            return f"write {value:.0f}"
+        return ""

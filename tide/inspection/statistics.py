@@ -65,6 +65,7 @@ class ChunkStatistics:
     answer_bytes: int = 0  # bytes of answers that both sides show
     covered_bytes: int = 0  # those in a chunk
     num_chunks: int = 0
+    rejected_chunks: int = 0  # spans that a tokenizer respells
     one_to_one: int = 0  # chunks of one token on either side
     chunk_bytes: Counter[int] = field(default_factory=Counter)  # bytes of a chunk -> such chunks
     student: SideStatistics = field(default_factory=SideStatistics)
@@ -97,11 +98,9 @@ class ChunkStatistics:
         self.answers += answers.number
         self.answer_bytes += len(answers.text)
         self.num_chunks += alignment.num_chunks
-        starts, ends = alignment.starts, alignment.ends
-        lengths = ends - starts
-        # Neighbours may share a character; starts and ends are both sorted.
-        previous_ends = np.append(0, ends)[:-1]
-        self.covered_bytes += int((ends - np.maximum(starts, previous_ends)).sum())
+        self.rejected_chunks += alignment.num_rejected
+        lengths = alignment.ends - alignment.starts
+        self.covered_bytes += int(lengths.sum())
         self.chunk_bytes.update(lengths.tolist())
         counts = []
         for side, chunks, num_tokens in (

@@ -74,6 +74,8 @@ def summary(statistics: ChunkStatistics, data: DataSet | None = None) -> list[st
         f"Rows aligned: {used:,} of {statistics.rows:,}; answers: {statistics.answers:,}; chunks: "
         f"{statistics.num_chunks:,}."
     )
+    if statistics.rejected_chunks:
+        lines.append(f"Rejected chunks, which a tokenizer respells: {statistics.rejected_chunks:,}.")
     if statistics.num_chunks:
         lines.append(
             f"{statistics.coverage:.2%} of {statistics.answer_bytes:,} bytes of answers lie in a chunk; "

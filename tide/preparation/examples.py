@@ -127,7 +127,8 @@ class ExampleBuilder:
             needed = max(prompt, in_chunks[-1] + 1 if in_chunks.size else 0)
             end = min(end, -(-needed // self.block_size) * self.block_size)
         teacher = _sequence(teacher_ids[:end], teacher_mask[:end], teacher_chunks[:end])
-        return Built(Example(_sequence(token_ids, loss_mask, chunks), teacher, num_chunks), cut)
+        example = Example(_sequence(token_ids, loss_mask, chunks), teacher, num_chunks)
+        return Built(example, cut, answers.alignment.num_rejected)
 
     def _fit(
         self, side: Side, tokenizer: PreTrainedTokenizerFast, max_length: int
