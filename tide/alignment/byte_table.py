@@ -148,8 +148,8 @@ class ByteTable:
         """Where each token lies in the UTF-8 bytes of the text that it was made of.
 
         Special tokens whose literal text stands in `text` span it; those that were added to it span nothing.
-        The text may go on behind the last token (truncation). Where the tokenizer respells the text, tokens
-        are rejected; an unknown token is rejected with the text that it may stand for.
+        Tokens of respelled text are rejected, and an unknown token with the text that it may stand for. Only
+        if the tokenizer spells its texts (`spells_text`) may the text go on behind the last token.
 
         >>> from tide.alignment import ByteTable
         >>> table = ByteTable([b"un", b"happy", b"<s>"], special_ids=[2], special_text={2: b"<s>"})

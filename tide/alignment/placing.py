@@ -53,14 +53,18 @@ def place_tokens(
     """Spans of the tokens of R texts, and the numbers of texts that their tokens spell nothing of.
 
     Args:
-        texts: each may go on behind its last token.
+        texts: each may go on behind its last token, if the tokenizer spells its texts.
         tokens: of all texts.
         special_text: literal texts of special tokens, by id.
         unknown_id: the token that stands for what the tokenizer cannot spell, if it has one.
         spells_text: the tokenizer respells nothing.
     """
     data = texts.data
-    if not tokens.special.any() and _is_as_written(texts, tokens) and unknown_id not in tokens.ids:
+    if (
+        not tokens.special.any()
+        and unknown_id not in tokens.ids
+        and _is_as_written(texts, tokens, may_cut=spells_text)
+    ):
         return tokens.as_text(data), []
     is_unknown = tokens.ids == (-1 if unknown_id is None else unknown_id)
     starts, ends = tokens.starts.copy(), tokens.ends.copy()
@@ -73,7 +77,9 @@ def place_tokens(
         for segment in segments:
             here = slice(*segment.tokens)
             low[here], high[here] = segment.text
-            starts[here], ends[here], spelled[here] = _place(segment, data, tokens, is_unknown, spells_text)
+            starts[here], ends[here], spelled[here] = _place(
+                segment, data, tokens, is_unknown, may_cut=spells_text and segment is segments[-1]
+            )
         for token, start, end in literals:
             starts[token] = low[token] = start
             ends[token] = high[token] = end
@@ -86,7 +92,8 @@ def place_tokens(
                 foreign.append(text)
                 spelled[here] = False
         counted = np.flatnonzero((tokens.lengths[here] > 0) | is_unknown[here])
-        if not len(counted) or spelled[first + counted[-1]]:  # Text behind the last token is no one's.
+        # Text behind the last token is no one's.
+        if spells_text and (not len(counted) or spelled[first + counted[-1]]):
             last = max([int(texts.bytes[text]), *ends[here][spelled[here]], *(at.end for at in literals)])
             held[last] += 1
             held[texts.bytes[text + 1]] -= 1
@@ -108,10 +115,10 @@ def place_tokens(
     ), foreign
 
 
-def _is_as_written(texts: Texts, tokens: Tokens) -> bool:
-    """Return True if the tokens spell every text to its end, and the last as far as they go."""
+def _is_as_written(texts: Texts, tokens: Tokens, *, may_cut: bool) -> bool:
+    """Return True if the tokens spell every text to its end; the last as far as they go, if it may be cut."""
     same = np.array_equal(texts.bytes[:-1], tokens.stream_borders[:-1])
-    return same and texts.data.startswith(tokens.stream)
+    return same and (texts.data.startswith(tokens.stream) if may_cut else texts.data == tokens.stream)
 
 
 def _cut(
@@ -178,7 +185,7 @@ def _literals(
 
 
 def _place(
-    segment: Segment, data: bytes, tokens: Tokens, is_unknown: Bool[np.ndarray, " L"], spells_text: bool
+    segment: Segment, data: bytes, tokens: Tokens, is_unknown: Bool[np.ndarray, " L"], *, may_cut: bool
 ) -> tuple[Int64[np.ndarray, " l"], Int64[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
     """Starts and ends of a segment's tokens in the text, and whether each is spelled there."""
     text_start, text_end = segment.text
@@ -188,14 +195,12 @@ def _place(
     stream = tokens.stream[stream_start:stream_end]
     unknown = (starts[is_unknown[here]] - stream_start).tolist()
     for lead in (0, 1) if stream[:1] == b" " else (0,):
-        if not unknown and data.startswith(stream[lead:], text_start, text_end):
-            end = text_start + len(stream) - lead
-            # Whether a tokenizer that respells text has read the last character or blank is open.
-            if spells_text or end == text_end or not (data[end] & 0xC0 == 0x80 or stream[-1:].isspace()):
-                shift = text_start - stream_start - lead
-                starts, ends = (np.maximum(of + shift, text_start) for of in (starts, ends))
-                return starts, ends, starts < ends
-    places, lead = spelled_places(data[text_start:text_end], stream, unknown, may_cut=spells_text)
+        is_all = may_cut or text_end - text_start == len(stream) - lead
+        if is_all and not unknown and data.startswith(stream[lead:], text_start, text_end):
+            shift = text_start - stream_start - lead
+            starts, ends = (np.maximum(of + shift, text_start) for of in (starts, ends))
+            return starts, ends, starts < ends
+    places, lead = spelled_places(data[text_start:text_end], stream, unknown, may_cut=may_cut)
     # Of tokens without bytes any entry will do.
     places = np.append(places, -1)
     starts = np.maximum(starts - stream_start, lead)

@@ -52,10 +52,10 @@ def spelled_places(
     """The byte of the text that each byte of the stream spells, -1 for none; and the length of the prefix.
 
     Args:
-        text: B bytes; may go on behind the stream.
+        text: B bytes.
         stream: S bytes.
         unknown: increasing places in `stream` of unknown tokens, which spell nothing.
-        may_cut: the stream may end inside a character.
+        may_cut: the text may go on behind the stream, inside a character, too.
     """
     sides = Folded.of(text), Folded.of(stream)
     places = np.full(len(stream), -1, dtype=np.int64)
@@ -66,7 +66,7 @@ def spelled_places(
     )
     lead = int(stream[:1] == b" " and num_read == num_blanks + 1)
     folded_unknown = np.searchsorted(sides[1].at, unknown).tolist()
-    for part in agreements(sides[0].data, sides[1].data, folded_unknown):
+    for part in agreements(sides[0].data, sides[1].data, folded_unknown, may_cut=may_cut):
         at, stream_at = (
             side.at[start : start + part.size]
             for side, start in zip(sides, (part.text, part.stream), strict=True)
@@ -108,13 +108,13 @@ def _of_whole_characters(
     return whole
 
 
-def agreements(text: bytes, stream: bytes, unknown: Sequence[int] = ()) -> list[Agreement]:
+def agreements(
+    text: bytes, stream: bytes, unknown: Sequence[int] = (), *, may_cut: bool = False
+) -> list[Agreement]:
     """Parts that text and stream share, in order; O(n log n).
 
     Args:
-        text: may go on behind the stream.
-        stream: what the tokens spell.
-        unknown: increasing places in `stream` of unknown tokens, which spell nothing.
+        text, stream, unknown, may_cut: as `spelled_places` takes them.
     """
     anchors: tuple[list[int], list[int]] | None = None
     found = []
@@ -124,9 +124,13 @@ def agreements(text: bytes, stream: bytes, unknown: Sequence[int] = ()) -> list[
         stop = unknown[num_passed] if num_passed < len(unknown) else len(stream)
         size = _num_shared(text, at.text, stream, at.stream, stop)
         end, stream_end = at.text + size, at.stream + size
-        if stream_end == len(stream):
+        if stream_end == len(stream) and (may_cut or end == len(text)):
             break
-        anchors = _anchors(text, stream, unknown) if anchors is None else anchors
+        if anchors is None:
+            anchors = _anchors(text, stream, unknown)
+            if not may_cut:  # Both end together.
+                anchors[0].append(len(text))
+                anchors[1].append(len(stream))
         anchor = max(bisect_left(anchors[0], end), bisect_left(anchors[1], stream_end))
         if anchor == len(anchors[0]):
             break

@@ -117,7 +117,7 @@ def first_difference(part: bytes, whole: bytes) -> int | None:
 def blank_bytes(data: bytes) -> Bool[np.ndarray, " B"]:
     """[B] bool, the bytes of whitespace."""
     codes = np.frombuffer(data, dtype=np.uint8)
-    is_blank = (codes == 0x20) | ((codes >= 0x09) & (codes <= 0x0D))
+    is_blank: Bool[np.ndarray, " B"] = (codes == 0x20) | ((codes >= 0x09) & (codes <= 0x0D))
     for blank in () if data.isascii() else WIDE_BLANKS:
         if blank in data:
             at = [codes[i : len(codes) - len(blank) + 1 + i] == byte for i, byte in enumerate(blank)]
