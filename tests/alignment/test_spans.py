@@ -263,13 +263,13 @@ def test_an_unknown_token_is_rejected_with_what_it_may_stand_for():
     assert places(tokenizer, "t[UNK]t") == [(0, 1), (1, 6), (6, 7)]
 
 
-def test_an_added_token_that_was_not_recognised_is_rejected():
+def test_an_added_token_that_was_not_recognised_is_the_bytes_that_it_is_written_in():
     tokenizer = characters("ab<s>", normalizer=normalizers.Lowercase())
     tokenizer.add_special_tokens(["<s>"])
     special = tokenizer.token_to_id("<s>")
     ids = [tokenizer.token_to_id(c) for c in "a<s>b"]
     spans = ByteTable.from_tokenizer(tokenizer).spans_of(["b<s>b"], [[ids[-1], *ids[1:], special]])
-    assert not spans.has_bytes[1:].any()
+    assert spans.has_bytes.tolist() == [True] * 5 + [False] and spans.starts.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_sides_of_different_texts_are_refused():

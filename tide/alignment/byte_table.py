@@ -166,7 +166,7 @@ class ByteTable:
             ValueError: ids is not one row of integers in [0, V), or they are of another text.
         """
         spans, tokens, foreign = self._placed([text], [ids])
-        if foreign:
+        if len(foreign):
             at = first_difference(tokens.stream, spans.text) or 0
             context = slice(max(0, at - ERROR_CONTEXT), at + ERROR_CONTEXT)
             raise ValueError(
@@ -191,7 +191,7 @@ class ByteTable:
 
     def _placed(
         self, texts: Sequence[str], ids: Sequence[ArrayLike]
-    ) -> tuple[TokenSpans, Tokens, Sequence[int]]:
+    ) -> tuple[TokenSpans, Tokens, Int64[np.ndarray, " K"]]:
         """Spans, what the tokens spell, and the texts that they are not of."""
         rows = check_ids(ids[0] if len(ids) == 1 else _joined(ids), len(self), "ByteTable.spans", "ids")
         joined, tokens = Texts.joined(texts), self.stream(rows, offsets(map(np.size, ids)))

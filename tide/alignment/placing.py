@@ -1,8 +1,9 @@
 """Lay tokens over the texts that they were made of, byte by byte.
 
-Special tokens cut a text and the bytes that its tokens spell (the stream) into segments. Most segments are
-spelled as they are written, but for a space that the tokenizer puts in front. Elsewhere `resuming` finds
-which bytes of the stream are bytes of the text; a token of any other byte is rejected.
+Most texts are spelled as they are written, but for special tokens that stand in them and a space that the
+tokenizer puts in front. Elsewhere special tokens cut a text and the bytes that its tokens spell (the stream)
+into segments, and `resuming` finds which bytes of a segment's stream are bytes of its text. A token of any
+other byte is rejected.
 
 Legend: R texts, B bytes of text, L tokens.
 """
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tide.alignment.resuming import spelled_places
+from tide.alignment.resuming import Gap, spelled_places
 from tide.alignment.token_spans import TokenSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jaxtyping import Bool, Int64
 
@@ -27,17 +28,34 @@ if TYPE_CHECKING:
 
 
 class Segment(NamedTuple):
-    """Text without special tokens, and its tokens: half-open ranges of bytes, stream bytes and tokens."""
+    """Text and its tokens: half-open ranges of bytes, stream bytes and tokens."""
 
     text: tuple[int, int]
     stream: tuple[int, int]
     tokens: tuple[int, int]
 
 
-class Literal(NamedTuple):
-    """A special token that stands in a text: its token and the bytes that it is written in."""
+class Special(NamedTuple):
+    """A special token, its place in the stream, and the literal text that it may stand for."""
 
     token: int
+    stream: int
+    content: bytes
+    is_unknown: bool = False
+
+
+class Shift(NamedTuple):
+    """From token `first` on, stream bytes lie `shift` bytes further in the text, but not before `floor`."""
+
+    first: int
+    shift: int
+    floor: int
+
+
+class Literal(NamedTuple):
+    """A special token that stands in a text."""
+
+    special: Special
     start: int
     end: int
 
@@ -49,8 +67,8 @@ def place_tokens(
     unknown_id: int | None,
     *,
     spells_text: bool,
-) -> tuple[TokenSpans, list[int]]:
-    """Spans of the tokens of R texts, and the numbers of texts that their tokens spell nothing of.
+) -> tuple[TokenSpans, Int64[np.ndarray, " K"]]:
+    """Spans of the tokens of R texts, and the numbers of texts that their tokens are not of.
 
     Args:
         texts: each may go on behind its last token, if the tokenizer spells its texts.
@@ -59,154 +77,179 @@ def place_tokens(
         unknown_id: the token that stands for what the tokenizer cannot spell, if it has one.
         spells_text: the tokenizer respells nothing.
     """
-    data = texts.data
-    if (
-        not tokens.special.any()
-        and unknown_id not in tokens.ids
-        and _is_as_written(texts, tokens, may_cut=spells_text)
-    ):
-        return tokens.as_text(data), []
     is_unknown = tokens.ids == (-1 if unknown_id is None else unknown_id)
-    starts, ends = tokens.starts.copy(), tokens.ends.copy()
-    spelled = np.zeros(len(starts), dtype=np.bool_)
-    low, high = np.zeros_like(starts), np.zeros_like(ends)  # text that each token may stand for
-    held = np.zeros(len(data) + 1, dtype=np.int64)  # +1 where a span begins, -1 where it ends
-    foreign = []
-    for text, (first, after) in enumerate(pairwise(tokens.borders.tolist())):
-        segments, literals = _cut(texts, tokens, text, special_text, is_unknown)
-        for segment in segments:
-            here = slice(*segment.tokens)
-            low[here], high[here] = segment.text
-            starts[here], ends[here], spelled[here] = _place(
-                segment, data, tokens, is_unknown, may_cut=spells_text and segment is segments[-1]
+    shifts: list[Shift] = []
+    literals: list[Literal] = []
+    resumed: list[tuple[Segment, bool]] = []
+    for whole, specials, has_unknown in _texts(texts, tokens, special_text, is_unknown):
+        found = None if has_unknown else _as_written(whole, specials, texts.data, tokens.stream, spells_text)
+        if found is None:
+            in_text = _literals(whole, specials, texts.data)
+            segments = list(_between(whole, in_text))
+            resumed += [(segment, spells_text and segment is segments[-1]) for segment in segments]
+            found = [Shift(whole.tokens[0], 0, 0)], in_text
+        shifts += found[0]
+        literals += found[1]
+
+    first, shift, floor = np.array(shifts, dtype=np.int64).reshape(-1, 3).T
+    counts = np.diff(np.append(first, len(tokens.ids)))
+    shift, floor = np.repeat(shift, counts), np.repeat(floor, counts)
+    starts, ends = (np.maximum(of + shift, floor) for of in (tokens.starts, tokens.ends))
+    spelled = tokens.lengths > 0
+    # The text that a token may stand for.
+    low, high = (np.repeat(of, np.diff(tokens.borders)) for of in (texts.bytes[:-1], texts.bytes[1:]))
+    if resumed:
+        gaps = [
+            Gap(
+                segment.text,
+                segment.stream,
+                tokens.starts[
+                    segment.tokens[0] + np.flatnonzero(is_unknown[slice(*segment.tokens)])
+                ].tolist(),
+                may_cut,
             )
-        for token, start, end in literals:
-            starts[token] = low[token] = start
-            ends[token] = high[token] = end
-            held[start] += 1
-            held[end] -= 1
-        here = slice(first, after)
-        if not is_unknown[here].any():
-            is_missing = ~spelled[here] & (tokens.lengths[here] > 0)
-            if is_missing.any() and (spells_text or not spelled[here].any()):
-                foreign.append(text)
-                spelled[here] = False
-        counted = np.flatnonzero((tokens.lengths[here] > 0) | is_unknown[here])
-        # Text behind the last token is no one's.
-        if spells_text and (not len(counted) or spelled[first + counted[-1]]):
-            last = max([int(texts.bytes[text]), *ends[here][spelled[here]], *(at.end for at in literals)])
-            held[last] += 1
-            held[texts.bytes[text + 1]] -= 1
-    is_literal = (low < high) & (starts == low) & (ends == high) & tokens.special & ~is_unknown
-    np.add.at(held, starts[spelled], 1)
-    np.add.at(held, ends[spelled], -1)
-    rejected = np.cumsum(held)[:-1] == 0
+            for segment, may_cut in resumed
+        ]
+        of_gaps = np.concatenate([np.arange(*segment.tokens) for segment, _ in resumed])
+        sizes = [segment.tokens[1] - segment.tokens[0] for segment, _ in resumed]
+        low[of_gaps], high[of_gaps] = (np.repeat([gap.text[side] for gap in gaps], sizes) for side in (0, 1))
+        starts[of_gaps], ends[of_gaps], spelled[of_gaps] = _resumed(gaps, sizes, of_gaps, texts, tokens)
+
+    num_spelled, num_missing, num_unknown = (
+        np.diff(np.append(0, np.cumsum(of))[tokens.borders])
+        for of in (spelled, ~spelled & (tokens.lengths > 0), is_unknown)
+    )
+    is_foreign = (num_missing > 0) & (num_unknown == 0) & (spells_text | (num_spelled == 0))
+    spelled &= ~np.repeat(is_foreign, np.diff(tokens.borders))
+    is_placed = spelled.copy()
+    for literal in literals:
+        at = literal.special.token
+        starts[at], ends[at], is_placed[at] = literal.start, literal.end, True
 
     # Other tokens stand between what is spelled before and behind them; without bytes, at its end.
-    is_placed = spelled | is_literal
     before = np.maximum.accumulate(np.where(is_placed, ends, low))
     behind = np.minimum.accumulate(np.where(is_placed, starts, high)[::-1])[::-1]
     is_empty = (tokens.lengths == 0) & ~is_unknown
-    starts = np.where(is_placed, starts, before)
-    ends = np.where(is_placed, ends, np.where(is_empty, before, np.maximum(before, behind)))
+    reach = np.where(is_empty, before, np.maximum(before, behind))
+    starts, ends = np.where(is_placed, starts, before), np.where(is_placed, ends, reach)
+    rejected = _not_held(texts, tokens, (starts, ends), is_placed, spells_text)
     has_bytes = spelled & (starts < ends)
-    return TokenSpans(
-        data, starts, ends, has_bytes, tokens.special, rejected if rejected.any() else None
-    ), foreign
+    spans = TokenSpans(texts.data, starts, ends, has_bytes, tokens.special, rejected)
+    return spans, np.flatnonzero(is_foreign)
 
 
-def _is_as_written(texts: Texts, tokens: Tokens, *, may_cut: bool) -> bool:
-    """Return True if the tokens spell every text to its end; the last as far as they go, if it may be cut."""
-    same = np.array_equal(texts.bytes[:-1], tokens.stream_borders[:-1])
-    return same and (texts.data.startswith(tokens.stream) if may_cut else texts.data == tokens.stream)
+def _texts(
+    texts: Texts, tokens: Tokens, special_text: Mapping[int, bytes], is_unknown: Bool[np.ndarray, " L"]
+) -> Iterator[tuple[Segment, Sequence[Special], bool]]:
+    """Every text with its special tokens, and whether some token of it is unknown."""
+    at = np.flatnonzero(tokens.special)
+    columns = (at, tokens.starts[at], tokens.ids[at], is_unknown[at])
+    specials = [
+        Special(token, place, special_text.get(token_id, b""), unknown)
+        for token, place, token_id, unknown in zip(*(of.tolist() for of in columns), strict=True)
+    ]
+    special_borders = np.searchsorted(at, tokens.borders).tolist()
+    num_unknown = np.append(0, np.cumsum(is_unknown))[tokens.borders].tolist()
+    ranges = (pairwise(of.tolist()) for of in (texts.bytes, tokens.stream_borders, tokens.borders))
+    for whole, (first, after), (before, behind) in zip(
+        map(Segment, *ranges), pairwise(special_borders), pairwise(num_unknown), strict=True
+    ):
+        yield whole, specials[first:after], before < behind
 
 
-def _cut(
-    texts: Texts,
-    tokens: Tokens,
-    text: int,
-    special_text: Mapping[int, bytes],
-    is_unknown: Bool[np.ndarray, " L"],
-) -> tuple[list[Segment], list[Literal]]:
-    """One text between the special tokens that stand in it, and these."""
-    text_start, text_end = texts.bytes[text : text + 2].tolist()
-    first, after = tokens.borders[text : text + 2].tolist()
-    stream_start, stream_end = tokens.stream_borders[text : text + 2].tolist()
-    whole = Segment((text_start, text_end), (stream_start, stream_end), (first, after))
-    special = first + np.flatnonzero(tokens.special[first:after])
-    if not len(special):
-        return [whole], []
-    literals = _literals(texts.data, whole, special, tokens, special_text, is_unknown)
-    segments = []
-    at, stream_at, token_at = text_start, stream_start, first
-    for token, start, end in literals:
-        segments.append(Segment((at, start), (stream_at, int(tokens.starts[token])), (token_at, token)))
-        at, stream_at, token_at = end, int(tokens.starts[token]), token + 1
-    segments.append(Segment((at, text_end), (stream_at, stream_end), (token_at, after)))
-    return segments, literals
+def _as_written(
+    whole: Segment, specials: Sequence[Special], data: bytes, stream: bytes, may_cut: bool
+) -> tuple[list[Shift], list[Literal]] | None:
+    """Where tokens lie that spell a text as it stands; None where they do not."""
+    shifts, literals = [], []
+    (place, text_end), at, first = whole.text, whole.stream[0], whole.tokens[0]
+    for special in (*specials, Special(whole.tokens[1], whole.stream[1], b"")):
+        run, lead = stream[at : special.stream], 0
+        if not data.startswith(run, place, text_end):
+            lead = 1  # An added space is nothing of the text.
+            if run[:1] != b" " or not data.startswith(run[1:], place, text_end):
+                return None
+        shifts.append(Shift(first, place - at - lead, place))
+        place += len(run) - lead
+        if special.content and data.startswith(special.content, place, text_end):
+            literals.append(Literal(special, place, place + len(special.content)))
+            place += len(special.content)
+        elif special.content and data[place : place + 1].isspace():
+            return None  # It may take blanks along.
+        at, first = special.stream, special.token + 1
+    is_right = place == text_end or (may_cut and place < text_end)
+    return (shifts, literals) if is_right else None
 
 
-def _literals(
-    data: bytes,
-    whole: Segment,
-    special: Int64[np.ndarray, " K"],
-    tokens: Tokens,
-    special_text: Mapping[int, bytes],
-    is_unknown: Bool[np.ndarray, " L"],
-) -> list[Literal]:
+def _literals(whole: Segment, specials: Sequence[Special], data: bytes) -> list[Literal]:
     """The special tokens that stand in a text; none unless they and those at its two ends are all there are.
 
     Those at the ends may have been added to the text.
     """
-    contents = {
-        special_text[token_id]: token_id
-        for token_id in tokens.ids[special].tolist()
-        if token_id in special_text
-    }
-    contents.pop(b"", None)
-    pattern = b"|".join(re.escape(content) for content in sorted(contents, key=len, reverse=True))
-    found = [match.span() for match in re.finditer(pattern, data[slice(*whole.text)])] if contents else []
-    ids = [contents[data[whole.text[0] + start : whole.text[0] + end]] for start, end in found]
-    is_written_unknown = any(is_unknown[token] and tokens.ids[token] in ids for token in special.tolist())
-    inside = [token for token in special.tolist() if is_written_unknown or not is_unknown[token]]
-    for lead in range(len(inside) - len(ids) + 1):
-        of_text, added = inside[lead : lead + len(ids)], inside[lead + len(ids) :]
-        if lead and tokens.starts[inside[lead - 1]] > whole.stream[0]:
-            break
-        if any(tokens.starts[token] < whole.stream[1] for token in added):
-            continue
-        if tokens.ids[of_text].tolist() == ids:
-            offset = whole.text[0]
-            return [
-                Literal(token, offset + start, offset + end)
-                for token, (start, end) in zip(of_text, found, strict=True)
-            ]
+    contents = sorted({special.content for special in specials} - {b""}, key=len, reverse=True)
+    pattern = re.compile(b"|".join(map(re.escape, contents)))
+    found = list(pattern.finditer(data, *whole.text)) if contents else []
+    written = [match.group() for match in found]
+    inside = [special for special in specials if not special.is_unknown or special.content in written]
+    for lead in range(len(inside) - len(found) + 1):
+        before, of_text, behind = inside[:lead], inside[lead : lead + len(found)], inside[lead + len(found) :]
+        is_right = [special.content for special in of_text] == written
+        is_right &= all(special.stream == whole.stream[0] for special in before)
+        if is_right and all(special.stream == whole.stream[1] for special in behind):
+            return [Literal(special, *match.span()) for special, match in zip(of_text, found, strict=True)]
     return []
 
 
-def _place(
-    segment: Segment, data: bytes, tokens: Tokens, is_unknown: Bool[np.ndarray, " L"], *, may_cut: bool
-) -> tuple[Int64[np.ndarray, " l"], Int64[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
-    """Starts and ends of a segment's tokens in the text, and whether each is spelled there."""
-    text_start, text_end = segment.text
-    stream_start, stream_end = segment.stream
-    here = slice(*segment.tokens)
-    starts, ends = tokens.starts[here], tokens.ends[here]
-    stream = tokens.stream[stream_start:stream_end]
-    unknown = (starts[is_unknown[here]] - stream_start).tolist()
-    for lead in (0, 1) if stream[:1] == b" " else (0,):
-        is_all = may_cut or text_end - text_start == len(stream) - lead
-        if is_all and not unknown and data.startswith(stream[lead:], text_start, text_end):
-            shift = text_start - stream_start - lead
-            starts, ends = (np.maximum(of + shift, text_start) for of in (starts, ends))
-            return starts, ends, starts < ends
-    places, lead = spelled_places(data[text_start:text_end], stream, unknown, may_cut=may_cut)
-    # Of tokens without bytes any entry will do.
-    places = np.append(places, -1)
-    starts = np.maximum(starts - stream_start, lead)
-    ends = np.maximum(ends - stream_start, lead)
+def _between(whole: Segment, literals: Sequence[Literal]) -> Iterator[Segment]:
+    """What lies between the literals of a text."""
+    text, stream, token = whole.text[0], whole.stream[0], whole.tokens[0]
+    for special, start, end in literals:
+        yield Segment((text, start), (stream, special.stream), (token, special.token))
+        text, stream, token = end, special.stream, special.token + 1
+    yield Segment((text, whole.text[1]), (stream, whole.stream[1]), (token, whole.tokens[1]))
+
+
+def _resumed(
+    gaps: Sequence[Gap], sizes: Sequence[int], at: Int64[np.ndarray, " K"], texts: Texts, tokens: Tokens
+) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"], Bool[np.ndarray, " K"]]:
+    """Starts and ends in the text of the tokens of gaps, and whether each is spelled there.
+
+    Args:
+        sizes: tokens of each gap.
+        at: [K], these tokens.
+    """
+    places, prefix_ends = spelled_places(texts.data, tokens.stream, gaps)
+    lead = np.repeat(np.array(prefix_ends, dtype=np.int64), sizes)
+    starts, ends = np.maximum(tokens.starts[at], lead), np.maximum(tokens.ends[at], lead)
+    is_prefix = (ends == lead) & (tokens.lengths[at] > 0)
     num_missing = np.append(0, np.cumsum(places < 0))
+    places = np.append(places, -1)  # Of tokens without bytes any entry will do.
     last = places[ends - 1]
-    spelled = (starts < ends) & (num_missing[starts] == num_missing[ends])
-    spelled &= last - places[starts] == ends - 1 - starts
-    return text_start + places[starts], text_start + last + 1, spelled
+    spelled = (num_missing[starts] == num_missing[ends]) & (last - places[starts] == ends - 1 - starts)
+    spelled = (tokens.lengths[at] > 0) & (spelled | is_prefix)
+    text_start = np.repeat(np.array([gap.text[0] for gap in gaps], dtype=np.int64), sizes)
+    starts, ends = (np.where(is_prefix, text_start, of) for of in (places[starts], last + 1))
+    return starts, ends, spelled
+
+
+def _not_held(
+    texts: Texts,
+    tokens: Tokens,
+    spans: tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]],
+    is_placed: Bool[np.ndarray, " L"],
+    spells_text: bool,
+) -> Bool[np.ndarray, " B"] | None:
+    """The bytes of the texts that no placed token holds, but those behind the last token of a text."""
+    starts, ends = (of[is_placed] for of in spans)
+    if spells_text:
+        reach = np.append(0, np.maximum.accumulate(np.where(is_placed, spans[1], 0)))[tokens.borders[1:]]
+        tails = np.maximum(reach, texts.bytes[:-1])
+        last = np.append(
+            -1, np.maximum.accumulate(np.where(tokens.lengths > 0, np.arange(len(is_placed)), -1))
+        )
+        last = last[tokens.borders[1:]]
+        is_open = (last < tokens.borders[:-1]) | np.append(is_placed, True)[last]
+        starts, ends = np.append(starts, tails[is_open]), np.append(ends, texts.bytes[1:][is_open])
+    size = len(texts.data) + 1
+    held = np.cumsum(np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size))[:-1] > 0
+    return None if held.all() else ~held

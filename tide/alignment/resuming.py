@@ -11,6 +11,7 @@ Legend: B bytes of text, S bytes of stream, N bytes that are no blanks.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,77 +34,108 @@ class Agreement(NamedTuple):
     size: int
 
 
-class Folded(NamedTuple):
-    """Bytes that are no blanks, in lower case, and [N] where each stands."""
+class _Pairs(NamedTuple):
+    """Bytes that are the same, by their places in text and stream; the first and last may stand for edges."""
 
-    data: bytes
-    at: Int64[np.ndarray, " N"]
+    text: Int64[np.ndarray, " n"]
+    stream: Int64[np.ndarray, " n"]
+    is_first: bool
+    is_last: bool
 
-    @classmethod
-    def of(cls, data: bytes) -> Folded:
-        """From all bytes."""
-        at = np.flatnonzero(~blank_bytes(data))
-        return cls(np.frombuffer(data, dtype=np.uint8)[at].tobytes().lower(), at)
+
+class Gap(NamedTuple):
+    """Text whose tokens do not spell it as it stands: half-open ranges of bytes of text and stream.
+
+    Attributes:
+        unknown: increasing places in the stream of unknown tokens, which spell nothing.
+        may_cut: the text may go on behind the stream, inside a character, too.
+    """
+
+    text: tuple[int, int]
+    stream: tuple[int, int]
+    unknown: Sequence[int]
+    may_cut: bool
 
 
 def spelled_places(
-    text: bytes, stream: bytes, unknown: Sequence[int], *, may_cut: bool
-) -> tuple[Int64[np.ndarray, " S"], int]:
-    """The byte of the text that each byte of the stream spells, -1 for none; and the length of the prefix.
-
-    Args:
-        text: B bytes.
-        stream: S bytes.
-        unknown: increasing places in `stream` of unknown tokens, which spell nothing.
-        may_cut: the text may go on behind the stream, inside a character, too.
-    """
-    sides = Folded.of(text), Folded.of(stream)
-    places = np.full(len(stream), -1, dtype=np.int64)
-    # A space in front that the text does not have is an added prefix.
-    num_blanks, num_read = (
-        int(np.append(sides[0].at, len(text))[0]),
-        int(np.append(sides[1].at, len(stream))[0]),
+    text: bytes, stream: bytes, gaps: Sequence[Gap]
+) -> tuple[Int64[np.ndarray, " S"], list[int]]:
+    """The byte of the text that each byte of the stream spells, or -1; and the end of each gap's prefix."""
+    at, stream_at = (np.flatnonzero(~blank_bytes(data)) for data in (text, stream))
+    folded, folded_stream = (
+        np.frombuffer(data, dtype=np.uint8)[of].tobytes().lower()
+        for data, of in ((text, at), (stream, stream_at))
     )
-    lead = int(stream[:1] == b" " and num_read == num_blanks + 1)
-    folded_unknown = np.searchsorted(sides[1].at, unknown).tolist()
-    for part in agreements(sides[0].data, sides[1].data, folded_unknown, may_cut=may_cut):
-        at, stream_at = (
-            side.at[start : start + part.size]
-            for side, start in zip(sides, (part.text, part.stream), strict=True)
-        )
-        if part.text == part.stream == 0 and not (unknown and unknown[0] <= stream_at[0]):
-            at, stream_at = np.append(-1, at), np.append(lead - 1, stream_at)
-        if part.text + part.size == len(sides[0].data) and part.stream + part.size == len(sides[1].data):
-            at, stream_at = np.append(at, len(text)), np.append(stream_at, len(stream))
-        # Between bytes that follow each other on both sides, as many blanks may be the same ones.
-        widths = np.diff(stream_at)
-        widths[(np.diff(at) != widths)] = 1
-        first = np.repeat(stream_at[:-1], widths)
-        offset = np.arange(len(first)) - np.repeat(np.cumsum(widths) - widths, widths)
-        inner = (first + offset >= 0) & (first + offset < len(stream))
-        places[(first + offset)[inner]] = (np.repeat(at[:-1], widths) + offset)[inner]
-        if stream_at[-1] < len(stream):
-            places[stream_at[-1]] = at[-1]
-    places[:lead] = -1
-    return _of_whole_characters(text, stream, places, may_cut=may_cut), lead
+    ranges = (
+        np.searchsorted(of, bounds).reshape(-1, 2).tolist()
+        for of, bounds in ((at, [gap.text for gap in gaps]), (stream_at, [gap.stream for gap in gaps]))
+    )
+    pairs: list[_Pairs] = []
+    prefix_ends: list[int] = []
+    ints = partial(np.array, dtype=np.int64)
+    for gap, (first, after), (stream_first, stream_after) in zip(gaps, *ranges, strict=True):
+        # A space in front that the text does not have is an added prefix.
+        num_blanks = (int(at[first]) if first < after else gap.text[1]) - gap.text[0]
+        read = int(stream_at[stream_first]) if stream_first < stream_after else gap.stream[1]
+        lead = read - gap.stream[0] == num_blanks + 1 and stream[gap.stream[0]] == ord(" ")
+        prefix_ends.append(gap.stream[0] + lead)
+        one, other = folded[first:after], folded_stream[stream_first:stream_after]
+        unknown = (np.searchsorted(stream_at, gap.unknown) - stream_first).tolist()
+        for part in agreements(one, other, unknown, may_cut=gap.may_cut):
+            here, there = first + part.text, stream_first + part.stream
+            is_first = part.text == part.stream == 0 and not (unknown and unknown[0] == 0)
+            is_last = (part.text + part.size, part.stream + part.size) == (len(one), len(other))
+            # Where both begin or end, so do the blanks there.
+            before, behind = (gap.text[0] - 1, prefix_ends[-1] - 1), (gap.text[1], gap.stream[1])
+            places_of_part = at[here : here + part.size], stream_at[there : there + part.size]
+            text_places, stream_places = (
+                np.concatenate([ints([before[side]] * is_first), of, ints([behind[side]] * is_last)])
+                for side, of in enumerate(places_of_part)
+            )
+            pairs.append(_Pairs(text_places, stream_places, is_first, is_last))
+    places = _with_blanks(pairs, len(stream))
+    cuts = [gap.stream[1] - 1 for gap in gaps if gap.may_cut and gap.stream[0] < gap.stream[1]]
+    return _of_whole_characters(text, stream, places, cuts), prefix_ends
+
+
+def _with_blanks(pairs: Sequence[_Pairs], size: int) -> Int64[np.ndarray, " S"]:
+    """Places of all bytes; between two that follow each other, as many blanks may be the same ones."""
+    places = np.full(size, -1, dtype=np.int64)
+    if not pairs:
+        return places
+    at, stream_at = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    ends = np.cumsum([len(pair.text) for pair in pairs]) - 1
+    widths = np.diff(stream_at, append=0)
+    widths[widths != np.diff(at, append=0)] = 1
+    widths[ends] = 1
+    offset = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
+    is_byte = np.ones(len(at), dtype=np.bool_)
+    is_byte[
+        [end - len(pair.text) + 1 for pair, end in zip(pairs, ends.tolist(), strict=True) if pair.is_first]
+    ] = False
+    is_byte[[end for pair, end in zip(pairs, ends.tolist(), strict=True) if pair.is_last]] = False
+    kept = np.repeat(is_byte, widths) | (offset > 0)
+    places[(np.repeat(stream_at, widths) + offset)[kept]] = (np.repeat(at, widths) + offset)[kept]
+    return places
 
 
 def _of_whole_characters(
-    text: bytes, stream: bytes, places: Int64[np.ndarray, " S"], *, may_cut: bool
+    text: bytes, stream: bytes, places: Int64[np.ndarray, " S"], cuts: Sequence[int]
 ) -> Int64[np.ndarray, " S"]:
-    """The places whose bytes are equal, without characters of which some are not."""
+    """The places whose bytes are equal, without characters of which some are not, but for those at cuts."""
     bytes_of_text, bytes_of_stream = (np.frombuffer(side, dtype=np.uint8) for side in (text, stream))
     found = np.flatnonzero(places >= 0)
     found = found[bytes_of_text[places[found]] == bytes_of_stream[found]]
+    whole = np.full_like(places, -1)
+    if not len(found):
+        return whole
     # The first byte of a character is no continuation 10xxxxxx.
     character = np.cumsum((bytes_of_text & 0xC0) != 0x80) - 1
     of_found = character[places[found]]
-    sizes = np.bincount(character, minlength=1)
+    sizes = np.bincount(character)
     is_whole = np.bincount(of_found, minlength=len(sizes)) == sizes
-    if may_cut and len(found) and found[-1] == len(stream) - 1:
-        is_whole[of_found[-1]] = True
+    is_whole[of_found[np.isin(found, cuts)]] = True
     kept = found[is_whole[of_found]]
-    whole = np.full_like(places, -1)
     whole[kept] = places[kept]
     return whole
 
