@@ -41,7 +41,7 @@ def test_an_override_by_an_alias_wins_over_the_key(load, minimal):
     [
         ("  lr: fast", "training.learning_rate", "a number above 0, got 'fast'"),
         ("  bf16: x", "training.precision", "one of fp32, bf16"),
-        ("  steps: 3", "training.steps", "the same key as max_steps; given twice, first at r.yaml:10"),
+        ("  steps: 3", "training.steps", "the same key as max_steps, given at r.yaml:10"),
         ("  epoch: 3", "training.epoch", "nearest known key: training.num_train_epochs"),
     ],
 )

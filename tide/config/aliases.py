@@ -1,4 +1,4 @@
-"""Other names of keys, as people type them; a document replaces them as it is read."""
+"""Names that people type for a key, or in vain: aliases, and keys of transformers that are refused."""
 
 from __future__ import annotations
 
@@ -39,3 +39,25 @@ ALIASES = {
 def alias_at(path: tuple[str, ...]) -> Alias:
     """The alias at a path of keys; any other key stands for itself."""
     return ALIASES.get(".".join(path), Alias(path[-1]))
+
+
+_HELD_OUT = "data.held_out is evaluated once, after training"
+_LAUNCH = "start with `accelerate launch`, which sets it"
+REFUSED = {
+    "training.eval_strategy": _HELD_OUT,
+    "training.eval_steps": _HELD_OUT,
+    "training.per_device_eval_batch_size": _HELD_OUT,
+    "training.load_best_model_at_end": _HELD_OUT,
+    "training.metric_for_best_model": _HELD_OUT,
+    "training.resume_from_checkpoint": "use `tide distill --resume`",
+    "training.fp16": "set training.precision",
+    "training.gradient_checkpointing_kwargs": "set training.gradient_checkpointing",
+    "training.data_seed": "set training.seed",
+    "training.dataloader_num_workers": "set data.num_workers",
+    "training.torch_compile": "the step is not compiled",
+    "training.label_smoothing_factor": "the objective computes the loss",
+    "training.neftune_noise_alpha": "the objective computes the loss",
+    "training.fsdp": _LAUNCH,
+    "training.deepspeed": _LAUNCH,
+    "training.hub_token": "recipe.yaml is published with the student; set the variable HF_TOKEN",
+}
