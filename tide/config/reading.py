@@ -66,8 +66,6 @@ def _right_part(
             return _WRONG
 
     part = cls.model_construct()
-    for name in values.keys() - cls.model_fields:
-        report((*path, name), None)
     for name, field in cls.model_fields.items():
         here, annotation = (*path, name), field.rebuild_annotation()
         if name in values:
@@ -77,6 +75,9 @@ def _right_part(
         elif field.is_required():
             under = f" under {dotted(path)}" if path else ""
             report(here, f"required key is missing; add {name} ({in_words(annotation)}){under}")
+    for name in values:
+        if name not in cls.model_fields:
+            report((*path, name), None)
     return part
 
 
@@ -130,19 +131,12 @@ def _wrong_path(path: KeyPath, cls: type[Section], values: Any) -> str | None:
         key = alias_at(path[: depth + 1]).key
         if is_list(holder) and section_in(holder):
             name, items = dotted(path[:depth]), values if isinstance(values, list) else []
-            if not _ITEM_NUMBER.fullmatch(key):
-                inner = [
-                    each.rpartition(".")[2] for each in keys if each.startswith(f"{declared}.{ANY_ITEM}.")
-                ]
-                example = next((each for each in path[depth:] if each in inner), inner[0])
+            is_number = bool(_ITEM_NUMBER.fullmatch(key))
+            # A value of another type in the file is the problem to report.
+            if not is_number or (int(key) >= len(items) and (values is None or values is items)):
                 return (
-                    f"unknown key; {name} is a list and {shown(written)} is not an item's number; items are "
-                    f"numbered from 0: {name}.0.{example}"
-                )
-            if int(key) >= len(items) and (values is None or values is items):
-                return (
-                    f"no item {key} in {name}, which has {len(items)}, numbered from 0; give the whole list: "
-                    f"{name}=[{{...}}, {{...}}]"
+                    f"no item {dotted([written])} in {name}, which has {len(items)}, numbered from 0: "
+                    f"{name}.0.{next(iter(section_in(holder).model_fields))}; or give the whole list: {name}=[{{...}}, {{...}}]"
                 )
             values, key = items[int(key)] if items else None, ANY_ITEM
         else:
