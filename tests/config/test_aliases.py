@@ -11,9 +11,9 @@ from tide.config.reading import declared_keys
 
 def test_every_alias_is_free_and_names_a_key():
     declared = set(declared_keys(Recipe))
-    for name, alias in ALIASES.items():
+    for name, key in ALIASES.items():
         assert name not in declared
-        assert f"{name.rpartition('.')[0]}.{alias.key}" in declared
+        assert f"{name.rpartition('.')[0]}.{key}" in declared
 
 
 def test_aliases_set_their_keys(load, minimal):

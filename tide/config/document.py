@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from tide.config.aliases import ALIASES, alias_at
+from tide.config.aliases import ALIASES
 from tide.config.problem import Place, Problem, RecipeError, dotted, shown
 from tide.config.values import FLOAT_PATTERN
 
@@ -126,10 +126,8 @@ class Document:
         Raises:
             RecipeError: `text` is not YAML.
         """
-        alias = alias_at(path)
-        path = (*path[:-1], alias.key)
         override = Document({}, place)
-        value = alias.value(override._read(text, path))
+        value = override._read(text, path)
         self.problems += override.problems
         self.places = {known: at for known, at in self.places.items() if known[: len(path)] != path}
         self.places[path] = place
@@ -141,6 +139,8 @@ class Document:
             elif not isinstance(holder, dict):
                 return  # not a section in the file either, which is the problem to report
             if depth == len(path):
+                if (alias := ".".join(path)) in ALIASES:
+                    holder.pop(ALIASES[alias], None)
                 holder[at] = value
             elif isinstance(holder, dict) and holder.get(at) is None:
                 holder[at] = {}
@@ -150,7 +150,21 @@ class Document:
 
     def _read(self, text: str, path: KeyPath) -> object:
         """The plain value of a YAML text."""
-        node = _compose(text, self.origin, lines=self.has_lines)
+        try:
+            node = yaml.compose(text, Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            reason = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
+            _fail(
+                self._line(error.problem_mark or error.context_mark),
+                f"not a recipe: {reason}; write one plain document"
+                if isinstance(error, yaml.composer.ComposerError)
+                else f"not valid YAML: {reason}; check indentation, colons and quotes",
+            )
+        except yaml.reader.ReaderError as error:
+            where = f"character {error.position}"
+            _fail(self.origin, f"not valid YAML: {error.reason} ({where}); remove the character")
+        except RecursionError:
+            _fail(self.origin, "not a recipe: nested too deeply; a recipe has sections with keys, no more")
         return None if node is None else self._value(node, path)
 
     def _value(self, node: yaml.Node, path: KeyPath) -> object:
@@ -164,12 +178,16 @@ class Document:
             except (KeyError, ValueError):  # an explicit tag that the text does not match
                 pass
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-        _fail(self._line(node), f"the tag {dotted([tag])} is not read here; write the plain value", path)
+        _fail(
+            self._line(node.start_mark),
+            f"the tag {dotted([tag])} is not read here; write the plain value",
+            path,
+        )
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, object]:
         mapping: dict[str, object] = {}
         for key_node, value_node in node.value:
-            place, here = self._line(key_node), (*path, key_node.value)
+            place, here = self._line(key_node.start_mark), (*path, key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
                 _fail(place, "a key is plain text; got a list or a mapping. Write key: value", path)
             if key_node.value in mapping:
@@ -179,21 +197,23 @@ class Document:
             mapping[key_node.value] = self._value(value_node, here)
         return mapping
 
-    def _line(self, node: yaml.Node) -> Place:
-        return Place(self.origin.source, node.start_mark.line + 1) if self.has_lines else self.origin
+    def _line(self, mark: yaml.Mark | None) -> Place:
+        return Place(self.origin.source, mark.line + 1) if self.has_lines and mark else self.origin
 
     def _replace_aliases(self) -> None:
-        for name, alias in ALIASES.items():
-            section, written = name.split(".")
+        for name, key in ALIASES.items():
+            section, alias = name.split(".")
             values = self.values.get(section)
-            if not isinstance(values, dict) or written not in values:
+            if not isinstance(values, dict) or alias not in values:
                 continue
-            value, key, place = values.pop(written), (section, alias.key), self.place((section, written))
-            if alias.key in values:
-                same = f"the same key as {alias.key}, given at {self.place(key)}; keep one"
-                self._note(place, (section, written), same)
-            else:
-                values[alias.key], self.places[key] = alias.value(value), place
+            value, place = values.pop(alias), self.place((section, alias))
+            if key in values:
+                same = f"the same key as {key}, given at {self.place((section, key))}; keep one"
+                self._note(place, (section, alias), same)
+                continue
+            if alias == "bf16" and isinstance(value, bool):
+                value = "bf16" if value else "fp32"
+            values[key], self.places[section, key] = value, place
 
     def _note(self, place: Place, path: KeyPath, message: str) -> None:
         self.problems.append(Problem(place, dotted(path), message))
@@ -206,47 +226,10 @@ def _copied(values: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def split_override(text: str) -> tuple[KeyPath, str]:
-    """`training.max_steps=10` to (("training", "max_steps"), "10").
-
-    Raises:
-        RecipeError: there is no `=`, or no key before it.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        _fail(override_place(text), "an override is key=value, such as training.max_steps=10")
-    return tuple(key.strip().split(".")), value
-
-
-def override_place(text: str) -> Place:
-    """The place of an override is its own text."""
-    return Place(f"override {text!r}")
-
-
 def to_yaml(values: Mapping[str, object]) -> str:
     """Plain values as YAML text, in their own order, one key a line."""
     text = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
     return str(text)
-
-
-def _compose(text: str, place: Place, *, lines: bool) -> yaml.Node | None:
-    """The tree of a YAML text; a problem is placed at its line, or else at `place`."""
-    try:
-        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        reason = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
-        _fail(
-            Place(place.source, mark.line + 1) if lines and mark is not None else place,
-            f"not a recipe: {reason}; write one plain document"
-            if isinstance(error, yaml.composer.ComposerError)
-            else f"not valid YAML: {reason}; check indentation, colons and quotes",
-        )
-    except yaml.reader.ReaderError as error:
-        _fail(place, f"not valid YAML: {error.reason} (character {error.position}); remove the character")
-    except RecursionError:
-        _fail(place, "not a recipe: nested too deeply; a recipe has sections with keys, and no more levels")
-    return node
 
 
 def _fail(place: Place, message: str, path: KeyPath = ()) -> NoReturn:

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tide.config.aliases import ALIASES, REFUSED, alias_at
-from tide.config.document import Document, KeyPath, override_place, split_override
-from tide.config.problem import Problem, RecipeError, dotted, shown
+from tide.config.aliases import ALIASES, REFUSED
+from tide.config.document import Document, KeyPath
+from tide.config.problem import Place, Problem, RecipeError, dotted, shown
 from tide.config.rules import RULES
 from tide.config.values import Section, adapter, in_words, is_list, section_in, takes_any_name
 
@@ -113,11 +113,17 @@ def apply_overrides(cls: type[Section], document: Document, overrides: Iterable[
     Problems of an override join those of the document.
     """
     for text in overrides:
+        place = Place(f"override {text!r}")
+        key, equals, value = text.partition("=")
+        path: KeyPath = tuple(key.strip().split("."))
+        problem = _wrong_path(path, cls, document.values)
+        if not equals or not key.strip():
+            path, problem = (), "an override is key=value, such as training.max_steps=10"
+        if problem is not None:
+            document.problems.append(Problem(place, dotted(path), problem))
+            continue
         try:
-            path, value = split_override(text)
-            if problem := _wrong_path(path, cls, document.values):
-                raise RecipeError([Problem(override_place(text), dotted(path), problem)])
-            document.override(path, value, override_place(text))
+            document.override(path, value, place)
         except RecipeError as error:
             document.problems.extend(error.problems)
 
@@ -128,15 +134,16 @@ def _wrong_path(path: KeyPath, cls: type[Section], values: Any) -> str | None:
     holder, declared = None, ""
     for depth, written in enumerate(path):
         holder = keys[declared].rebuild_annotation() if declared in keys else None
-        key = alias_at(path[: depth + 1]).key
-        if is_list(holder) and section_in(holder):
+        key = ALIASES.get(".".join(path[: depth + 1]), written)
+        section = section_in(holder)
+        if section is not None and is_list(holder):
             name, items = dotted(path[:depth]), values if isinstance(values, list) else []
-            is_number = bool(_ITEM_NUMBER.fullmatch(key))
+            is_number = _ITEM_NUMBER.fullmatch(key) is not None
             # A value of another type in the file is the problem to report.
             if not is_number or (int(key) >= len(items) and (values is None or values is items)):
                 return (
-                    f"no item {dotted([written])} in {name}, which has {len(items)}, numbered from 0: "
-                    f"{name}.0.{next(iter(section_in(holder).model_fields))}; or give the whole list: {name}=[{{...}}, {{...}}]"
+                    f"no item {dotted([written])} in {name}, which has {len(items)}, numbered from 0; write "
+                    f"{name}.0.{next(iter(section.model_fields))}, or all of {name}=[{{...}}, {{...}}]"
                 )
             values, key = items[int(key)] if items else None, ANY_ITEM
         else:
@@ -169,7 +176,7 @@ def _unknown(path: KeyPath, cls: type[Section]) -> str:
     if (refused := f"{holder}.{name}") in REFUSED:
         return f"not a key of a recipe: {REFUSED[refused]}"
     here = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == holder]
-    keys |= {alias: f"{alias.rpartition('.')[0]}.{to.key}" for alias, to in ALIASES.items()}
+    keys |= {alias: f"{alias.rpartition('.')[0]}.{to}" for alias, to in ALIASES.items()}
 
     def similarity(key: str) -> tuple[bool, bool, float]:
         section, _, last = key.rpartition(".")
@@ -178,7 +185,7 @@ def _unknown(path: KeyPath, cls: type[Section]) -> str:
         return ratio == 1, ratio >= NEAR and section == holder, ratio
 
     nearest = max(keys, key=similarity)
-    if max(similarity(nearest)) < NEAR:
+    if similarity(nearest)[-1] < NEAR:
         return f"unknown key; known keys here: {', '.join(here or cls.model_fields)}"
     parts = keys[nearest].split(".")
     for at, (part, given) in enumerate(zip(parts, path, strict=False)):

@@ -43,7 +43,7 @@ def _keys(section: type[Section], names: list[str]) -> list[Key]:
         aliases = [
             alias.rpartition(".")[2]
             for alias, to in ALIASES.items()
-            if to.key == key and alias.rpartition(".")[0] in names[:1]
+            if to == key and alias.rpartition(".")[0] in names[:1]
         ]
         default = (
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
