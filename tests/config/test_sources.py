@@ -110,7 +110,7 @@ def test_a_list_in_place_of_a_section_leaves_the_error_of_the_file(problem, mini
 def test_an_item_is_named_by_its_number(problem, minimal, override, item):
     found = problem(minimal.replace(ONE, TWO), [override])
     assert found.key == override.partition("=")[0]
-    assert f"no item {item} in data.sources" in found.message and "data.sources.0.path" in found.message
+    assert f"no item {item} in data.sources, which has 2, numbered from 0" in found.message
 
 
 def test_the_nearest_key_keeps_the_number_that_was_given(problems, minimal):

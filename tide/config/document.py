@@ -49,16 +49,14 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes text that only YAML 1.2 reads as a number, so that every reader agrees."""
 
 
-for _loader_or_dumper in (_Loader, _Dumper):
-    for _name, _pattern, _first in (
-        ("int", rf"{_INTEGER}\Z", "-+0123456789"),
-        ("float", FLOAT_PATTERN.pattern, "-+.0123456789"),
-        ("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", "tTfF"),
-        ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
-    ):
-        _loader_or_dumper.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first)
-        )
+for _name, _pattern in {
+    "int": rf"{_INTEGER}\Z",
+    "float": FLOAT_PATTERN.pattern,
+    "bool": r"(?:true|True|TRUE|false|False|FALSE)\Z",
+    "null": r"(?:~|null|Null|NULL|)\Z",
+}.items():
+    for _either in (_Loader, _Dumper):
+        _either.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), None)
 
 
 @dataclass

@@ -135,15 +135,14 @@ def _wrong_path(path: KeyPath, cls: type[Section], values: Any) -> str | None:
     for depth, written in enumerate(path):
         holder = keys[declared].rebuild_annotation() if declared in keys else None
         key = ALIASES.get(".".join(path[: depth + 1]), written)
-        section = section_in(holder)
-        if section is not None and is_list(holder):
+        if section_in(holder) and is_list(holder):
             name, items = dotted(path[:depth]), values if isinstance(values, list) else []
             is_number = _ITEM_NUMBER.fullmatch(key) is not None
             # A value of another type in the file is the problem to report.
             if not is_number or (int(key) >= len(items) and (values is None or values is items)):
                 return (
-                    f"no item {dotted([written])} in {name}, which has {len(items)}, numbered from 0; write "
-                    f"{name}.0.{next(iter(section.model_fields))}, or all of {name}=[{{...}}, {{...}}]"
+                    f"no item {dotted([written])} in {name}, which has {len(items)}, numbered from 0; give "
+                    f"a number, or the whole list: {name}=[{{...}}, {{...}}]"
                 )
             values, key = items[int(key)] if items else None, ANY_ITEM
         else:
