@@ -123,8 +123,8 @@ def test_prepare_counts_every_source_of_several(
     names = [f"{tmp_path / 'b.jsonl'} test", f"{rows} 'return'"]
     width = max(map(len, names))
     assert lines == [
-        f"  {names[0]:<{width}}  2 rows,  1 kept,  1 rejected",
-        f"  {names[1]:<{width}}  8 rows,  8 kept,  0 rejected",
+        f"  {names[0]:<{width}}   2 rows,   1 kept,   1 rejected",
+        f"  {names[1]:<{width}}   8 rows,   8 kept,   0 rejected",
     ]
 
 

@@ -11,9 +11,9 @@ from tide.config.reading import declared_keys
 
 def test_every_alias_is_free_and_names_a_key():
     declared = set(declared_keys(Recipe))
-    for name, alias in ALIASES.items():
+    for name, key in ALIASES.items():
         assert name not in declared
-        assert f"{name.rpartition('.')[0]}.{alias.key}" in declared
+        assert f"{name.rpartition('.')[0]}.{key}" in declared
 
 
 def test_aliases_set_their_keys(load, minimal):
@@ -41,7 +41,7 @@ def test_an_override_by_an_alias_wins_over_the_key(load, minimal):
     [
         ("  lr: fast", "training.learning_rate", "a number above 0, got 'fast'"),
         ("  bf16: x", "training.precision", "one of fp32, bf16"),
-        ("  steps: 3", "training.steps", "the same key as max_steps; given twice, first at r.yaml:10"),
+        ("  steps: 3", "training.steps", "the same key as max_steps, given at r.yaml:10"),
         ("  epoch: 3", "training.epoch", "nearest known key: training.num_train_epochs"),
     ],
 )

@@ -10,7 +10,7 @@ from tide.cli.main import main
 from tide.config import Recipe
 from tide.config.aliases import ALIASES
 from tide.config.reading import declared_keys
-from tide.config.reference import WIDTH, as_markdown, as_text, groups
+from tide.config.reference import WIDTH, as_markdown, as_text, keys_by_section
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ def test_docs_recipe_is_the_output_of_the_command(capsys):
 
 
 def test_every_key_has_a_meaning_and_every_alias_is_listed():
-    keys = [key for group in groups() for key in group.keys]
+    keys = [key for _, keys in keys_by_section().values() for key in keys]
     assert all(key.meaning for key in keys)
     listed = {name for key in keys for name in key.names}
     assert {name.rpartition(".")[2] for name in ALIASES} <= listed

@@ -6,12 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from tide.cli.subparsers import add_recipe, status_log
+from tide.cli.subparsers import INTERRUPTED, add_recipe, status_log
 
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
-
-INTERRUPTED = 130
 
 
 def add_parser(commands: Subparsers) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from tide._version import __version__
 from tide.cli import align, distill, prepare, recipe, sample
+from tide.cli.subparsers import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
-INTERRUPTED = 130  # the status of a program that SIGINT ended
 
 
 def parser() -> argparse.ArgumentParser:

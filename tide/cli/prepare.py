@@ -60,28 +60,17 @@ def run(arguments: argparse.Namespace) -> int:
         rejects = ShardDirectory(Path(recipe.data.prepared).expanduser()).rejects_glob()
         print(f"  rejected rows and their faults: {rejects}")
     if len(manifest.sources) > 1:
-        print("\n".join(_lines_of_sources(manifest)))
+        _print_sources(manifest)
     return 0
 
 
-def _lines_of_sources(manifest: Manifest) -> list[str]:
-    """One line per source, in columns."""
-    cells = [
-        (
-            _name(source),
-            *(f"{number:,}" for number in (counts.rows, counts.kept, counts.rejected)),
-        )
-        for source, counts in zip(manifest.plan.sources, manifest.sources, strict=True)
-    ]
-    name, *numbers = (max(map(len, column)) for column in zip(*cells, strict=True))
-    return [
-        f"  {cell[0]:<{name}}"
-        + ",".join(
-            f"  {number:>{width}} {what}"
-            for number, width, what in zip(cell[1:], numbers, ("rows", "kept", "rejected"), strict=True)
-        )
-        for cell in cells
-    ]
+def _print_sources(manifest: Manifest) -> None:
+    names = [_name(source) for source in manifest.plan.sources]
+    width, digits = max(map(len, names)), len(f"{manifest.counts.rows:,}")
+    for name, counts in zip(names, manifest.sources, strict=True):
+        numbers = {"rows": counts.rows, "kept": counts.kept, "rejected": counts.rejected}
+        columns = (f"{number:>{digits},} {noun}" for noun, number in numbers.items())
+        print(f"  {name:<{width}}  {',  '.join(columns)}")
 
 
 def _name(source: Mapping[str, Any]) -> str:

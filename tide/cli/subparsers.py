@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
+INTERRUPTED = 130  # the status of a program that SIGINT ended
+
 
 def count(text: str) -> int:
     """Read an option's whole number of at least 1."""

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from tide.config.aliases import Alias, alias_at
-from tide.config.problem import Place, Problem, RecipeError, printable, shown
+from tide.config.aliases import ALIASES
+from tide.config.problem import Place, Problem, RecipeError, dotted, shown
 from tide.config.values import FLOAT_PATTERN
 
 KeyPath = tuple[str, ...]
@@ -29,7 +29,6 @@ _SCALARS: dict[str, Callable[[str], object]] = {
     "tag:yaml.org,2002:bool": lambda text: {"true": True, "false": False}[text.lower()],
     "tag:yaml.org,2002:null": lambda text: None,
 }
-UNREADABLE = object()  # a value whose problem is reported already
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,16 +49,14 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes text that only YAML 1.2 reads as a number, so that every reader agrees."""
 
 
-for _loader_or_dumper in (_Loader, _Dumper):
-    for _name, _pattern, _first in (
-        ("int", rf"{_INTEGER}\Z", "-+0123456789"),
-        ("float", FLOAT_PATTERN.pattern, "-+.0123456789"),
-        ("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", "tTfF"),
-        ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
-    ):
-        _loader_or_dumper.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first)
-        )
+for _name, _pattern in {
+    "int": rf"{_INTEGER}\Z",
+    "float": FLOAT_PATTERN.pattern,
+    "bool": r"(?:true|True|TRUE|false|False|FALSE)\Z",
+    "null": r"(?:~|null|Null|NULL|)\Z",
+}.items():
+    for _either in (_Loader, _Dumper):
+        _either.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), None)
 
 
 @dataclass
@@ -67,14 +64,16 @@ class Document:
     """Plain values (dict, list, str, int, float, bool, None) and their places.
 
     Attributes:
-        values: nested by section, as in the file.
+        values: nested by section, as in the file; aliases are replaced by the keys that they stand for.
         origin: the place of values without their own.
+        has_lines: places are lines of `origin`.
         places: by path of keys; a path without one has that of its nearest ancestor.
-        problems: of values that cannot be read, which are `UNREADABLE`; the rest is read.
+        problems: of keys that are given twice; the rest is read.
     """
 
-    values: dict[str, object]
+    values: dict[str, Any]
     origin: Place
+    has_lines: bool = False
     places: dict[KeyPath, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -83,8 +82,7 @@ class Document:
         """Read a YAML file.
 
         Raises:
-            RecipeError: no such file, not UTF-8, not YAML, empty, not a mapping. A problem that leaves the
-                rest readable (a key given twice, a tag on a value) goes to `problems`.
+            RecipeError: no such file, not UTF-8, not YAML, empty, not a mapping.
         """
         origin = Place(os.fspath(path))
         try:
@@ -96,26 +94,22 @@ class Document:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             _fail(origin, f"cannot be read ({reason}); give the path of a readable YAML file")
-        document = cls({}, origin)
-        root = _compose(text, origin, lines=True)
-        if root is None or root.tag == "tag:yaml.org,2002:null":
+        document = cls({}, origin, has_lines=True)
+        values = document._read(text, ())
+        if values is None:
             _fail(origin, "the recipe is empty; give at least method, student, data and training")
-        values = document._value(root, (), None)
-        if values is UNREADABLE:
-            raise RecipeError(document.problems)
         if not isinstance(values, dict):
-            _fail(
-                origin,
-                f"a recipe is a mapping of keys to values; got {shown(values)}. Write key: value lines",
-            )
+            got = shown(values)
+            _fail(origin, f"a recipe is a mapping of keys to values; got {got}. Write key: value lines")
         document.values = values
+        document._replace_aliases()
         return document
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], origin: Place) -> Document:
         """Take plain Python values; nested mappings are copied."""
-        document = cls({}, origin)
-        document.values = document._copied(values, ())
+        document = cls(_copied(values), origin)
+        document._replace_aliases()
         return document
 
     def place(self, path: KeyPath) -> Place:
@@ -130,100 +124,104 @@ class Document:
         Raises:
             RecipeError: `text` is not YAML.
         """
-        alias = alias_at(path)
-        path = (*path[:-1], alias.key)
-        node = _compose(text, place, lines=False)
-        for known in [known for known in self.places if known[: len(path)] == path]:
-            del self.places[known]
+        override = Document({}, place)
+        value = override._read(text, path)
+        self.problems += override.problems
+        self.places = {known: at for known, at in self.places.items() if known[: len(path)] != path}
         self.places[path] = place
-        value = alias.value(None if node is None else self._value(node, path, place))
-        section: object = self.values
+        holder: Any = self.values
         for depth, key in enumerate(path, start=1):
-            holder: Any = section
             at: Any = key
-            if isinstance(section, list) and key.isdecimal() and int(key) < len(section):
+            if isinstance(holder, list) and key.isdecimal() and int(key) < len(holder):
                 at = int(key)
-            elif not isinstance(section, dict):
+            elif not isinstance(holder, dict):
                 return  # not a section in the file either, which is the problem to report
             if depth == len(path):
+                if (alias := ".".join(path)) in ALIASES:
+                    holder.pop(ALIASES[alias], None)
                 holder[at] = value
             elif isinstance(holder, dict) and holder.get(at) is None:
                 holder[at] = {}
                 self.places[path[:depth]] = place
-            section = holder[at]
+            holder = holder[at]
+        self._replace_aliases()
 
-    def _value(self, node: yaml.Node, path: KeyPath, fixed: Place | None) -> object:
-        """The plain value of a node. Keys are placed by their lines, or all at `fixed`."""
-        place = fixed or Place(self.origin.source, _line(node))
+    def _read(self, text: str, path: KeyPath) -> object:
+        """The plain value of a YAML text."""
+        try:
+            node = yaml.compose(text, Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            reason = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
+            _fail(
+                self._line(error.problem_mark or error.context_mark),
+                f"not a recipe: {reason}; write one plain document"
+                if isinstance(error, yaml.composer.ComposerError)
+                else f"not valid YAML: {reason}; check indentation, colons and quotes",
+            )
+        except yaml.reader.ReaderError as error:
+            where = f"character {error.position}"
+            _fail(self.origin, f"not valid YAML: {error.reason} ({where}); remove the character")
+        except RecursionError:
+            _fail(self.origin, "not a recipe: nested too deeply; a recipe has sections with keys, no more")
+        return None if node is None else self._value(node, path)
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> object:
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            return self._mapping(node, path, fixed)
+            return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            items = [self._value(item, (*path, str(at)), fixed) for at, item in enumerate(node.value)]
-            return UNREADABLE if any(item is UNREADABLE for item in items) else items
+            return [self._value(item, (*path, str(at))) for at, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return _SCALARS[node.tag](node.value)
             except (KeyError, ValueError):  # an explicit tag that the text does not match
                 pass
-        self._note(place, path, f"the tag {_short(node.tag)} is not read here; write the plain value")
-        return UNREADABLE
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        _fail(
+            self._line(node.start_mark),
+            f"the tag {dotted([tag])} is not read here; write the plain value",
+            path,
+        )
 
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath, fixed: Place | None) -> dict[str, object]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, object]:
         mapping: dict[str, object] = {}
         for key_node, value_node in node.value:
-            place = fixed or Place(self.origin.source, _line(key_node))
+            place, here = self._line(key_node.start_mark), (*path, key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._note(place, path, "a key is plain text; got a list or a mapping. Write key: value")
+                _fail(place, "a key is plain text; got a list or a mapping. Write key: value", path)
+            if key_node.value in mapping:
+                self._note(place, here, f"given twice, first at {self.place(here)}; keep one")
                 continue
-            alias = self._new_key(mapping, path, key_node.value, place)
-            if alias is not None:
-                here = (*path, alias.key)
-                if fixed is None:
-                    self.places[here] = place
-                mapping[alias.key] = alias.value(self._value(value_node, here, fixed))
+            self.places[here] = place
+            mapping[key_node.value] = self._value(value_node, here)
         return mapping
 
-    def _copied(self, values: Mapping[str, object], path: KeyPath) -> dict[str, object]:
-        mapping: dict[str, object] = {}
-        for key, value in values.items():
-            # A key from Python may be anything; as text it is an unknown key, and reported.
-            alias = self._new_key(mapping, path, str(key), self.origin)
-            if alias is not None:
-                here = (*path, alias.key)
-                mapping[alias.key] = (
-                    self._copied(value, here) if isinstance(value, Mapping) else alias.value(value)
-                )
-        return mapping
+    def _line(self, mark: yaml.Mark | None) -> Place:
+        return Place(self.origin.source, mark.line + 1) if self.has_lines and mark else self.origin
 
-    def _new_key(self, mapping: dict[str, object], path: KeyPath, written: str, place: Place) -> Alias | None:
-        """The key that is written, or None if `mapping` has it, which is noted."""
-        alias = alias_at((*path, written))
-        if alias.key not in mapping:
-            return alias
-        same = "" if written == alias.key else f"the same key as {alias.key}; "
-        first = self.place((*path, alias.key))
-        self._note(place, (*path, written), f"{same}given twice, first at {first}; keep one")
-        return None
+    def _replace_aliases(self) -> None:
+        for name, key in ALIASES.items():
+            section, alias = name.split(".")
+            values = self.values.get(section)
+            if not isinstance(values, dict) or alias not in values:
+                continue
+            value, place = values.pop(alias), self.place((section, alias))
+            if key in values:
+                same = f"the same key as {key}, given at {self.place((section, key))}; keep one"
+                self._note(place, (section, alias), same)
+                continue
+            if alias == "bf16" and isinstance(value, bool):
+                value = "bf16" if value else "fp32"
+            values[key], self.places[section, key] = value, place
 
     def _note(self, place: Place, path: KeyPath, message: str) -> None:
-        self.problems.append(Problem(place, ".".join(map(printable, path)), message))
+        self.problems.append(Problem(place, dotted(path), message))
 
 
-def split_override(text: str) -> tuple[KeyPath, str]:
-    """`training.max_steps=10` to (("training", "max_steps"), "10").
-
-    Raises:
-        RecipeError: there is no `=`, or no key before it.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        _fail(override_place(text), "an override is key=value, such as training.max_steps=10")
-    return tuple(key.strip().split(".")), value
-
-
-def override_place(text: str) -> Place:
-    """The place of an override is its own text."""
-    return Place(f"override {text!r}")
+def _copied(values: Mapping[str, object]) -> dict[str, object]:
+    # A key from Python may be anything; as text it is an unknown key, and reported.
+    return {
+        str(key): _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
 
 
 def to_yaml(values: Mapping[str, object]) -> str:
@@ -232,33 +230,5 @@ def to_yaml(values: Mapping[str, object]) -> str:
     return str(text)
 
 
-def _compose(text: str, place: Place, *, lines: bool) -> yaml.Node | None:
-    """The tree of a YAML text; a problem is placed at its line, or else at `place`."""
-    try:
-        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        reason = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
-        _fail(
-            Place(place.source, mark.line + 1) if lines and mark is not None else place,
-            f"not a recipe: {reason}; write one plain document"
-            if isinstance(error, yaml.composer.ComposerError)
-            else f"not valid YAML: {reason}; check indentation, colons and quotes",
-        )
-    except yaml.reader.ReaderError as error:
-        _fail(place, f"not valid YAML: {error.reason} (character {error.position}); remove the character")
-    except RecursionError:
-        _fail(place, "not a recipe: nested too deeply; a recipe has sections with keys, and no more levels")
-    return node
-
-
-def _short(tag: str) -> str:
-    return printable(tag.replace("tag:yaml.org,2002:", "!!"))
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _fail(place: Place, message: str, key: str = "") -> NoReturn:
-    raise RecipeError([Problem(place, key, message)])
+def _fail(place: Place, message: str, path: KeyPath = ()) -> NoReturn:
+    raise RecipeError([Problem(place, dotted(path), message)])

@@ -74,9 +74,11 @@ def shown(value: object) -> str:
     return _cut(repr(value))
 
 
-def printable(key: str) -> str:
-    """Quote a key in an error, if it would break or widen the line."""
-    return key if key.isprintable() and len(key) <= _LONGEST_VALUE else _cut(repr(key))
+def dotted(path: Iterable[str]) -> str:
+    """A path of keys in an error; those that would break or widen the line are quoted."""
+    return ".".join(
+        key if key.isprintable() and len(key) <= _LONGEST_VALUE else _cut(repr(key)) for key in path
+    )
 
 
 def _cut(text: str) -> str:

@@ -4,126 +4,107 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from tide.config.aliases import ALIASES, alias_at
-from tide.config.document import UNREADABLE, Document, KeyPath, override_place, split_override
-from tide.config.problem import Problem, RecipeError, printable, shown
-from tide.config.rules import Rule
-from tide.config.transformers_arguments import REFUSED
-from tide.config.values import Kind, Section
+from tide.config.aliases import ALIASES, REFUSED
+from tide.config.document import Document, KeyPath
+from tide.config.problem import Place, Problem, RecipeError, dotted, shown
+from tide.config.rules import RULES
+from tide.config.values import Section, adapter, in_words, is_list, section_in, takes_any_name
 
 ANY_ITEM = "*"  # stands for an item's number in the key of what it holds
+NEAR = 0.6  # similarity of a name that is proposed for an unknown one
 _ITEM_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_WRONG = object()  # a value whose problem is reported
 
 
-def check(
-    recipe: Section, document: Document, invalid: ValidationError | None, rules: Iterable[Rule]
-) -> None:
-    """Raise a RecipeError for every problem of a document at once.
-
-    Args:
-        recipe: built from `document`, if `invalid` is None.
-        invalid: pydantic's error.
-    """
+def check(cls: type[Section], document: Document) -> None:
+    """Raise a RecipeError for every problem of a document at once."""
     problems = list(document.problems)
 
-    def report(path: KeyPath, message: str) -> None:
-        problems.append(Problem(document.place(path), ".".join(map(printable, path)), message))
+    def report(path: KeyPath, message: str | None) -> None:
+        problems.append(Problem(document.place(path), dotted(path), message or _unknown(path, cls)))
 
-    right: Any = recipe
-    if invalid is not None:
-        wrong = _wrong_values(type(recipe), document.values, invalid)
-        for path, message in wrong.items():
-            if message is not None:
-                report(path, message)
-        right = _right_part(type(recipe), document.values, wrong.keys())
-    for rule in rules:
+    right: Any = _right_part(cls, document.values, (), report)
+    for key, rule in RULES:
         try:
-            for message in rule.problems(right):
-                report(tuple(rule.key.split(".")), message)
+            for message in rule(right):
+                report(tuple(key.split(".")), message)
         except AttributeError:  # the rule reads a value that is wrong
             continue
     if problems:
         raise RecipeError(problems)
 
 
-def _wrong_values(
-    cls: type[Section], values: Mapping[str, object], invalid: ValidationError
-) -> dict[KeyPath, str | None]:
-    """The message for each wrong value; None if its problem is reported already."""
-    wrong: dict[KeyPath, str | None] = {}
-    for error in invalid.errors(include_url=False):
-        path, kind = _declared_at(cls, error["loc"])
-        if path in wrong:  # an error for each branch of a union, or each item of a list
-            continue
-        given = _at(values, path, error["input"])
-        if given is UNREADABLE or (isinstance(given, dict) and UNREADABLE in given.values()):
-            wrong[path] = None
-        elif error["type"] == "extra_forbidden":
-            wrong[path] = _unknown(path, cls)
-        elif error["type"] == "missing":
-            under = f" under {'.'.join(path[:-1])}" if path[1:] else ""
-            wrong[path] = f"required key is missing; add {path[-1]} ({kind}){under}"
-        elif error["type"] == "value_error":
-            rule, semicolon, remedy = str(error["ctx"]["error"]).partition(";")
-            wrong[path] = f"{rule}, got {shown(given)}{semicolon}{remedy}"
-        else:
-            assert kind is not None
-            remedy = kind.remedy(given)
-            wrong[path] = f"expected {kind}, got {shown(given)}" + (f"; {remedy}" if remedy else "")
-    return wrong
-
-
-def _declared_at(cls: type[Section], loc: tuple[int | str, ...]) -> tuple[KeyPath, Kind | None]:
-    """The key of pydantic's `loc` and its kind, or None if unknown; inside a value, the value's key."""
-    path: KeyPath = ()
-    kind: Kind | None = Kind.of(cls)
-    for part in map(str, loc):
-        if kind is None or not (kind.is_section or kind.item):
-            break
-        path, kind = (*path, part), kind.child(part)
-    return path, kind
-
-
-def _at(values: object, path: KeyPath, default: object) -> object:
-    for key in path:
-        if isinstance(values, Mapping) and key in values:
-            values = values[key]
-        elif isinstance(values, list):
-            values = values[int(key)]
-        else:
-            return default
-    return values
-
-
 def _right_part(
-    cls: type[Section], values: Mapping[str, object], wrong: Collection[KeyPath], path: KeyPath = ()
+    cls: type[Section],
+    values: Mapping[str, object],
+    path: KeyPath,
+    report: Callable[[KeyPath, str | None], None],
 ) -> Section:
-    """A section of the values that are right; reading another one raises an AttributeError."""
+    """A section of the values that are right; reading another one raises an AttributeError.
 
-    def right(kind: Kind, value: object, here: KeyPath) -> object:
-        if here in wrong:
-            raise AttributeError
-        if kind.is_section and isinstance(value, Mapping):
-            return _right_part(kind.type, value, wrong, here)
-        if kind.item is not None and isinstance(value, list):
-            return [right(Kind.of(kind.item), each, (*here, str(at))) for at, each in enumerate(value)]
-        if kind.is_section or value is None:
-            return value
-        return TypeAdapter(kind.annotation).validate_python(value)
+    A problem without a message is an unknown key.
+    """
+
+    def right(annotation: Any, value: object, here: KeyPath) -> object:
+        section = section_in(annotation)
+        if section and is_list(annotation) and isinstance(value, list):
+            items = [right(section, item, (*here, str(at))) for at, item in enumerate(value)]
+            return _WRONG if _WRONG in items else items
+        if section and not is_list(annotation) and isinstance(value, Mapping):
+            return _right_part(section, value, here, report)
+        try:
+            return adapter(annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            report(here, _message(annotation, value, error))
+            return _WRONG
 
     part = cls.model_construct()
-    for name, kind in cls.kinds().items():
-        try:
-            if (*path, name) in wrong or name in values:
-                part.__dict__[name] = right(kind, values.get(name), (*path, name))
-        except AttributeError:
-            part.__dict__.pop(name, None)
+    for name, field in cls.model_fields.items():
+        here, annotation = (*path, name), field.rebuild_annotation()
+        if name in values:
+            part.__dict__[name] = right(annotation, values[name], here)
+            if part.__dict__[name] is _WRONG:
+                del part.__dict__[name]
+        elif field.is_required():
+            under = f" under {dotted(path)}" if path else ""
+            report(here, f"required key is missing; add {name} ({in_words(annotation)}){under}")
+    for name in values:
+        if name not in cls.model_fields:
+            report((*path, name), None)
     return part
+
+
+def _message(annotation: Any, value: object, invalid: ValidationError) -> str:
+    """The rule that a value breaks, the value, and a remedy."""
+    error = invalid.errors(include_url=False)[0]
+    rule, remedy = f"expected {in_words(annotation)}", ""
+    match error["type"], value:
+        case "value_error", _:
+            rule, _, remedy = str(error["ctx"]["error"]).partition("; ")
+        case "literal_error", str():
+            words = re.findall("'(.+?)'", error["ctx"]["expected"])
+            near = difflib.get_close_matches(value.lower(), words, n=1)
+            remedy = f"nearest: {near[0]}" if near else ""
+        case _ if section_in(annotation):
+            remedy = (
+                "begin each item with a dash" if is_list(annotation) else "write them under it, one a line"
+            )
+        case _, None:
+            remedy = "give a value, or leave the key out"
+        case "string_type", bool() | int() | float():
+            remedy = "quote it if it is text"
+        case "list_type", str():
+            remedy = f"write [{shown(value)}]"
+        case "int_type", float() if value.is_integer() and abs(value) < 1e15:
+            remedy = f"write {value:.0f}"
+    return f"{rule}, got {shown(value)}" + (f"; {remedy}" if remedy else "")
 
 
 def apply_overrides(cls: type[Section], document: Document, overrides: Iterable[str]) -> None:
@@ -132,80 +113,80 @@ def apply_overrides(cls: type[Section], document: Document, overrides: Iterable[
     Problems of an override join those of the document.
     """
     for text in overrides:
+        place = Place(f"override {text!r}")
+        key, equals, value = text.partition("=")
+        path: KeyPath = tuple(key.strip().split("."))
+        problem = _wrong_path(path, cls, document.values)
+        if not equals or not key.strip():
+            path, problem = (), "an override is key=value, such as training.max_steps=10"
+        if problem is not None:
+            document.problems.append(Problem(place, dotted(path), problem))
+            continue
         try:
-            path, value = split_override(text)
-            problem = _wrong_path(path, cls, document.values)
-            if problem is None:
-                document.override(path, value, override_place(text))
-            else:
-                key = ".".join(map(printable, path))
-                document.problems.append(Problem(override_place(text), key, problem))
+            document.override(path, value, place)
         except RecipeError as error:
             document.problems.extend(error.problems)
 
 
-def _wrong_path(path: KeyPath, cls: type[Section], values: object) -> str | None:
+def _wrong_path(path: KeyPath, cls: type[Section], values: Any) -> str | None:
     """The problem with the key of an override, if any."""
-    kind: Kind | None = Kind.of(cls)
+    keys = declared_keys(cls)
+    holder, declared = None, ""
     for depth, written in enumerate(path):
-        key = alias_at(path[: depth + 1]).key
-        if kind is not None and kind.item is not None:
-            name, length = ".".join(path[:depth]), len(values) if isinstance(values, list) else 0
-            if not _ITEM_NUMBER.fullmatch(key):
-                keys = kind.item.model_fields
-                example = next((key for key in path[depth:] if key in keys), next(iter(keys)))
+        holder = keys[declared].rebuild_annotation() if declared in keys else None
+        key = ALIASES.get(".".join(path[: depth + 1]), written)
+        if section_in(holder) and is_list(holder):
+            name, items = dotted(path[:depth]), values if isinstance(values, list) else []
+            is_number = _ITEM_NUMBER.fullmatch(key) is not None
+            # A value of another type in the file is the problem to report.
+            if not is_number or (int(key) >= len(items) and (values is None or values is items)):
                 return (
-                    f"unknown key; {name} is a list and {shown(written)} is not an item's number; items are "
-                    f"numbered from 0: {name}.0.{example}"
+                    f"no item {dotted([written])} in {name}, which has {len(items)}, numbered from 0; give "
+                    f"a number, or the whole list: {name}=[{{...}}, {{...}}]"
                 )
-            if int(key) >= length and (values is None or isinstance(values, list)):
-                return (
-                    f"no item {key} in {name}, which has {length}, numbered from 0; give the whole list: "
-                    f"{name}=[{{...}}, {{...}}]"
-                )
-            values = values[int(key)] if isinstance(values, list) else None
-        elif kind is not None and kind.type is dict and path[depth:] == path[-1:]:
-            return None
+            values, key = items[int(key)] if items else None, ANY_ITEM
         else:
             values = values.get(key) if isinstance(values, dict) else None
-        kind = None if kind is None else kind.child(key)
-        if kind is None:
-            return _unknown(path, cls)
-    return None
+        declared = f"{declared}.{key}" if declared else key
+    is_known = declared in keys or declared.endswith(f".{ANY_ITEM}") or takes_any_name(holder)
+    return None if is_known else _unknown(path, cls)
 
 
-def declared_keys(cls: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key; `*` is the number of an item."""
-    for name, kind in cls.kinds().items():
-        yield prefix + name
-        if kind.is_section:
-            yield from declared_keys(kind.type, f"{prefix}{name}.")
-        if kind.item is not None:
-            yield from declared_keys(kind.item, f"{prefix}{name}.{ANY_ITEM}.")
+@cache
+def declared_keys(cls: type[Section]) -> dict[str, FieldInfo]:
+    """The field of every dotted key; `*` is the number of an item."""
+    keys = {}
+    for name, field in cls.model_fields.items():
+        keys[name] = field
+        if section := section_in(field.annotation):
+            holder = f"{name}.{ANY_ITEM}" if is_list(field.annotation) else name
+            keys |= {f"{holder}.{key}": inner for key, inner in declared_keys(section).items()}
+    return keys
 
 
 def _unknown(path: KeyPath, cls: type[Section]) -> str:
     """Name the key to write: the same name elsewhere, else a near one here, else a near one anywhere."""
     *holders, name = [ANY_ITEM if _ITEM_NUMBER.fullmatch(key) else key for key in path]
-    known = {key: key for key in declared_keys(cls)}
-    if name in known and "." in name:
+    holder = ".".join(holders)
+    keys = {key: key for key in declared_keys(cls)}
+    if "." in name and name in keys:
         outer, _, inner = name.rpartition(".")
         return f"unknown key; dots nest in overrides only: write {inner} under {outer}"
-    if holders == ["training"] and name in REFUSED:
-        return f"not a key of a recipe: {REFUSED[name]}"
-    here = [key.rpartition(".")[2] for key in known if key.split(".")[:-1] == holders]
-    for written, alias in ALIASES.items():
-        known[written] = f"{written.rpartition('.')[0]}.{alias.key}"
-    names = {key.rpartition(".")[2]: target for key, target in reversed(known.items())}
-    siblings = {
-        key.rpartition(".")[2]: target for key, target in known.items() if key.split(".")[:-1] == holders
-    }
-    if not siblings:  # an override into a section that does not exist: match the whole key
-        name, names = ".".join((*holders, name)), known
-    for candidates in ({name: names[name]} if name in names else {}, siblings, names):
-        if near := difflib.get_close_matches(name, candidates, n=1):
-            nearest = candidates[near[0]].split(".")
-            for at, (part, given) in enumerate(zip(nearest, path, strict=False)):
-                nearest[at] = given if part == ANY_ITEM and _ITEM_NUMBER.fullmatch(given) else part
-            return f"unknown key; nearest known key: {'.'.join(nearest)}"
-    return f"unknown key; known keys here: {', '.join(here or cls.model_fields)}"
+    if (refused := f"{holder}.{name}") in REFUSED:
+        return f"not a key of a recipe: {REFUSED[refused]}"
+    here = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == holder]
+    keys |= {alias: f"{alias.rpartition('.')[0]}.{to}" for alias, to in ALIASES.items()}
+
+    def similarity(key: str) -> tuple[bool, bool, float]:
+        section, _, last = key.rpartition(".")
+        # An override may name a section that does not exist.
+        ratio = difflib.SequenceMatcher(None, *((last, name) if here else (key, f"{holder}.{name}"))).ratio()
+        return ratio == 1, ratio >= NEAR and section == holder, ratio
+
+    nearest = max(keys, key=similarity)
+    if similarity(nearest)[-1] < NEAR:
+        return f"unknown key; known keys here: {', '.join(here or cls.model_fields)}"
+    parts = keys[nearest].split(".")
+    for at, (part, given) in enumerate(zip(parts, path, strict=False)):
+        parts[at] = given if part == ANY_ITEM and _ITEM_NUMBER.fullmatch(given) else part
+    return f"unknown key; nearest known key: {'.'.join(parts)}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from tide.config.aliases import ALIASES
+from tide.config.reading import declared_keys
 from tide.config.sections import Recipe
-from tide.config.transformers_arguments import TransformersArguments
-from tide.config.values import Section
+from tide.config.values import Section, in_words, is_list, section_in
 
 WIDTH = 100
 
@@ -23,54 +22,34 @@ class Key(NamedTuple):
     meaning: str
 
 
-class Group(NamedTuple):
-    """The keys of a section, or of two sections with the same keys."""
-
-    sections: tuple[str, ...]
-    summary: str
-    keys: tuple[Key, ...]
-
-
-def groups() -> list[Group]:
-    """Every key of a recipe, by section."""
-    by_class: dict[type[Section], list[str]] = {}
-    for name, kind in Recipe.kinds().items():
-        if kind.is_section:
-            by_class.setdefault(kind.type, []).append(name)
-    found = [Group((), "A recipe is a YAML file of these keys and sections.", tuple(_keys(Recipe, "")))]
-    for section, names in by_class.items():
-        found += _groups_of(section, tuple(names))
-    return found
+def keys_by_section() -> dict[tuple[str, ...], tuple[str, list[Key]]]:
+    """The summary and keys of each section, by the names of all sections that have them."""
+    names: dict[type[Section], list[str]] = {Recipe: []}
+    for name, field in declared_keys(Recipe).items():
+        if section := section_in(field.annotation):
+            names.setdefault(section, []).append(f"{name}[N]" if is_list(field.annotation) else name)
+    return {
+        tuple(of_section): ((section.__doc__ or "").strip().splitlines()[0], _keys(section, of_section))
+        for section, of_section in names.items()
+    }
 
 
-def _groups_of(section: type[Section], names: tuple[str, ...]) -> Iterator[Group]:
-    inherited = TransformersArguments if issubclass(section, TransformersArguments) else Section
-    yield Group(names, _summary(section), tuple(_keys(section, names[0], without=inherited)))
-    for name, kind in section.kinds().items():
-        if kind.item is not None:
-            yield from _groups_of(kind.item, (f"{names[0]}.{name}[N]",))
-    if inherited is TransformersArguments:
-        yield Group(names, _summary(inherited), tuple(_keys(inherited, names[0])))
-
-
-def _keys(section: type[Section], name: str, without: type[Section] = Section) -> Iterator[Key]:
-    for key, kind in section.kinds().items():
-        if key in without.model_fields or kind.is_section:
+def _keys(section: type[Section], names: list[str]) -> list[Key]:
+    keys = []
+    for key, field in section.model_fields.items():
+        annotation = field.rebuild_annotation()
+        if section_in(annotation) and not is_list(annotation):
             continue
-        field = section.model_fields[key]
         aliases = [
-            alias.removeprefix(f"{name}.")
+            alias.rpartition(".")[2]
             for alias, to in ALIASES.items()
-            if to.key == key and alias.startswith(f"{name}.")
+            if to == key and alias.rpartition(".")[0] in names[:1]
         ]
         default = (
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
         )
-        yield Key((key, *aliases), str(kind), default, field.description or "")
-
-
-def _summary(section: type[Section]) -> str:
-    return (section.__doc__ or "").strip().splitlines()[0]
+        keys.append(Key((key, *aliases), in_words(annotation), default, field.description or ""))
+    return keys
 
 
 def _written(value: object) -> str:
@@ -80,34 +59,28 @@ def _written(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def as_text(key: str | None = None) -> str:
+def as_text(key: str = "") -> str:
     """The reference for a terminal, or the part of a section or key.
 
     Raises:
         ValueError: there is no such section or key.
     """
+    section, _, name = key.rpartition(".")
     lines: list[str] = []
-    for group in groups():
-        is_whole = key is None or key in group.sections
-        section = (key or "").rpartition(".")[0]
-        name = (key or "").rpartition(".")[2]
-        shown = [
-            one for one in group.keys if is_whole or (name in one.names and section in ("", *group.sections))
-        ]
-        if shown:
-            title = ", ".join(f"{section}:" for section in group.sections)
-            lines += [*textwrap.wrap(f"{title} {group.summary}".strip(), WIDTH), ""]
-        for one in shown:
+    for sections, (summary, keys) in keys_by_section().items():
+        if key and key not in sections:
+            keys = [one for one in keys if name in one.names and section in ("", *sections)]
+        if not keys:
+            continue
+        title = ", ".join(f"{section}:" for section in sections)
+        lines += [*textwrap.wrap(f"{title} {summary}".strip(), WIDTH), ""]
+        for one in keys:
             also = f" (or {', '.join(one.names[1:])})" if one.names[1:] else ""
             default = one.default if one.default == "required" else f"default {one.default}"
-            lines += textwrap.wrap(
-                f"{one.names[0]}{also}: {one.kind}; {default}",
-                WIDTH,
-                initial_indent="  ",
-                subsequent_indent="    ",
-            )
-            lines += textwrap.wrap(one.meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
-        lines += [""] if shown else []
+            line = f"  {one.names[0]}{also}: {one.kind}; {default}"
+            lines += textwrap.wrap(line, WIDTH, subsequent_indent=" " * 4)
+            lines += textwrap.wrap(one.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append("")
     if not lines:
         raise ValueError(f"{key!r} is not a section or key; run `tide recipe` for all of them")
     return "\n".join(lines).rstrip()
@@ -116,11 +89,11 @@ def as_text(key: str | None = None) -> str:
 def as_markdown() -> str:
     """docs/recipe.md."""
     lines = ["# Keys of a recipe", "", "Made by `tide recipe --markdown > docs/recipe.md`."]
-    for group in groups():
-        title = ", ".join(f"`{section}`" for section in group.sections)
-        lines += ["", *([f"## {title}", ""] if title else []), group.summary, ""]
+    for sections, (summary, keys) in keys_by_section().items():
+        title = ", ".join(f"`{section}`" for section in sections)
+        lines += ["", *([f"## {title}", ""] if title else []), summary, ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for one in group.keys:
+        for one in keys:
             names = ", or ".join(f"`{name}`" for name in one.names)
             lines.append(f"| {names} | {one.kind} | {one.default} | {one.meaning} |")
     return "\n".join(lines)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from tide.config.problem import shown
 from tide.methods import METHODS, names_across_tokenizers
 
 if TYPE_CHECKING:
-    from tide.config.sections import Recipe
+    from tide.config.sections import ModelConfig, Recipe
 
 # Names that transformers and Jinja pass to a chat template, or take where one is applied.
 TAKEN_NAMES = frozenset(
@@ -28,18 +28,18 @@ PARQUET_SUFFIXES, ARROW_SUFFIXES = (".parquet",), (".arrow", ".feather")
 FILE_SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
 
 
-class Rule(NamedTuple):
-    """Yields a problem, reported at `key`; stops by an AttributeError at a value that is wrong itself."""
+# A rule yields the problems of its key; it stops by an AttributeError at a value that is wrong itself.
+RULES: list[tuple[str, Callable[[Recipe], Iterator[str]]]] = []
 
-    key: str
-    problems: Callable[[Recipe], Iterator[str]]
-
-
-RULES: list[Rule] = []
+_Problems = TypeVar("_Problems", bound=Callable[..., Iterator[str]])
 
 
-def _rule(key: str) -> Callable[[Callable[[Recipe], Iterator[str]]], None]:
-    return lambda problems: RULES.append(Rule(key, problems))
+def _rule(key: str, *arguments: str) -> Callable[[_Problems], _Problems]:
+    def add(problems: _Problems) -> _Problems:
+        RULES.append((key, lambda recipe: problems(recipe, *arguments)))
+        return problems
+
+    return add
 
 
 @_rule("teacher")
@@ -70,19 +70,11 @@ def _(recipe: Recipe) -> Iterator[str]:
         yield "the teacher is frozen, got true; leave trainable out"
 
 
-@_rule("student.template_arguments")
-def _(recipe: Recipe) -> Iterator[str]:
-    yield from _taken_names(recipe.student.template_arguments)
-
-
-@_rule("teacher.template_arguments")
-def _(recipe: Recipe) -> Iterator[str]:
-    if recipe.teacher is not None:
-        yield from _taken_names(recipe.teacher.template_arguments)
-
-
-def _taken_names(template_arguments: Iterable[str]) -> Iterator[str]:
-    for name in template_arguments:
+@_rule("student.template_arguments", "student")
+@_rule("teacher.template_arguments", "teacher")
+def _(recipe: Recipe, role: str) -> Iterator[str]:
+    model: ModelConfig | None = getattr(recipe, role)
+    for name in model.template_arguments if model is not None else ():
         if not name.isidentifier():
             yield f"{shown(name)} cannot name a variable; use letters, digits and _, as in enable_thinking"
         elif name in TAKEN_NAMES:
@@ -92,20 +84,13 @@ def _taken_names(template_arguments: Iterable[str]) -> Iterator[str]:
             )
 
 
-@_rule("data.max_length")
-def _(recipe: Recipe) -> Iterator[str]:
-    yield from _unfilled(recipe.data.max_length, recipe.masking.block_size)
-
-
-@_rule("data.teacher_max_length")
-def _(recipe: Recipe) -> Iterator[str]:
-    if recipe.data.teacher_max_length is not None:
-        yield from _unfilled(recipe.data.teacher_max_length, recipe.masking.block_size)
-
-
-def _unfilled(length: int, block_size: int) -> Iterator[str]:
-    below = length - length % block_size
-    if below != length:
+@_rule("data.max_length", "max_length")
+@_rule("data.teacher_max_length", "teacher_max_length")
+def _(recipe: Recipe, name: str) -> Iterator[str]:
+    length: int | None = getattr(recipe.data, name)
+    block_size = recipe.masking.block_size
+    if length is not None and length % block_size:
+        below = length - length % block_size
         choices = f"{below} or {below + block_size}" if below else f"{block_size}"
         yield (
             f"masking.block_size {block_size} does not divide the length {length}; "
@@ -113,23 +98,14 @@ def _unfilled(length: int, block_size: int) -> Iterator[str]:
         )
 
 
-@_rule("masking.student_masking")
-def _(recipe: Recipe) -> Iterator[str]:
-    if recipe.masking.student_masking == "chunks":
-        yield from _without_chunks(recipe.method, "student_masking", "chunks")
-
-
-@_rule("data.chunk_merging")
-def _(recipe: Recipe) -> Iterator[str]:
-    if recipe.data.chunk_merging != "none":
-        yield from _without_chunks(recipe.method, "chunk_merging", recipe.data.chunk_merging)
-
-
-def _without_chunks(method: str, key: str, value: str) -> Iterator[str]:
-    if not METHODS[method].across_tokenizers:
+@_rule("masking.student_masking", "masking", "student_masking", "tokens")
+@_rule("data.chunk_merging", "data", "chunk_merging", "none")
+def _(recipe: Recipe, section: str, key: str, without_chunks: str) -> Iterator[str]:
+    value = getattr(getattr(recipe, section), key)
+    if value != without_chunks and not METHODS[recipe.method].across_tokenizers:
         yield (
-            f"{value!r} needs the chunks of two tokenizers, and method {method} has none; leave {key} out, "
-            f"or set method: {names_across_tokenizers()}"
+            f"{value!r} needs the chunks of two tokenizers, and method {recipe.method} has none; leave {key} "
+            f"out, or set method: {names_across_tokenizers()}"
         )
 
 
@@ -229,19 +205,12 @@ def _(recipe: Recipe) -> Iterator[str]:
         yield f"both {steps} and training.num_train_epochs {epochs:g} end the training; set one to null"
 
 
-@_rule("training.output_dir")
-def _(recipe: Recipe) -> Iterator[str]:
-    if recipe.teacher is not None:
-        yield from _overwritten(recipe.training.output_dir, "teacher", recipe.teacher.path)
-
-
-@_rule("training.output_dir")
-def _(recipe: Recipe) -> Iterator[str]:
-    yield from _overwritten(recipe.training.output_dir, "student", recipe.student.path)
-
-
-def _overwritten(output_dir: str, role: str, path: str) -> Iterator[str]:
-    if _same_place(output_dir, path):
+@_rule("training.output_dir", "teacher")
+@_rule("training.output_dir", "student")
+def _(recipe: Recipe, role: str) -> Iterator[str]:
+    output_dir = recipe.training.output_dir
+    model: ModelConfig | None = getattr(recipe, role)
+    if model is not None and _same_place(output_dir, model.path):
         yield f"{output_dir!r} is {role}.path, whose weights would be overwritten; name another directory"
 
 

@@ -9,21 +9,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from tide.config.document import Document, to_yaml
 from tide.config.problem import Place
 from tide.config.reading import apply_overrides, check
-from tide.config.rules import RULES
-from tide.config.transformers_arguments import TransformersArguments
 from tide.config.values import (
+    BelowHalf,
     Count,
     CountOrZero,
     Fraction,
     InnerFraction,
     NamedValues,
     NotNegative,
-    Number,
     Positive,
     Section,
     Text,
@@ -145,17 +143,15 @@ class ObjectiveConfig(Section):
     timestep_weight: TimestepWeight | None = Field(
         None, description="weight of a masked position by its timestep; null: the method's choice"
     )
-    chunk_eps: Annotated[Number, Field(gt=0, lt=0.5)] = Field(
-        1e-7, description="chunk likelihoods are clamped to [eps, 1 - eps]"
-    )
+    chunk_eps: BelowHalf = Field(1e-7, description="chunk likelihoods are clamped to [eps, 1 - eps]")
     chunk_divergence: Literal["bce", "kl"] = Field("bce", description="divergence of chunk likelihoods")
     ce_normalizer: Literal["token", "sequence", "batch"] = Field(
         "token", description="divisor of the cross-entropy"
     )
 
 
-class TrainingConfig(TransformersArguments):
-    """The optimiser and its bookkeeping, by the names that transformers gives them."""
+class TrainingConfig(Section):
+    """The optimiser and its bookkeeping, by transformers' names; null leaves the choice to transformers."""
 
     output_dir: Text = Field(
         description="directory of the student, its checkpoints, recipe.yaml and summary.json"
@@ -178,18 +174,44 @@ class TrainingConfig(TransformersArguments):
     report_to: list[Text] = Field(default_factory=list, description="trackers, by transformers' names")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
 
+    optim: Text | None = Field(None, description="optimiser, such as adamw_torch_fused or adafactor")
+    optim_args: Text | None = Field(None, description="arguments of the optimiser, as key=value,key=value")
+    adam_beta1: Fraction | None = Field(None, description="decay of AdamW's first moment")
+    adam_beta2: Fraction | None = Field(None, description="decay of AdamW's second moment")
+    adam_epsilon: NotNegative | None = Field(None, description="added to AdamW's denominator")
+    lr_scheduler_kwargs: NamedValues | None = Field(None, description="arguments of the scheduler")
+    tf32: bool | None = Field(None, description="TF32 matrix products")
+    full_determinism: bool | None = Field(None, description="deterministic algorithms, slower")
+    disable_tqdm: bool | None = Field(None, description="no progress bar")
+    run_name: Text | None = Field(None, description="the run's name in trackers")
+    project: Text | None = Field(None, description="the run's project in trackers")
+    logging_strategy: Literal["steps", "epoch", "no"] | None = Field(None, description="unit of logging")
+    logging_first_step: bool | None = Field(None, description="log the first step, too")
+    log_level: Text | None = Field(None, description="verbosity of the main process")
+    save_strategy: Literal["steps", "epoch", "no"] | None = Field(None, description="unit of checkpoints")
+    push_to_hub: bool | None = Field(None, description="upload the student when saved")
+    hub_model_id: Text | None = Field(None, description="repository to upload to")
+    hub_private_repo: bool | None = Field(None, description="make the repository private")
+    hub_revision: Text | None = Field(None, description="branch to upload to")
+    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] | None = Field(
+        None, description="when to upload"
+    )
+    dataloader_drop_last: bool | None = Field(None, description="drop the last, smaller batch")
+    dataloader_persistent_workers: bool | None = Field(None, description="keep workers between epochs")
+    dataloader_prefetch_factor: Count | None = Field(None, description="batches loaded ahead per worker")
+    ddp_backend: Text | None = Field(None, description="communication between processes")
+    ddp_timeout: Count | None = Field(None, description="seconds before communication fails")
+    ddp_find_unused_parameters: bool | None = Field(None, description="search for unused parameters")
+
     @model_serializer(mode="wrap")
-    def _without_unset_arguments(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Put our own keys first, and leave out what transformers decides."""
-        values: dict[str, Any] = handler(self)
-        passed_on = {name: values.pop(name, None) for name in TransformersArguments.model_fields}
-        return values | {name: value for name, value in passed_on.items() if value is not None}
+    def _without_null(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class Recipe(Section):
-    """One distillation run, whole and checked: a `Recipe` that exists is valid.
+    """One distillation run, as a YAML file of these keys and sections.
 
-    With method `none` a teacher may stay in the recipe; it is neither loaded nor used.
+    A `Recipe` that exists is valid. With method `none` a teacher may stay; it is neither loaded nor used.
 
     Raises:
         RecipeError: a value is of the wrong type or out of bounds, or two values contradict each other.
@@ -206,12 +228,8 @@ class Recipe(Section):
 
     def __init__(self, document: Document | None = None, /, **values: Any) -> None:
         document = document or Document.from_mapping(values, Place("recipe"))
-        invalid = None
-        try:
-            super().__init__(**document.values)
-        except ValidationError as error:
-            invalid = error
-        check(self, document, invalid, RULES)
+        check(type(self), document)
+        super().__init__(**document.values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Recipe:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import types
 import typing
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
 from tide.config.problem import shown
 from tide.config.records import Record
@@ -32,17 +28,6 @@ class Section(Record):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy with some values replaced; the copy is checked."""
         return type(self)(**{**dict(self), **(update or {})})
-
-    @classmethod
-    @cache
-    def kinds(cls) -> dict[str, Kind]:
-        """The kinds of its keys."""
-        return {
-            name: Kind.of(
-                Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-            )
-            for name, field in cls.model_fields.items()
-        }
 
 
 def _check_text(text: str) -> str:
@@ -70,100 +55,71 @@ def _check_named_values(values: dict[str, Any]) -> dict[str, str | int | float |
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
-Number = Annotated[float, BeforeValidator(_number_of_text), Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-InnerFraction = Annotated[Number, Field(gt=0, lt=1)]
+# The validator comes last, so that pydantic puts the bounds on the number that it returns.
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number_of_text)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number_of_text)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number_of_text)]
+InnerFraction = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number_of_text)]
+BelowHalf = Annotated[float, Field(gt=0, lt=0.5), BeforeValidator(_number_of_text)]
 NamedValues = Annotated[dict[str, Any], AfterValidator(_check_named_values)]
 
+# In words, by the names of JSON schema.
 _TYPES = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list of text",
-    dict: "names with a text, number, true or false each",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list of text",
+    "object": "names with a text, number, true or false each",
+    "null": "null",
 }
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_BOUNDS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The values that a key takes; its text names them: "a whole number of at least 1".
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section of `Section`, `Section | None` or `list[Section]`."""
+    for each in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(each) is None and isinstance(each, type) and issubclass(each, Section):
+            return each
+    return None
 
-    Attributes:
-        annotation: the annotation of the key, with its bounds.
-        type: str, int, float, bool, list, dict or a section.
-        item: the section that each item of a list is.
-        words: the only ones, if not empty.
-        bounds: of a number, in words.
-    """
 
-    annotation: Any
-    type: Any
-    item: type[Section] | None
-    words: tuple[str, ...]
-    bounds: tuple[str, ...]
-    nullable: bool
+def is_list(annotation: Any) -> bool:
+    """True for a list of anything."""
+    return typing.get_origin(annotation) is list
 
-    @classmethod
-    def of(cls, annotation: Any) -> Kind:
-        """Read an annotation."""
-        inner, bounds, nullable = annotation, [], False
-        while (origin := typing.get_origin(inner)) in (Annotated, typing.Union, types.UnionType):
-            inner, *extras = typing.get_args(inner)
-            for extra in extras:
-                nullable = nullable or extra is type(None)
-                for one in extra.metadata if isinstance(extra, FieldInfo) else (extra,):
-                    bounds += [
-                        f"{word} {getattr(one, name)}" for name, word in _BOUNDS.items() if hasattr(one, name)
-                    ]
-        arguments = typing.get_args(inner)
-        words = arguments if origin is Literal else ()
-        item = arguments[0] if origin is list and Kind.of(arguments[0]).is_section else None
-        return cls(annotation, str if words else origin or inner, item, words, tuple(bounds), nullable)
 
-    @property
-    def is_section(self) -> bool:
-        """True for a section, null or not."""
-        return isinstance(self.type, type) and issubclass(self.type, Section)
+def takes_any_name(annotation: Any) -> bool:
+    """True for `NamedValues` and `NamedValues | None`."""
+    return NamedValues in (annotation, *typing.get_args(annotation))
 
-    def child(self, key: str) -> Kind | None:
-        """The kind of a key of a section, or of an item of a list of sections."""
-        if self.item is not None:
-            return Kind.of(self.item)
-        return self.type.kinds().get(key) if self.is_section else None
 
-    def __str__(self) -> str:
-        if self.is_section:
-            keys = self.type.model_fields
-            names = [name for name, field in keys.items() if field.is_required()] or list(keys)[:SHOWN_KEYS]
-            return f"a section of keys ({', '.join(names)})"
-        if self.item is not None:
-            return f"a list, each item {Kind.of(self.item)}"
-        name = f"one of {', '.join(self.words)}" if self.words else _TYPES[self.type]
-        if self.bounds:
-            name += f"{' of' if self.bounds[0].startswith('at') else ''} {' and '.join(self.bounds)}"
-        return f"{name} or null" if self.nullable else name
+@cache
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """Pydantic's validator of an annotation."""
+    return TypeAdapter(annotation)
 
-    def remedy(self, value: object) -> str:
-        """The remedy for a value of another kind, or an empty text."""
-        if self.words:
-            near = difflib.get_close_matches(value.lower(), self.words, n=1) if isinstance(value, str) else []
-            return f"nearest: {near[0]}" if near else ""
-        if self.is_section:
-            return "write them under it, one a line"
-        if self.item is not None:
-            return "begin each item with a dash"
-        if value is None:
-            return "give a value, or leave the key out"
-        if self.type is str and isinstance(value, (bool, int, float)):
-            return "quote it if it is text"
-        if self.type is list and isinstance(value, str):
-            return f"write [{shown(value)}]"
-        if self.type is int and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-            return f"write {value:.0f}"
-        return ""
+
+def in_words(annotation: Any) -> str:
+    """Name the values of an annotation: "a whole number of at least 1"."""
+    section = section_in(annotation)
+    if section is None:
+        schema = adapter(annotation).json_schema()
+        return " or ".join(map(_in_words, schema.get("anyOf", [schema])))
+    fields = section.model_fields
+    names = [name for name, field in fields.items() if field.is_required()] or list(fields)[:SHOWN_KEYS]
+    return f"{'a list, each item ' if is_list(annotation) else ''}a section of keys ({', '.join(names)})"
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    bounds = " and ".join(f"{word} {schema[name]}" for name, word in _BOUNDS.items() if name in schema)
+    return f"{_TYPES[schema['type']]} {bounds}".rstrip()
