@@ -7,15 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tide.data import (
+from tide.data import Rejected, file_hash
+from tide.preparation.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
     Manifest,
     PartReport,
     Plan,
-    Rejected,
     different_keys,
-    file_hash,
     read_plan,
 )
 

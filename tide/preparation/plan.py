@@ -11,10 +11,8 @@ import numpy as np
 
 from tide.config import at_key
 from tide.data import (
-    FORMAT,
     Conversation,
     Mixture,
-    Plan,
     Source,
     check_chat_template,
     check_template_arguments,
@@ -22,11 +20,10 @@ from tide.data import (
     mix,
     open_source,
     read_row,
-    tokenizer_fingerprint,
-    versions_here,
 )
 from tide.methods import METHODS
 from tide.preparation.examples import ExampleBuilder
+from tide.preparation.manifest import FORMAT, Plan, tokenizer_fingerprint, versions_here
 from tide.preparation.tokenizers import load_tokenizers
 
 if TYPE_CHECKING:

@@ -21,23 +21,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tide.data import (
-    MANIFEST_FILE,
-    PLAN_FILE,
-    Counts,
-    Manifest,
-    PartReport,
-    Rejected,
-    ScratchFile,
-    Shard,
-    SourceCounts,
-    file_hash,
-    write_record,
-    write_shard,
-    write_whole,
-)
+from tide.data import Rejected, ScratchFile, file_hash, write_shard, write_whole
+from tide.preparation.counts import Counts, SourceCounts
 from tide.preparation.directory import ShardDirectory
 from tide.preparation.examples import build_part, no_examples
+from tide.preparation.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, PartReport, Shard, write_record
 from tide.preparation.plan import SHARD_ROWS, Preparation
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tide._version import __version__
 from tide.config import Record, decode
-from tide.data.counts import Counts, SourceCounts
-from tide.data.files import file_hash, write_whole
-from tide.data.shards import ShardedExamples
+from tide.data import ShardedExamples, file_hash, write_whole
+from tide.preparation.counts import Counts, SourceCounts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,12 +128,8 @@ class Manifest(Record):
             hashes = list(pool.map(lambda path: file_hash(path) if path.is_file() else "", paths))
         for path, shard, found in zip(paths, self.shards, hashes, strict=True):
             if found != shard.sha256:
-                state = (
-                    f"its SHA-256 is {found[:12]}..., in the manifest {shard.sha256[:12]}..."
-                    if found
-                    else None
-                )
-                raise _not_as_prepared(path, state or "it is missing")
+                fault = f"its SHA-256 is {found[:12]}..., in the manifest {shard.sha256[:12]}..."
+                raise _not_as_prepared(path, fault if found else "it is missing")
         examples = ShardedExamples(paths, shared=shared)
         for path, shard, size in zip(paths, self.shards, examples.sizes, strict=True):
             if size != shard.examples:
