@@ -105,8 +105,7 @@ class RejectedRow(ValueError):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)  # Both: exceptions are pickled by their args.
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
         return str(Rejected(self.reason, self.detail))

@@ -74,10 +74,6 @@ class ShardedExamples(Dataset[Example]):
         lengths: [E] int64, student tokens of every example.
     """
 
-    paths: tuple[Path, ...]
-    sizes: tuple[int, ...]
-    lengths: Int64[np.ndarray, " E"]
-
     def __init__(self, paths: Sequence[Path], shared: bool = False) -> None:
         """Open the shards; with `shared`, the teacher reads the student's tokens.
 
@@ -90,7 +86,7 @@ class ShardedExamples(Dataset[Example]):
         lengths = [pc.list_value_length(columns["student_token_ids"]).to_numpy() for columns in self._shards]
         self.sizes = tuple(len(of_shard) for of_shard in lengths)
         self._ends = np.cumsum(self.sizes, dtype=np.int64)
-        self.lengths = np.concatenate([np.empty(0, np.int64), *lengths])
+        self.lengths: Int64[np.ndarray, " E"] = np.concatenate([np.empty(0, np.int64), *lengths])
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from os.path import commonprefix
 from typing import NamedTuple
 
 from tide.data.conversation import RejectedRow
@@ -61,8 +62,7 @@ def locate(render: Render, contents: Sequence[str], text: str) -> list[Place | N
 
 def common_length(one: str, other: str) -> int:
     """Count the characters that two texts begin with alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (here, there) in pairs if here != there), min(len(one), len(other)))
+    return len(commonprefix([one, other]))
 
 
 class _Probe:
@@ -78,8 +78,7 @@ class _Probe:
         Cuts of a message ascend.
         """
         changed = list(self.contents)
-        for number in range(len(cuts) - 1, -1, -1):
-            message, cut = cuts[number]
+        for number, (message, cut) in reversed(list(enumerate(cuts))):
             marker = f"Zq7x{number:06}k5wV"
             changed[message] = changed[message][:cut] + marker + changed[message][cut:]
         try:
@@ -100,9 +99,6 @@ class _Probe:
     def lands(self, message: int, cut: int) -> int | None:
         """Where a marker at `cut` of one message stands."""
         return (self.land([(message, cut)]) or {}).get((message, cut))
-
-    def is_at(self, message: int, cut: int, position: int) -> bool:
-        return self.lands(message, cut) == position
 
     def shows(self, contents: Sequence[str]) -> bool:
         """Return True if other contents make the same text."""
@@ -147,7 +143,7 @@ def _place(
     end, shift = start + length, position - cut
 
     def lands(at: int) -> bool:
-        return probe.is_at(message, at, at + shift)
+        return probe.lands(message, at) == at + shift
 
     # A character beside the part may be the template's own, and the content's only by chance.
     if start != first:
@@ -167,7 +163,7 @@ def _with_whitespace(probe: _Probe, message: int, start: int, end: int, position
     def kept(cut: int) -> bool:
         low, high = min(cut, start), max(cut, end)
         shown = probe.text[max(0, low + shift) : high + shift] == content[low:high]
-        return shown and probe.is_at(message, cut, cut + shift)
+        return shown and probe.lands(message, cut) == cut + shift
 
     first = bisect_left(range(start), True, key=kept)
     last = end + bisect_left(range(end + 1, len(content) + 1), True, key=lambda cut: not kept(cut))

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,8 @@ def prepare(
     (directory.path / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
     write_record(directory.path / PLAN_FILE, plan)
     workers = min(len(missing), _num_processors() if workers is None else workers)
-    with _bar(shown=progress) as bar:
+    columns = TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows")
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("rows", total=len(preparation.mixture))
         bar.advance(task, sum(len(preparation.places(part)) for part in reports))
         with closing(_made(preparation, missing, directory, workers, log)) as made:
@@ -146,7 +148,7 @@ def _made(
     numbers: list[int],
     directory: ShardDirectory,
     workers: int,
-    log: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None],
 ) -> Generator[Counts, None, None]:
     """Write parts, and give the counts of each as it is done."""
     if workers <= 1:
@@ -155,10 +157,10 @@ def _made(
         return
     # A forked process would inherit the tokenizer library's threads and their locks.
     context = multiprocessing.get_context("spawn")
-    fresh = Preparation(preparation.recipe, preparation.sources, preparation.mixture, preparation.shard_rows)
     # Sent through a worker's pipe, which is small, it would hold up the next one until this one has imported.
+    # The copy by `replace` has loaded no tokenizer.
     job = ScratchFile(".pickle")
-    job.path.write_bytes(pickle.dumps((fresh, directory)))
+    job.path.write_bytes(pickle.dumps((replace(preparation), directory)))
     stop = context.Event()
     with ProcessPoolExecutor(workers, context, _begin, (job, stop)) as pool:
         try:
@@ -215,15 +217,3 @@ def _write_part(number: int) -> Counts | None:
 
 def _num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _bar(*, shown: bool) -> Progress:
-    return Progress(
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )
