@@ -14,13 +14,14 @@ import tide
 from tests.tiny import END, MASK, make_tokenizer
 from tide.batch import Example, TokenSequence
 from tide.data import file_hash, write_shard
-from tide.preparation.counts import Counts, SourceCounts
 from tide.preparation.manifest import (
     FORMAT,
+    Counts,
     Manifest,
     PartReport,
     Plan,
     Shard,
+    SourceCounts,
     read_plan,
     tokenizer_fingerprint,
     versions_here,

@@ -14,7 +14,7 @@ from tests.tiny import ROWS
 from tide.config import Recipe
 from tide.data import ShardedExamples
 from tide.preparation import Manifest, load_tokenizers, training_data
-from tide.preparation.counts import SourceCounts
+from tide.preparation.manifest import SourceCounts
 
 if TYPE_CHECKING:
     from pathlib import Path

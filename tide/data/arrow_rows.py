@@ -33,11 +33,7 @@ class ArrowRows:
     """Rows of a table; columns that no form of rows has are left unread."""
 
     def __init__(self, name: str, table: Callable[[], pa.Table]) -> None:
-        """Open the table; `table` opens it again in another process.
-
-        Raises:
-            ValueError: it has none of the columns of a row.
-        """
+        """Open the table; `table` opens it again in another process."""
         self.name = name
         self._open = table
         self._columns = _columns_of_rows(name, table().column_names)

@@ -212,11 +212,9 @@ def _splits(path: Path, split: str) -> set[str]:
     if shard:
         return {shard[1]}
     for name in (stem, *reversed(path.parts[:-1])):
-        if name == split:
-            return {name}
         words = _SPLIT_WORDS.intersection(re.split(r"[^a-z0-9]+", name.lower()))
-        if words:
-            return set(words)
+        if name == split or words:
+            return {name} if name == split else set(words)
     return set()
 
 

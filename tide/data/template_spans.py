@@ -10,7 +10,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from os.path import commonprefix
 from typing import NamedTuple
 
 from tide.data.conversation import RejectedRow
@@ -21,26 +20,19 @@ _MARKER = re.compile(r"Zq7x(\d{6})k5wV")
 
 
 class Place(NamedTuple):
-    """A content, or the part of it that the template shows.
+    """A content, or the part of it that the template shows."""
 
-    Attributes:
-        start, end: characters of the rendered text.
-        offset: first character of the part in the content.
-    """
-
-    start: int
+    start: int  # characters of the rendered text, half-open
     end: int
-    offset: int
+    offset: int  # first character of the part in the content
 
 
 def locate(render: Render, contents: Sequence[str], text: str) -> list[Place | None]:
     """Locate each content in `text`, which is `render(contents)`; whitespace that the template keeps counts.
 
-    Returns:
-        A place per message; None if the content is blank or left out. Places do not overlap; they are in the
-        order of messages unless the template changes it.
-    Raises:
-        RejectedRow: the template shows a content more than once, or changes it.
+    None stands for a content that is blank or left out. Places do not overlap, and are in the order of
+    messages unless the template changes it. A template that shows a content twice, or changes it, rejects the
+    row.
     """
     if any(_MARKER.search(content) for content in contents):
         raise RejectedRow("template: marker in the text", "a content holds the text that marks contents")
@@ -62,7 +54,8 @@ def locate(render: Render, contents: Sequence[str], text: str) -> list[Place | N
 
 def common_length(one: str, other: str) -> int:
     """Count the characters that two texts begin with alike."""
-    return len(commonprefix([one, other]))
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (here, there) in pairs if here != there), min(len(one), len(other)))
 
 
 class _Probe:

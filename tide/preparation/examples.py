@@ -12,7 +12,7 @@ from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
 from tide.data import Rejected, read_row
 from tide.preparation.answers import NO_CHUNK, align_answers
-from tide.preparation.counts import Counts
+from tide.preparation.manifest import Counts
 from tide.preparation.sides import Side, read_pairs, read_sides
 
 if TYPE_CHECKING:

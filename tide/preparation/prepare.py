@@ -23,10 +23,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tide.data import Rejected, ScratchFile, file_hash, write_shard, write_whole
-from tide.preparation.counts import Counts, SourceCounts
 from tide.preparation.directory import ShardDirectory
 from tide.preparation.examples import build_part, no_examples
-from tide.preparation.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, PartReport, Shard, write_record
+from tide.preparation.manifest import (
+    MANIFEST_FILE,
+    PLAN_FILE,
+    Counts,
+    Manifest,
+    PartReport,
+    Shard,
+    SourceCounts,
+    write_record,
+)
 from tide.preparation.plan import SHARD_ROWS, Preparation
 
 if TYPE_CHECKING:
@@ -90,12 +98,13 @@ def prepare(
     directory.path.mkdir(parents=True, exist_ok=True)
     (directory.path / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
     write_record(directory.path / PLAN_FILE, plan)
-    workers = min(len(missing), _num_processors() if workers is None else workers)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     columns = TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows")
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("rows", total=len(preparation.mixture))
         bar.advance(task, sum(len(preparation.places(part)) for part in reports))
-        with closing(_made(preparation, missing, directory, workers, log)) as made:
+        with closing(_made(preparation, missing, directory, min(workers, len(missing)), log)) as made:
             for counts in made:
                 bar.advance(task, counts.rows)
     made_reports = [PartReport.read(directory.file(part, "json")) for part in parts]
@@ -213,7 +222,3 @@ def _write_part(number: int) -> Counts | None:
     assert _job is not None
     preparation, directory, stop = _job
     return None if stop.is_set() else write_part(preparation, number, directory)
-
-
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

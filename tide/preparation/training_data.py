@@ -11,7 +11,7 @@ from tide.config import SourceConfig, at_key
 from tide.data import ShardedExamples, files_at, open_source
 from tide.methods import METHODS
 from tide.preparation.examples import Part, build_part, no_examples
-from tide.preparation.manifest import MANIFEST_FILE, Manifest, different_keys
+from tide.preparation.manifest import MANIFEST_FILE, Counts, Manifest, different_keys
 from tide.preparation.plan import Preparation, example_builder, fingerprints, layout_options, mixing_options
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from tide.batch import Example
     from tide.config import Recipe
-    from tide.preparation.counts import Counts
     from tide.preparation.tokenizers import Tokenizers
 
 
