@@ -126,7 +126,8 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
     """
     name = str(path)
     files = files_at(path, split=split)
-    source = Source(name, files, [_file_rows(file) for file in files] or [_hub_rows(name, subset, split)])
+    parts = [JsonRows(file) if _suffix(file) in JSON_SUFFIXES else arrow_rows(file) for file in files]
+    source = Source(name, files, parts or [_hub_rows(name, subset, split)])
     if not len(source):
         raise ValueError(f"open_source: {name!r} holds no rows. Leave it out, or give it some.")
     return source
@@ -139,6 +140,8 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
     if expanded.is_dir():
         return _saved_files(expanded, split) or _directory_files(expanded, split)
     if expanded.exists():
+        if not _suffix(expanded):
+            raise ValueError(f"open_source: {name!r} is of no known kind. {_KNOWN}")
         return [expanded]
     if glob.has_magic(name):
         found = map(Path, glob.glob(str(expanded), recursive=True))
@@ -149,13 +152,6 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
     if _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
         return []
     raise ValueError(f"open_source: no file or directory at {name!r}. Correct the path.")
-
-
-def _file_rows(path: Path) -> ArrowRows | JsonRows:
-    suffix = _suffix(path)
-    if suffix is None:
-        raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_KNOWN}")
-    return JsonRows(path) if suffix in JSON_SUFFIXES else arrow_rows(path)
 
 
 def _suffix(path: Path) -> str | None:

@@ -113,9 +113,7 @@ class Plan(Record):
     """
 
     format: int  # FORMAT
-    sides: (
-        str  # "student" (a teacher, if any, reads the same tokens) or "both" (chunks of two tokenizers)
-    )
+    sides: str  # "student" (a teacher, if any, reads the same tokens) or "both" (chunks of two tokenizers)
     sources: list[dict[str, Any]]  # path, subset, split, weight, number of rows and content hash of each
     tokenizers: dict[str, str]  # fingerprint by role
     options: dict[str, Any]  # lengths, block size and the like, by the recipe's names
