@@ -1,10 +1,9 @@
 """Data: rows of any source, rendered and tokenized; shards of examples on disk; batches.
 
-conversation (rows) <- sources <- mixing; rendering -> tokenize; shards; buckets, collate
+conversation (rows) <- sources <- mixing; rendering -> tokenize; shards; batches
 """
 
-from tide.data.buckets import LengthBuckets
-from tide.data.collate import Collator
+from tide.data.batches import Collator, LengthBuckets
 from tide.data.conversation import (
     Conversation,
     Message,

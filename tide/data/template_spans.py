@@ -37,7 +37,7 @@ def locate(render: Render, contents: Sequence[str], text: str) -> list[Place | N
     if any(_MARKER.search(content) for content in contents):
         raise RejectedRow("template: marker in the text", "a content holds the text that marks contents")
     probe = _Probe(render, contents, text)
-    cores = [_core(content) for content in contents]
+    cores = [(len(content) - len(content.lstrip()), len(content.rstrip())) for content in contents]
     shown = [at for at, content in enumerate(contents) if content.strip()]
     # One rendering finds every content, or else a second one every content without the whitespace around it.
     whole = probe.land([(at, cut) for at in shown for cut in (0, len(contents[at]))])
@@ -99,12 +99,6 @@ class _Probe:
             return self.render(contents) == self.text
         except RejectedRow:
             return False
-
-
-def _core(content: str) -> tuple[int, int]:
-    """The content without the whitespace around it."""
-    start = len(content) - len(content.lstrip())
-    return start, start + len(content.strip())
 
 
 def _place(
