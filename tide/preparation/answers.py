@@ -126,7 +126,7 @@ def _answers(one: Side, other: Side) -> Iterator[tuple[_Answer, _Answer]]:
 
 
 def _answer(content: Span, rendered: Rendered) -> _Answer | None:
-    """None if the content is empty or not learnt."""
+    """None if the content is empty or not in the loss."""
     start, end = content
     turn = next((begin for begin, close in rendered.loss_spans if begin <= start < end <= close), None)
     return None if turn is None else _Answer(start, end, turn)
