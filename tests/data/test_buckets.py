@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tide.data import LengthBuckets
-from tide.data.buckets import BATCHES_PER_BUCKET
+from tide.data.batches import BATCHES_PER_BUCKET
 
 
 def batches_of(order: list[int], batch_size: int) -> list[list[int]]:

@@ -12,8 +12,9 @@ import torch
 from tests.preparation.prepared import files, prepare, recipe_of
 from tests.tiny import ROWS
 from tide.config import Recipe
-from tide.data import Manifest, ShardedExamples, SourceCounts
-from tide.preparation import load_tokenizers, training_data
+from tide.data import ShardedExamples
+from tide.preparation import Manifest, load_tokenizers, training_data
+from tide.preparation.manifest import SourceCounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,7 +183,7 @@ def test_parts_of_two_versions_are_not_mixed(tiny_checkpoints, tmp_path, monkeyp
 
     def tokenizers_are_of(number):
         newer = {**there, "tokenizers": number}
-        monkeypatch.setattr("tide.data.manifest.version", newer.__getitem__)
+        monkeypatch.setattr("tide.preparation.manifest.version", newer.__getitem__)
 
     tokenizers_are_of("9.9")
     before = files(directory)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tide.cli.subparsers import Subparsers
-    from tide.data import Manifest
+    from tide.preparation import Manifest
 
 
 def add_parser(commands: Subparsers) -> None:

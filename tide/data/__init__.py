@@ -1,10 +1,9 @@
 """Data: rows of any source, rendered and tokenized; shards of examples on disk; batches.
 
-conversation (rows) <- sources <- mixing; rendering -> tokenize; shards, manifest; buckets, collate
+conversation (rows) <- sources <- mixing; rendering -> tokenize; shards; batches
 """
 
-from tide.data.buckets import LengthBuckets
-from tide.data.collate import Collator
+from tide.data.batches import Collator, LengthBuckets
 from tide.data.conversation import (
     Conversation,
     Message,
@@ -16,22 +15,7 @@ from tide.data.conversation import (
     parse_row,
     read_row,
 )
-from tide.data.counts import Counts, SourceCounts
 from tide.data.files import ScratchFile, file_hash, write_whole
-from tide.data.manifest import (
-    FORMAT,
-    MANIFEST_FILE,
-    PLAN_FILE,
-    Manifest,
-    PartReport,
-    Plan,
-    Shard,
-    different_keys,
-    read_plan,
-    tokenizer_fingerprint,
-    versions_here,
-    write_record,
-)
 from tide.data.mixing import Mixture, mix
 from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
 from tide.data.shards import ShardedExamples, write_shard
@@ -40,48 +24,34 @@ from tide.data.template_arguments import check_template_arguments, template_name
 from tide.data.tokenize import TokenizedText, tokenize_rendered
 
 __all__ = [
-    "FORMAT",
-    "MANIFEST_FILE",
-    "PLAN_FILE",
     "Collator",
     "Conversation",
-    "Counts",
     "LengthBuckets",
-    "Manifest",
     "Message",
     "Mixture",
-    "PartReport",
-    "Plan",
     "Raw",
     "Rejected",
     "RejectedRow",
     "Rendered",
     "Row",
     "ScratchFile",
-    "Shard",
     "ShardedExamples",
     "Source",
-    "SourceCounts",
     "Span",
     "TextRow",
     "TokenizedText",
     "check_chat_template",
     "check_template_arguments",
-    "different_keys",
     "file_hash",
     "files_at",
     "mix",
     "open_source",
     "parse_row",
-    "read_plan",
     "read_row",
     "render",
     "shared_contents",
     "template_names",
     "tokenize_rendered",
-    "tokenizer_fingerprint",
-    "versions_here",
-    "write_record",
     "write_shard",
     "write_whole",
 ]

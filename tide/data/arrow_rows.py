@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tide.config.rules import PARQUET_SUFFIXES
 from tide.data.conversation import KEYS, Rejected
 from tide.data.files import ScratchFile
 from tide.data.gather import gather
@@ -32,41 +33,28 @@ class ArrowRows:
     """Rows of a table; columns that no form of rows has are left unread."""
 
     def __init__(self, name: str, table: Callable[[], pa.Table]) -> None:
-        """Open the table; `table` opens it again in another process.
-
-        Raises:
-            ValueError: it has none of the columns of a row.
-        """
+        """Open the table; `table` opens it again in another process."""
         self.name = name
         self._open = table
+        self._columns = _columns_of_rows(name, table().column_names)
         self._batches: list[Any] | None = None
-        opened = self._table()
-        if not opened.num_columns:
-            raise ValueError(
-                f"open_source: {name!r} has columns {table().column_names}. "
-                f"Expected one or more of {', '.join(KEYS)}."
-            )
-        sizes = np.array([batch.num_rows for batch in opened.to_batches()], dtype=np.int64)
-        self._ends = np.cumsum(sizes)
-        self._starts = self._ends - sizes
+        self._bounds = np.cumsum([0, *(batch.num_rows for batch in self._opened())], dtype=np.int64)
 
-    def _table(self) -> pa.Table:
-        table = self._open()
-        return table.select([name for name in KEYS if name in table.column_names])
+    def _opened(self) -> list[Any]:
+        if self._batches is None:
+            self._batches = self._open().select(self._columns).to_batches()
+        return self._batches
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self._bounds[-1])
 
     def rows(self, indices: Sequence[int] | Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """Read rows by number, in this order."""
-        if self._batches is None:
-            self._batches = self._table().to_batches()
-        batches, wanted = self._batches, np.asarray(indices, dtype=np.int64)
-        batch_of = np.searchsorted(self._ends, wanted, side="right")
+        batches, wanted = self._opened(), np.asarray(indices, dtype=np.int64)
+        batch_of = np.searchsorted(self._bounds, wanted, side="right") - 1
 
         def read(number: int, rows: np.ndarray) -> list[Raw | Rejected]:
-            start = self._starts[number]
-            return self._values(batches[number].take(pa.array(rows - start)), rows)
+            return self._values(batches[number].take(pa.array(rows - self._bounds[number])), rows)
 
         return gather(batch_of, wanted, read)
 
@@ -88,34 +76,35 @@ class ArrowRows:
 
 
 def arrow_rows(path: Path) -> ArrowRows:
-    """Open an Arrow file, in its file or its stream form."""
-    return _readable(path, lambda: ArrowRows(str(path), partial(_mapped, path)))
+    """Open a Parquet file, or an Arrow file in its file or its stream form."""
+    try:
+        if path.name.lower().endswith(PARQUET_SUFFIXES):
+            return ArrowRows(str(path), partial(_mapped_scratch, _converted(path)))
+        return ArrowRows(str(path), partial(_mapped, path))
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"open_source: {str(path)!r} cannot be read ({error}). Is it whole?") from None
 
 
-def parquet_rows(path: Path) -> ArrowRows:
-    """Open a Parquet file."""
-    return _readable(path, lambda: ArrowRows(str(path), _Converted(path)))
+def _columns_of_rows(name: str, columns: Sequence[str]) -> list[str]:
+    found = [key for key in KEYS if key in columns]
+    if not found:
+        raise ValueError(
+            f"open_source: {name!r} has columns {columns}. Expected one or more of {', '.join(KEYS)}."
+        )
+    return found
 
 
-class _Converted:
-    """The columns of text of a Parquet file, in a temporary Arrow file."""
-
-    def __init__(self, path: Path) -> None:
-        with pq.ParquetFile(path) as parquet:
-            self.all_columns = parquet.schema_arrow.names
-            columns = [name for name in KEYS if name in self.all_columns]
-            schema = pa.schema([parquet.schema_arrow.field(name) for name in columns])
-            self.scratch = ScratchFile(".arrow")
-            # A stream: a file could not hold dictionaries that change on the way.
-            with pa.OSFile(str(self.scratch.path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-                if columns:
-                    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
-                        writer.write_batch(batch.select(columns))
-
-    def __call__(self) -> pa.Table:
-        table = _mapped(self.scratch.path)
-        # For the message that none of them is a row's.
-        return table if table.num_columns else pa.table({name: [] for name in self.all_columns})
+def _converted(path: Path) -> ScratchFile:
+    """Write the columns of text of a Parquet file to an Arrow file."""
+    with pq.ParquetFile(path) as parquet:
+        columns = _columns_of_rows(str(path), parquet.schema_arrow.names)
+        schema = pa.schema([parquet.schema_arrow.field(name) for name in columns])
+        scratch = ScratchFile(".arrow")
+        # A stream: a file could not hold dictionaries that change on the way.
+        with pa.OSFile(str(scratch.path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+                writer.write_batch(batch.select(columns))
+    return scratch
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -125,8 +114,5 @@ def _mapped(path: Path) -> pa.Table:
     return (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
 
 
-def _readable(path: Path, opened: Callable[[], ArrowRows]) -> ArrowRows:
-    try:
-        return opened()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"open_source: {str(path)!r} cannot be read ({error}). Is it whole?") from None
+def _mapped_scratch(scratch: ScratchFile) -> pa.Table:
+    return _mapped(scratch.path)

@@ -105,8 +105,7 @@ class RejectedRow(ValueError):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)  # Both: exceptions are pickled by their args.
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
         return str(Rejected(self.reason, self.detail))
@@ -140,20 +139,18 @@ def parse_row(value: Raw) -> Row:
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
     for key in ("messages", "conversations"):
         if key in given:
-            messages, context = _messages(given[key], key)
-            return _conversation(messages, context, where=key)
+            return _conversation(_messages(given[key], key), where=key)
     if "prompt" in given and "completion" in given:
         prompt, completion = given["prompt"], given["completion"]
         if isinstance(prompt, str) and isinstance(completion, str):
             return _text_row(_text(prompt, "prompt"), completion, "completion")
-        first, _ = _messages(prompt, "prompt")
-        last, context = _messages(completion, "completion")
-        shifted = frozenset(len(first) + at for at in context)
-        return _conversation(first + last, shifted, len(first), where="prompt and completion")
+        first, last = _messages(prompt, "prompt"), _messages(completion, "completion")
+        return _conversation(first + last, len(first), where="prompt and completion")
     if "instruction" in given and "output" in given:
         asked = [_text(given[key], key) for key in ("instruction", "input") if key in given]
         question = Message("user", "\n\n".join(filter(None, asked)))
-        return _conversation((question, Message(ASSISTANT, _text(given["output"], "output"))))
+        answer = Message(ASSISTANT, _text(given["output"], "output"))
+        return _conversation([(question, True), (answer, True)], where="")
     if "text" in given:
         return _text_row("", given["text"], "text")
     raise RejectedRow(
@@ -170,35 +167,25 @@ def _text_row(prompt: str, completion: object, where: str) -> TextRow:
     return TextRow(prompt, text)
 
 
-def _conversation(
-    messages: tuple[Message, ...],
-    context: frozenset[int] = frozenset(),
-    num_prompt: int = 0,
-    *,
-    where: str = "",
-) -> Conversation:
-    if not messages:
+def _conversation(turns: list[tuple[Message, bool]], num_prompt: int = 0, *, where: str) -> Conversation:
+    """Join messages, each with False if it is context by its own keys."""
+    if not turns:
         raise RejectedRow("no messages", f"nothing is in {where}")
-    conversation = Conversation(messages, num_prompt, context)
+    context = [at for at, (_, in_loss) in enumerate(turns) if at >= num_prompt and not in_loss]
+    conversation = Conversation(tuple(message for message, _ in turns), num_prompt, frozenset(context))
     answers = conversation.answers
     if not answers:
-        of_context = f", context {sorted(context)}" if context else ""
-        raise RejectedRow("no answer", f"roles {[message.role for message in messages]}{of_context}")
+        of_context = f", context {context}" if context else ""
+        raise RejectedRow("no answer", f"roles {[message.role for message, _ in turns]}{of_context}")
     if not all(answer.strip() for answer in answers):
         raise RejectedRow("empty answer", f"one of {len(answers)} answers is blank")
     return conversation
 
 
-def _messages(value: object, where: str) -> tuple[tuple[Message, ...], frozenset[int]]:
-    """Parse a list of messages; return them and the indices of answers that are context."""
+def _messages(value: object, where: str) -> list[tuple[Message, bool]]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
-    messages = tuple(_message(item, f"{where}[{at}]") for at, item in enumerate(value))
-    return messages, frozenset(
-        at
-        for at, message in enumerate(messages)
-        if message.role == ASSISTANT and not _in_loss(value[at], f"{where}[{at}]")
-    )
+    return [_message(item, f"{where}[{at}]") for at, item in enumerate(value)]
 
 
 def _in_loss(value: Mapping[str, object], where: str) -> bool:
@@ -211,7 +198,7 @@ def _in_loss(value: Mapping[str, object], where: str) -> bool:
     return True
 
 
-def _message(value: object, where: str) -> Message:
+def _message(value: object, where: str) -> tuple[Message, bool]:
     if not isinstance(value, Mapping):
         raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a message")
     for key, reason in _MORE.items():
@@ -226,7 +213,8 @@ def _message(value: object, where: str) -> Message:
         raise RejectedRow("wrong type", f"{where} has no role that is text")
     if role in _CALLING_ROLES:
         raise RejectedRow("tool calls", f"{where} is a {role}")
-    return Message(_text(role, where), _content(content, where))
+    message = Message(_text(role, where), _content(content, where))
+    return message, role != ASSISTANT or _in_loss(value, where)
 
 
 def _is_blank(value: object) -> bool:

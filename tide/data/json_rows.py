@@ -44,7 +44,7 @@ class JsonRows:
                 self._scratch = _array_as_lines(self._plain)
                 self._unit = "item "
             self._text = _mapped(self._plain)
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
             raise ValueError(f"open_source: {str(path)!r} cannot be read ({error}). Is it whole?") from None
         self._starts, self._numbers = _lines(self._text)
 

@@ -43,7 +43,10 @@ def write_shard(path: Path, examples: Sequence[Example]) -> None:
             rows = [None if sequence is None else getattr(sequence, name).numpy() for sequence in sequences]
             if name == "chunks":
                 rows = [None if row is None or (row < 0).all() else row for row in rows]
-            columns.append(_list_column(rows, kind))
+            dtype = kind.to_pandas_dtype()
+            columns.append(
+                pa.array([None if row is None else row.astype(dtype) for row in rows], pa.list_(kind))
+            )
     columns.append(pa.array([example.num_chunks for example in examples], pa.int32()))
     with (
         replacing(path) as beside,
@@ -51,18 +54,6 @@ def write_shard(path: Path, examples: Sequence[Example]) -> None:
         pa.ipc.new_file(sink, SCHEMA) as writer,
     ):
         writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-
-
-def _list_column(rows: list[np.ndarray | None], kind: pa.DataType) -> pa.Array:
-    dtype = kind.to_pandas_dtype()
-    given = [row.astype(dtype) for row in rows if row is not None]
-    offsets = np.cumsum([0, *(0 if row is None else len(row) for row in rows)], dtype=np.int32)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets),
-        pa.array(np.concatenate([np.empty(0, dtype), *given])),
-        type=pa.list_(kind),
-        mask=pa.array([row is None for row in rows], pa.bool_()),
-    )
 
 
 class ShardedExamples(Dataset[Example]):
@@ -73,10 +64,6 @@ class ShardedExamples(Dataset[Example]):
         sizes: examples of every shard.
         lengths: [E] int64, student tokens of every example.
     """
-
-    paths: tuple[Path, ...]
-    sizes: tuple[int, ...]
-    lengths: Int64[np.ndarray, " E"]
 
     def __init__(self, paths: Sequence[Path], shared: bool = False) -> None:
         """Open the shards; with `shared`, the teacher reads the student's tokens.
@@ -90,7 +77,7 @@ class ShardedExamples(Dataset[Example]):
         lengths = [pc.list_value_length(columns["student_token_ids"]).to_numpy() for columns in self._shards]
         self.sizes = tuple(len(of_shard) for of_shard in lengths)
         self._ends = np.cumsum(self.sizes, dtype=np.int64)
-        self.lengths = np.concatenate([np.empty(0, np.int64), *lengths])
+        self.lengths: Int64[np.ndarray, " E"] = np.concatenate([np.empty(0, np.int64), *lengths])
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -11,13 +11,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.config.rules import ARROW_SUFFIXES, FILE_SUFFIXES, JSON_SUFFIXES, PARQUET_SUFFIXES
-from tide.data.arrow_rows import ArrowRows, arrow_rows, parquet_rows
+from tide.config.rules import FILE_SUFFIXES, JSON_SUFFIXES
+from tide.data.arrow_rows import ArrowRows, arrow_rows
 from tide.data.conversation import Raw, Rejected, read_row
 from tide.data.gather import gather
 from tide.data.json_rows import JsonRows
@@ -35,12 +36,6 @@ _READ_AT_ONCE = 256
 _MAX_NAMED = 5  # files in a message
 
 
-class _Rows(Protocol):
-    def __len__(self) -> int: ...
-    def rows(self, indices: Any) -> list[Raw | Rejected]: ...
-    def where(self, index: int) -> str: ...
-
-
 class Source:
     """Rows in a fixed order, read on demand; a pickled copy reads the same rows in another process.
 
@@ -51,14 +46,12 @@ class Source:
         files: in the order of their rows; none for a data set of the hub.
     """
 
-    def __init__(self, name: str, files: Sequence[Path], parts: Sequence[_Rows]) -> None:
+    def __init__(self, name: str, files: Sequence[Path], parts: Sequence[ArrowRows | JsonRows]) -> None:
         self.name = name
         self.files = tuple(files)
         self._parts = tuple(parts)
-        sizes = np.array([len(part) for part in self._parts], dtype=np.int64)
-        self._ends = np.cumsum(sizes)
-        self._starts = self._ends - sizes
-        self._selected = np.arange(self._ends[-1])
+        self._bounds = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        self._selected = np.arange(self._bounds[-1])
 
     def __len__(self) -> int:
         return len(self._selected)
@@ -75,15 +68,15 @@ class Source:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"Source: no row {wanted.max()} or {wanted.min()} among {len(self)}")
         wanted = self._selected[wanted]
-        part_of = np.searchsorted(self._ends, wanted, side="right")
-        local = wanted - self._starts[part_of]
+        part_of = np.searchsorted(self._bounds, wanted, side="right") - 1
+        local = wanted - self._bounds[part_of]
         return gather(part_of, local, lambda number, rows: self._parts[number].rows(rows))
 
     def where(self, index: int) -> str:
         """File and line of a row, or what comes closest."""
         index = int(self._selected[index])
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._parts[number].where(index - int(self._starts[number]))
+        number = int(np.searchsorted(self._bounds, index, side="right")) - 1
+        return self._parts[number].where(index - int(self._bounds[number]))
 
     def with_answer(self, text: str) -> Source:
         """Select the rows of which an answer contains a text, as written; rejected rows stay, to be counted.
@@ -133,7 +126,8 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
     """
     name = str(path)
     files = files_at(path, split=split)
-    source = Source(name, files, [_file_rows(file) for file in files] or [_hub_rows(name, subset, split)])
+    parts = [JsonRows(file) if _suffix(file) in JSON_SUFFIXES else arrow_rows(file) for file in files]
+    source = Source(name, files, parts or [_hub_rows(name, subset, split)])
     if not len(source):
         raise ValueError(f"open_source: {name!r} holds no rows. Leave it out, or give it some.")
     return source
@@ -146,6 +140,8 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
     if expanded.is_dir():
         return _saved_files(expanded, split) or _directory_files(expanded, split)
     if expanded.exists():
+        if not _suffix(expanded):
+            raise ValueError(f"open_source: {name!r} is of no known kind. {_KNOWN}")
         return [expanded]
     if glob.has_magic(name):
         found = map(Path, glob.glob(str(expanded), recursive=True))
@@ -156,17 +152,6 @@ def files_at(path: str | Path, *, split: str = "train") -> list[Path]:
     if _HUB_ID.fullmatch(name) and not _suffix(Path(name)):
         return []
     raise ValueError(f"open_source: no file or directory at {name!r}. Correct the path.")
-
-
-def _file_rows(path: Path) -> _Rows:
-    suffix = _suffix(path)
-    if suffix in PARQUET_SUFFIXES:
-        return parquet_rows(path)
-    if suffix in ARROW_SUFFIXES:
-        return arrow_rows(path)
-    if suffix in JSON_SUFFIXES:
-        return JsonRows(path)
-    raise ValueError(f"open_source: {str(path)!r} is of no known kind. {_KNOWN}")
 
 
 def _suffix(path: Path) -> str | None:
@@ -197,29 +182,23 @@ def _saved_files(directory: Path, split: str) -> list[Path]:
 
 def _directory_files(directory: Path, split: str) -> list[Path]:
     found = sorted(file for file in directory.rglob("*") if file.is_file() and _suffix(file))
-    files = []
-    for file in found:
-        parts = file.relative_to(directory).parts
-        if file.name not in _ABOUT_ROWS and not any(part.startswith((".", "_")) for part in parts):
-            files.append(file)
-    if not files:
+    names = [file.relative_to(directory) for file in found if file.name not in _ABOUT_ROWS]
+    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.parts)]
+    if not names:
         raise ValueError(f"open_source: {str(directory)!r} holds no file of a known kind. {_KNOWN}")
-    splits = {file: _splits(file.relative_to(directory), split) for file in files}
+    splits = {name: _splits(name, split) for name in names}
     all_splits = sorted(set().union(*splits.values()))
-    if not all_splits:
-        return files
-    without_split = [str(file.relative_to(directory)) for file in files if not splits[file]]
-    if without_split:
+    without_split = [str(name) for name in names if not splits[name]]
+    if all_splits and without_split:
         more = f" and {len(without_split) - _MAX_NAMED:,} more" if len(without_split) > _MAX_NAMED else ""
         raise ValueError(
             f"open_source: {str(directory)!r} holds files of the splits {all_splits}, and others whose names "
             f"say no split: {without_split[:_MAX_NAMED]}{more}. Move these elsewhere or name them after a "
             "split, or give one file or a glob in place of the directory."
         )
-    files = [file for file in files if split in splits[file]]
-    if not files:
+    if all_splits and split not in all_splits:
         raise ValueError(f"open_source: {str(directory)!r} has no split {split!r}, only {all_splits}.")
-    return files
+    return [directory / name for name in names if not all_splits or split in splits[name]]
 
 
 def _splits(path: Path, split: str) -> set[str]:
@@ -229,11 +208,9 @@ def _splits(path: Path, split: str) -> set[str]:
     if shard:
         return {shard[1]}
     for name in (stem, *reversed(path.parts[:-1])):
-        if name == split:
-            return {name}
         words = _SPLIT_WORDS.intersection(re.split(r"[^a-z0-9]+", name.lower()))
-        if words:
-            return set(words)
+        if name == split or words:
+            return {name} if name == split else set(words)
     return set()
 
 
@@ -252,14 +229,5 @@ def _hub_rows(name: str, subset: str | None, split: str) -> ArrowRows:
             f"open_source: no file or directory at {name!r}, and the hub gives no such data set, subset "
             f"{subset!r}, split {split!r} ({error}). Correct the name, or log in to the hub."
         ) from error
-    return ArrowRows(name, _HubTable(dataset))
-
-
-class _HubTable:
-    """Opens a data set's table; the data set is pickled by the files it lies in."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self) -> Any:
-        return self.dataset.with_format("arrow")[:]
+    # Pickled by the files that the data set lies in.
+    return ArrowRows(name, partial(dataset.with_format("arrow").__getitem__, slice(None)))

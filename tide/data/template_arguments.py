@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError, meta, nodes
@@ -33,7 +32,14 @@ def template_names(template: str) -> frozenset[str]:
     Raises:
         ValueError: it is no template.
     """
-    return _names_read(template) - _GIVEN - {CLOCK}
+    try:
+        names = meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
+    except TemplateError as error:
+        raise ValueError(
+            f"template_names: the chat template cannot be read ({type(error).__name__}: {error}). Set "
+            "another tokenizer.chat_template."
+        ) from None
+    return frozenset(names - _GIVEN - {CLOCK})
 
 
 def check_template_arguments(
@@ -61,7 +67,7 @@ def check_template_arguments(
             f"{key}: the chat template never reads {', '.join(unread)}. It reads {reads}. Correct the name, "
             "or leave it out."
         )
-    if CLOCK in _names_read(template) and _reads_clock(template, {**special_tokens, **arguments}):
+    if _reads_clock(template, {**special_tokens, **arguments}):
         warnings.warn(
             f"{key}: the chat template reads the current date ({CLOCK}), so its output changes daily. Set "
             f"its date by an argument, if it has one; it reads {reads}.",
@@ -94,23 +100,11 @@ _ENVIRONMENT.filters["tojson"] = lambda value, **options: json.dumps(
 _ENVIRONMENT.globals["raise_exception"] = _raise
 
 
-@lru_cache(maxsize=8)
-def _names_read(template: str) -> frozenset[str]:
-    """Return the names that a template reads and neither sets nor has from its environment."""
-    try:
-        return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(template)))
-    except TemplateError as error:
-        raise ValueError(
-            f"template_names: the chat template cannot be read ({type(error).__name__}: {error}). Set "
-            "another tokenizer.chat_template."
-        ) from None
-
-
 def _reads_clock(template: str, variables: Mapping[str, object]) -> bool:
     """Render short conversations at two times."""
+    compiled = _ENVIRONMENT.from_string(template)
     for messages in _PROBES:
         given = dict.fromkeys(_GIVEN) | {"messages": messages, "add_generation_prompt": False, **variables}
-        compiled = _ENVIRONMENT.from_string(template)
         try:
             one, other = (compiled.render({**given, CLOCK: now.strftime}) for now in _TIMES)
         except Exception:  # templates raise what they like

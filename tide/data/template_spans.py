@@ -20,31 +20,24 @@ _MARKER = re.compile(r"Zq7x(\d{6})k5wV")
 
 
 class Place(NamedTuple):
-    """A content, or the part of it that the template shows.
+    """A content, or the part of it that the template shows."""
 
-    Attributes:
-        start, end: characters of the rendered text.
-        offset: first character of the part in the content.
-    """
-
-    start: int
+    start: int  # characters of the rendered text, half-open
     end: int
-    offset: int
+    offset: int  # first character of the part in the content
 
 
 def locate(render: Render, contents: Sequence[str], text: str) -> list[Place | None]:
     """Locate each content in `text`, which is `render(contents)`; whitespace that the template keeps counts.
 
-    Returns:
-        A place per message; None if the content is blank or left out. Places do not overlap; they are in the
-        order of messages unless the template changes it.
-    Raises:
-        RejectedRow: the template shows a content more than once, or changes it.
+    None stands for a content that is blank or left out. Places do not overlap, and are in the order of
+    messages unless the template changes it. A template that shows a content twice, or changes it, rejects the
+    row.
     """
     if any(_MARKER.search(content) for content in contents):
         raise RejectedRow("template: marker in the text", "a content holds the text that marks contents")
     probe = _Probe(render, contents, text)
-    cores = [_core(content) for content in contents]
+    cores = [(len(content) - len(content.lstrip()), len(content.rstrip())) for content in contents]
     shown = [at for at, content in enumerate(contents) if content.strip()]
     # One rendering finds every content, or else a second one every content without the whitespace around it.
     whole = probe.land([(at, cut) for at in shown for cut in (0, len(contents[at]))])
@@ -78,8 +71,7 @@ class _Probe:
         Cuts of a message ascend.
         """
         changed = list(self.contents)
-        for number in range(len(cuts) - 1, -1, -1):
-            message, cut = cuts[number]
+        for number, (message, cut) in reversed(list(enumerate(cuts))):
             marker = f"Zq7x{number:06}k5wV"
             changed[message] = changed[message][:cut] + marker + changed[message][cut:]
         try:
@@ -101,21 +93,12 @@ class _Probe:
         """Where a marker at `cut` of one message stands."""
         return (self.land([(message, cut)]) or {}).get((message, cut))
 
-    def is_at(self, message: int, cut: int, position: int) -> bool:
-        return self.lands(message, cut) == position
-
     def shows(self, contents: Sequence[str]) -> bool:
         """Return True if other contents make the same text."""
         try:
             return self.render(contents) == self.text
         except RejectedRow:
             return False
-
-
-def _core(content: str) -> tuple[int, int]:
-    """The content without the whitespace around it."""
-    start = len(content) - len(content.lstrip())
-    return start, start + len(content.strip())
 
 
 def _place(
@@ -147,7 +130,7 @@ def _place(
     end, shift = start + length, position - cut
 
     def lands(at: int) -> bool:
-        return probe.is_at(message, at, at + shift)
+        return probe.lands(message, at) == at + shift
 
     # A character beside the part may be the template's own, and the content's only by chance.
     if start != first:
@@ -167,7 +150,7 @@ def _with_whitespace(probe: _Probe, message: int, start: int, end: int, position
     def kept(cut: int) -> bool:
         low, high = min(cut, start), max(cut, end)
         shown = probe.text[max(0, low + shift) : high + shift] == content[low:high]
-        return shown and probe.is_at(message, cut, cut + shift)
+        return shown and probe.lands(message, cut) == cut + shift
 
     first = bisect_left(range(start), True, key=kept)
     last = end + bisect_left(range(end + 1, len(content) + 1), True, key=lambda cut: not kept(cut))

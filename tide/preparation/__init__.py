@@ -4,13 +4,14 @@ plan         sources -> mixture, tokenizers; the plan of the shards
 sides        rows -> both sides, rendered and tokenized
 answers      both sides -> aligned
 examples     aligned -> examples, cut and filled
-prepare      examples -> shards in a `directory`
+prepare      examples -> shards in a `directory`, with their `manifest`
 training_data   shards, or the same in memory -> what a run trains on
 """
 
 from tide.preparation.answers import NO_CHUNK, AlignedAnswers, align_answers
 from tide.preparation.directory import ShardDirectory
 from tide.preparation.examples import Built, ExampleBuilder
+from tide.preparation.manifest import Manifest
 from tide.preparation.plan import Preparation
 from tide.preparation.prepare import prepare
 from tide.preparation.sides import Side, read_pairs
@@ -22,6 +23,7 @@ __all__ = [
     "AlignedAnswers",
     "Built",
     "ExampleBuilder",
+    "Manifest",
     "Preparation",
     "ShardDirectory",
     "Side",

@@ -54,21 +54,13 @@ class _Answer(NamedTuple):
 
 
 class _TokenizedAnswers(NamedTuple):
-    """The answers of rows on one side.
+    """The answers of rows on one side."""
 
-    Attributes:
-        spans: [K] tokens that lie in answers; the answers, joined, are their text.
-        borders: [A + 1] int64, where each answer begins in that text.
-        tokens: [K] int64, their positions among all tokens of the rows.
-        rows: [R + 1] int64, where the tokens of each row begin among these.
-        num_tokens: [A] int64, tokens that hold a byte of each answer.
-    """
-
-    spans: TokenSpans
-    borders: Int64[np.ndarray, " A1"]
-    tokens: Int64[np.ndarray, " K"]
-    rows: Int64[np.ndarray, " R1"]
-    num_tokens: Int64[np.ndarray, " A"]
+    spans: TokenSpans  # [K] tokens that lie in answers; the answers, joined, are their text
+    borders: Int64[np.ndarray, " A1"]  # where each answer begins in that text, and its end
+    tokens: Int64[np.ndarray, " K"]  # their positions among all tokens of the rows
+    rows: Int64[np.ndarray, " R1"]  # where the tokens of each row begin among these, and their end
+    num_tokens: Int64[np.ndarray, " A"]  # tokens that hold a byte of each answer
 
 
 def align_answers(
@@ -104,20 +96,9 @@ def align_answers(
             max_bytes=max_bytes,
             max_tokens=max_tokens,
         )
-        aligned += map(_unless_rejected, _row_by_row(together, student, teacher, list(map(len, answers))))
+        aligned += _row_by_row(together, student, teacher, list(map(len, answers)))
     found = iter(aligned)
     return [pair if isinstance(pair, Rejected) else next(found) for pair in pairs]
-
-
-def _unless_rejected(answers: AlignedAnswers) -> AlignedAnswers | Rejected:
-    alignment = answers.alignment
-    if alignment.num_chunks or not alignment.num_rejected:
-        return answers
-    return Rejected(
-        NOT_ALIGNED,
-        f"all {alignment.num_rejected} chunks of its answers are rejected: a tokenizer respells or cannot "
-        "spell some of each, or its ids are of another text",
-    )
 
 
 def _batches(pairs: Sequence[tuple[Side, Side]]) -> Iterator[Sequence[tuple[Side, Side]]]:
@@ -145,7 +126,7 @@ def _answers(one: Side, other: Side) -> Iterator[tuple[_Answer, _Answer]]:
 
 
 def _answer(content: Span, rendered: Rendered) -> _Answer | None:
-    """None if the content is empty or not learnt."""
+    """None if the content is empty or not in the loss."""
     start, end = content
     turn = next((begin for begin, close in rendered.loss_spans if begin <= start < end <= close), None)
     return None if turn is None else _Answer(start, end, turn)
@@ -169,7 +150,7 @@ def _tokenized(
         )
     )
     places = [
-        tuple(start + byte for byte in _bytes(text, answer))
+        tuple(start + (at if text.isascii() else len(text[:at].encode())) for at in answer)
         for text, start, row in zip(texts, text_starts[:-1].tolist(), answers, strict=True)
         for answer in row
     ]
@@ -192,17 +173,12 @@ def _tokenized(
     )
 
 
-def _bytes(text: str, answer: _Answer) -> Sequence[int]:
-    """Characters of a text to bytes."""
-    return answer if text.isascii() else [len(text[:character].encode()) for character in answer]
-
-
 def _row_by_row(
     together: ChunkAlignment,
     student: _TokenizedAnswers,
     teacher: _TokenizedAnswers,
     num_answers: Sequence[int],
-) -> Iterator[AlignedAnswers]:
+) -> Iterator[AlignedAnswers | Rejected]:
     """The chunks of each row, its first one 0."""
     text = student.spans.text
     answers = np.cumsum([0, *num_answers])
@@ -230,4 +206,11 @@ def _row_by_row(
             ends=together.ends[first:after] - start,
             rejected=together.rejected[slice(*rejected)] - start,
         )
-        yield AlignedAnswers(text[start:end], number, alignment, counts)
+        if alignment.num_rejected and not alignment.num_chunks:
+            yield Rejected(
+                NOT_ALIGNED,
+                f"all {alignment.num_rejected} chunks of its answers are rejected: a tokenizer respells or "
+                "cannot spell some of each, or its ids are of another text",
+            )
+        else:
+            yield AlignedAnswers(text[start:end], number, alignment, counts)

@@ -7,15 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tide.data import (
+from tide.data import Rejected, file_hash
+from tide.preparation.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
     Manifest,
     PartReport,
     Plan,
-    Rejected,
     different_keys,
-    file_hash,
     read_plan,
 )
 
@@ -75,22 +74,21 @@ class ShardDirectory:
             if not overwrite:
                 raise
             return self.clear()
+        conflict = None
         if begun is not None:
-            changed = plan.differences(begun)
-            conflict = f"data prepared with other {', '.join(changed)}" if changed else None
-        elif not self.path.is_dir() or not any(self.path.iterdir()):
-            conflict = None
+            if changed := plan.differences(begun):
+                conflict = f"data prepared with other {', '.join(changed)}"
         elif self._is_prepared():
             conflict = f"prepared data whose {PLAN_FILE} is missing, so its sources cannot be compared"
-        else:
+        elif self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(f"{where} holds files that are no prepared data. Name another directory.")
-        if conflict is not None and not overwrite:
+        if conflict is None:
+            return None
+        if not overwrite:
             raise ValueError(
                 f"{where} holds {conflict}. Pass --overwrite to replace it, or name another data.prepared."
             )
-        if conflict is not None:
-            self.clear()
-        return None
+        return self.clear()
 
     def version_mismatches(self, plan: Plan) -> list[str]:
         """List the versions that made the parts, where they are not the plan's."""

@@ -10,8 +10,9 @@ import torch
 
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
-from tide.data import Counts, Rejected, read_row
+from tide.data import Rejected, read_row
 from tide.preparation.answers import NO_CHUNK, align_answers
+from tide.preparation.manifest import Counts
 from tide.preparation.sides import Side, read_pairs, read_sides
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class ExampleBuilder:
         """Make one example per row."""
         if self.teacher is None or self.tables is None:
             sides = read_sides(rows, self.student, self.template_arguments.get("student"))
-            return [side if isinstance(side, Rejected) else self._alone(side) for side in sides]
+            return [side if isinstance(side, Rejected) else self._built(side) for side in sides]
         pairs = read_pairs(rows, self.student, self.teacher, self.template_arguments)
         aligned = align_answers(
             pairs,
@@ -99,25 +100,23 @@ class ExampleBuilder:
             max_tokens=self.data.chunk_max_tokens,
         )
         return [
-            pair if isinstance(pair, Rejected) else self._pair(*pair, answers)
+            pair if isinstance(pair, Rejected) else self._built(*pair, answers)
             for pair, answers in zip(pairs, aligned, strict=True)
         ]
 
-    def _alone(self, side: Side) -> Built | Rejected:
-        token_ids, loss_mask, cut = self._fit(side, self.student, self.data.max_length)
+    def _built(
+        self, student: Side, teacher: Side | None = None, answers: AlignedAnswers | Rejected | None = None
+    ) -> Built | Rejected:
+        token_ids, loss_mask, cut = self._fit(student, self.student, self.data.max_length)
         if not loss_mask.any():
-            return _nothing_to_learn(side)
-        sequence = _sequence(token_ids, loss_mask, np.full(len(token_ids), NO_CHUNK))
-        return Built(Example(sequence, sequence if self.method.has_teacher else None), cut)
-
-    def _pair(self, one: Side, other: Side, answers: AlignedAnswers | Rejected) -> Built | Rejected:
-        assert self.teacher is not None
-        token_ids, loss_mask, cut = self._fit(one, self.student, self.data.max_length)
-        if not loss_mask.any():
-            return _nothing_to_learn(one)
+            detail = f"{len(student.tokens.token_ids)} tokens, none of the first max_length in the loss"
+            return Rejected(NOTHING_TO_LEARN, detail)
         if isinstance(answers, Rejected):
             return answers
-        teacher_ids, teacher_mask, _ = self._fit(other, self.teacher, self.data.teacher_length)
+        if self.teacher is None or teacher is None or answers is None:
+            sequence = _sequence(token_ids, loss_mask, np.full(len(token_ids), NO_CHUNK))
+            return Built(Example(sequence, sequence if self.method.has_teacher else None), cut)
+        teacher_ids, teacher_mask, _ = self._fit(teacher, self.teacher, self.data.teacher_length)
         end = len(teacher_ids)
         chunks, teacher_chunks, num_chunks = _whole_chunks(answers.alignment, len(token_ids), end)
         if cut:
@@ -126,8 +125,11 @@ class ExampleBuilder:
             prompt = int(np.argmax(teacher_mask)) if teacher_mask.any() else end
             needed = max(prompt, in_chunks[-1] + 1 if in_chunks.size else 0)
             end = min(end, -(-needed // self.block_size) * self.block_size)
-        teacher = _sequence(teacher_ids[:end], teacher_mask[:end], teacher_chunks[:end])
-        example = Example(_sequence(token_ids, loss_mask, chunks), teacher, num_chunks)
+        example = Example(
+            _sequence(token_ids, loss_mask, chunks),
+            _sequence(teacher_ids[:end], teacher_mask[:end], teacher_chunks[:end]),
+            num_chunks,
+        )
         return Built(example, cut, answers.alignment.num_rejected)
 
     def _fit(
@@ -212,8 +214,3 @@ def _sequence(
     token_ids: Int64[np.ndarray, " L"], loss_mask: Bool[np.ndarray, " L"], chunks: Int64[np.ndarray, " L"]
 ) -> TokenSequence:
     return TokenSequence(torch.from_numpy(token_ids), torch.from_numpy(loss_mask), torch.from_numpy(chunks))
-
-
-def _nothing_to_learn(side: Side) -> Rejected:
-    detail = f"{len(side.tokens.token_ids)} tokens, none of the first max_length in the loss"
-    return Rejected(NOTHING_TO_LEARN, detail)

@@ -11,10 +11,8 @@ import numpy as np
 
 from tide.config import at_key
 from tide.data import (
-    FORMAT,
     Conversation,
     Mixture,
-    Plan,
     Source,
     check_chat_template,
     check_template_arguments,
@@ -22,11 +20,10 @@ from tide.data import (
     mix,
     open_source,
     read_row,
-    tokenizer_fingerprint,
-    versions_here,
 )
 from tide.methods import METHODS
 from tide.preparation.examples import ExampleBuilder
+from tide.preparation.manifest import FORMAT, Plan, tokenizer_fingerprint, versions_here
 from tide.preparation.tokenizers import load_tokenizers
 
 if TYPE_CHECKING:
@@ -172,26 +169,17 @@ def fingerprints(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, str]:
 
 def layout_options(recipe: Recipe) -> dict[str, object]:
     """What decides how an example is cut and filled, by the recipe's names."""
-    data = recipe.data
-    options: dict[str, object] = {
-        "block_size": recipe.masking.block_size,
-        "max_length": data.max_length,
-        "end_fill": data.end_fill,
-    }
+    across, names = METHODS[recipe.method].across_tokenizers, {"max_length", "end_fill"}
+    if across:
+        names |= {"chunk_merging", "chunk_max_bytes", "chunk_max_tokens"}
+    options = {"block_size": recipe.masking.block_size, **recipe.data.model_dump(include=names)}
     options |= {f"{role}_template_arguments": given for role, given in template_arguments(recipe).items()}
-    if METHODS[recipe.method].across_tokenizers:
-        options |= {
-            "teacher_max_length": data.teacher_length,
-            "chunk_merging": data.chunk_merging,
-            "chunk_max_bytes": data.chunk_max_bytes,
-            "chunk_max_tokens": data.chunk_max_tokens,
-        }
-    return options
+    return options | ({"teacher_max_length": recipe.data.teacher_length} if across else {})
 
 
 def mixing_options(recipe: Recipe) -> dict[str, object]:
     """What decides which rows are taken of the sources, and their order, by the recipe's names."""
-    return {"mix_seed": recipe.data.mix_seed, "num_rows": recipe.data.num_rows}
+    return recipe.data.model_dump(include={"mix_seed", "num_rows"})
 
 
 def _open_sources(data: DataConfig) -> list[Source]:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,23 +22,19 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tide.data import (
+from tide.data import Rejected, ScratchFile, file_hash, write_shard, write_whole
+from tide.preparation.directory import ShardDirectory
+from tide.preparation.examples import build_part, no_examples
+from tide.preparation.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
     Counts,
     Manifest,
     PartReport,
-    Rejected,
-    ScratchFile,
     Shard,
     SourceCounts,
-    file_hash,
     write_record,
-    write_shard,
-    write_whole,
 )
-from tide.preparation.directory import ShardDirectory
-from tide.preparation.examples import build_part, no_examples
 from tide.preparation.plan import SHARD_ROWS, Preparation
 
 if TYPE_CHECKING:
@@ -101,11 +98,13 @@ def prepare(
     directory.path.mkdir(parents=True, exist_ok=True)
     (directory.path / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
     write_record(directory.path / PLAN_FILE, plan)
-    workers = min(len(missing), _num_processors() if workers is None else workers)
-    with _bar(shown=progress) as bar:
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    columns = TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("rows")
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("rows", total=len(preparation.mixture))
         bar.advance(task, sum(len(preparation.places(part)) for part in reports))
-        with closing(_made(preparation, missing, directory, workers, log)) as made:
+        with closing(_made(preparation, missing, directory, min(workers, len(missing)), log)) as made:
             for counts in made:
                 bar.advance(task, counts.rows)
     made_reports = [PartReport.read(directory.file(part, "json")) for part in parts]
@@ -158,7 +157,7 @@ def _made(
     numbers: list[int],
     directory: ShardDirectory,
     workers: int,
-    log: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None],
 ) -> Generator[Counts, None, None]:
     """Write parts, and give the counts of each as it is done."""
     if workers <= 1:
@@ -167,10 +166,10 @@ def _made(
         return
     # A forked process would inherit the tokenizer library's threads and their locks.
     context = multiprocessing.get_context("spawn")
-    fresh = Preparation(preparation.recipe, preparation.sources, preparation.mixture, preparation.shard_rows)
     # Sent through a worker's pipe, which is small, it would hold up the next one until this one has imported.
+    # The copy by `replace` has loaded no tokenizer.
     job = ScratchFile(".pickle")
-    job.path.write_bytes(pickle.dumps((fresh, directory)))
+    job.path.write_bytes(pickle.dumps((replace(preparation), directory)))
     stop = context.Event()
     with ProcessPoolExecutor(workers, context, _begin, (job, stop)) as pool:
         try:
@@ -223,19 +222,3 @@ def _write_part(number: int) -> Counts | None:
     assert _job is not None
     preparation, directory, stop = _job
     return None if stop.is_set() else write_part(preparation, number, directory)
-
-
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _bar(*, shown: bool) -> Progress:
-    return Progress(
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

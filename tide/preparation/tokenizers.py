@@ -56,10 +56,13 @@ def check_embeddings(recipe: Recipe, tokenizers: Tokenizers) -> None:
         width = _width_of(role, getattr(recipe, role))
         highest = max(tokenizer.get_vocab().values())
         if highest >= width:
+            remedy = "call model.resize_token_embeddings(len(tokenizer)) and save the model"
+            if tokenizer.mask_token_id is not None and tokenizer.mask_token_id >= width:
+                remedy = f"a mask token that has an embedding: {mask_remedy(tokenizer, width)}"
             raise ValueError(
                 f"distill: the {role}'s tokenizer has ids up to {highest}, its model only "
                 f"{width} embeddings. Give {role}.tokenizer the tokenizer that the model was trained with, "
-                f"or {_embedding_remedy(tokenizer, width)}."
+                f"or {remedy}."
             )
 
 
@@ -109,9 +112,3 @@ def _width_of(role: str, model: ModelConfig) -> int:
     """Read the number of a model's embeddings."""
     with at_key(f"{role}.path"):
         return int(load_config(model.path).vocab_size)
-
-
-def _embedding_remedy(tokenizer: PreTrainedTokenizerFast, width: int) -> str:
-    if tokenizer.mask_token_id is not None and tokenizer.mask_token_id >= width:
-        return f"a mask token that has an embedding: {mask_remedy(tokenizer, width)}"
-    return "call model.resize_token_embeddings(len(tokenizer)) and save the model"

@@ -8,24 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tide.config import SourceConfig, at_key
-from tide.data import (
-    MANIFEST_FILE,
-    Counts,
-    Manifest,
-    ShardedExamples,
-    different_keys,
-    files_at,
-    open_source,
-)
+from tide.data import ShardedExamples, files_at, open_source
 from tide.methods import METHODS
 from tide.preparation.examples import Part, build_part, no_examples
-from tide.preparation.plan import (
-    Preparation,
-    example_builder,
-    fingerprints,
-    layout_options,
-    mixing_options,
-)
+from tide.preparation.manifest import MANIFEST_FILE, Counts, Manifest, different_keys
+from tide.preparation.plan import Preparation, example_builder, fingerprints, layout_options, mixing_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 import tide
 from tests.tiny import END, MASK, make_tokenizer
 from tide.batch import Example, TokenSequence
-from tide.data import (
+from tide.data import file_hash, write_shard
+from tide.preparation.manifest import (
     FORMAT,
     Counts,
     Manifest,
@@ -21,12 +22,10 @@ from tide.data import (
     Plan,
     Shard,
     SourceCounts,
-    file_hash,
     read_plan,
     tokenizer_fingerprint,
     versions_here,
     write_record,
-    write_shard,
 )
 
 PLAN = Plan(
@@ -191,7 +190,7 @@ def shards(tmp_path):
 def test_shards_are_verified_once(shards, tmp_path, monkeypatch):
     read = shards.examples(tmp_path, shared=False)
     assert len(read) == 3 and read.sizes == (2, 1)
-    monkeypatch.setattr("tide.data.manifest.file_hash", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr("tide.preparation.manifest.file_hash", lambda path: pytest.fail("hashed again"))
     assert len(pickle.loads(pickle.dumps(read))) == 3
 
 

@@ -1,4 +1,4 @@
-"""The records of a directory of shards.
+"""The records of a directory of shards, and the counts in them.
 
 plan.json          what is to be made; written first, so that an interrupted preparation can resume
 part-00000.arrow   examples of one stretch of the mixture
@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import Field
+
 from tide._version import __version__
 from tide.config import Record, decode
-from tide.data.counts import Counts, SourceCounts
-from tide.data.files import file_hash, write_whole
-from tide.data.shards import ShardedExamples
+from tide.data import ShardedExamples, file_hash, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from transformers import PreTrainedTokenizerFast
 
@@ -34,26 +35,90 @@ _DECIDING = ("tokenizers", "transformers", "numpy", "pyarrow")
 _Kind = TypeVar("_Kind", bound=Record)
 
 
+class Counts(Record):
+    """Counts of rows and of their examples."""
+
+    rows: int = 0  # kept and rejected
+    kept: int = 0  # examples
+    cut: int = 0  # examples that end before their text does
+    student_tokens: int = 0  # of the examples, filling included
+    teacher_tokens: int = 0
+    loss_tokens: int = 0  # student tokens that the loss reads
+    chunks: int = 0
+    rejected_chunks: int = 0  # left out by the aligner
+    without_chunks: int = 0  # examples of two tokenizers that have no chunk
+    highest_id: int = -1  # of the student's token ids; -1 without examples
+    rejected: dict[str, int] = Field(default_factory=dict)  # rows by reason
+
+    def __str__(self) -> str:
+        return "\n".join([self.in_a_line, *self.rejected_in_lines])
+
+    @property
+    def in_a_line(self) -> str:
+        """All but the reasons."""
+        notes = [
+            f"{number:,} {note}"
+            for number, note in ((self.cut, "cut at max_length"), (self.without_chunks, "without chunks"))
+            if number
+        ]
+        line = f"{self.rows:,} rows, {self.kept:,} examples" + (f" ({', '.join(notes)})" if notes else "")
+        line += f", {self.student_tokens:,} student tokens, {self.loss_tokens:,} in the loss"
+        line += f", {self.chunks:,} chunks" if self.chunks else ""
+        return line + (f" ({self.rejected_chunks:,} rejected)" if self.rejected_chunks else "")
+
+    @property
+    def rejected_in_lines(self) -> list[str]:
+        """One indented line per reason, the most frequent first."""
+        width = max((len(f"{number:,}") for number in self.rejected.values()), default=0)
+        return [f"  {number:>{width},} rejected: {reason}" for reason, number in self.reasons]
+
+    @property
+    def reasons(self) -> list[tuple[str, int]]:
+        """Rejected rows by reason, the most frequent first."""
+        return sorted(self.rejected.items(), key=lambda item: (-item[1], item[0]))
+
+    @classmethod
+    def total(cls, parts: Iterable[Counts]) -> Counts:
+        """Add up counts; reasons come in alphabetical order."""
+        sums: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
+        highest = -1
+        for part in parts:
+            sums.update(part.model_dump(exclude={"rejected", "highest_id"}))
+            rejected.update(part.rejected)
+            highest = max(highest, part.highest_id)
+        return cls(**sums, highest_id=highest, rejected=dict(sorted(rejected.items())))
+
+
+class SourceCounts(Record):
+    """Rows of one source: those read are kept or rejected."""
+
+    rows: int
+    kept: int
+    rejected: int
+
+    @classmethod
+    def total(cls, parts: Iterable[Sequence[SourceCounts]]) -> list[SourceCounts]:
+        """Add up parts, each of which counts the same sources in the same order."""
+        return [
+            cls(**{name: sum(getattr(part, name) for part in of_source) for name in cls.model_fields})
+            for of_source in zip(*parts, strict=True)
+        ]
+
+
 class Plan(Record):
     """Everything that the bytes of the shards follow from.
 
-    Attributes:
-        format: FORMAT.
-        sides: "student" (a teacher reads the same tokens, if one runs) or "both" (chunks of two tokenizers).
-        sources: path, subset, split, weight, number of rows and content hash of each.
-        tokenizers: fingerprint by role.
-        options: lengths, block size and the like, by the recipe's names.
-        shard_rows: rows of the mixture per shard.
-        versions: `versions_here`; recorded and not compared, as other versions mostly make the same bytes.
+    Versions are recorded and not compared: other versions mostly make the same bytes.
     """
 
-    format: int
-    sides: str
-    sources: list[dict[str, Any]]
-    tokenizers: dict[str, str]
-    options: dict[str, Any]
-    shard_rows: int
-    versions: dict[str, str]
+    format: int  # FORMAT
+    sides: str  # "student" (a teacher, if any, reads the same tokens) or "both" (chunks of two tokenizers)
+    sources: list[dict[str, Any]]  # path, subset, split, weight, number of rows and content hash of each
+    tokenizers: dict[str, str]  # fingerprint by role
+    options: dict[str, Any]  # lengths, block size and the like, by the recipe's names
+    shard_rows: int  # rows of the mixture per shard
+    versions: dict[str, str]  # `versions_here`
 
     def differences(self, other: Plan) -> list[str]:
         """Return the keys, dotted, in which two plans differ. 1, 1.0 and true are three values."""
@@ -129,12 +194,8 @@ class Manifest(Record):
             hashes = list(pool.map(lambda path: file_hash(path) if path.is_file() else "", paths))
         for path, shard, found in zip(paths, self.shards, hashes, strict=True):
             if found != shard.sha256:
-                state = (
-                    f"its SHA-256 is {found[:12]}..., in the manifest {shard.sha256[:12]}..."
-                    if found
-                    else None
-                )
-                raise _not_as_prepared(path, state or "it is missing")
+                fault = f"its SHA-256 is {found[:12]}..., in the manifest {shard.sha256[:12]}..."
+                raise _not_as_prepared(path, fault if found else "it is missing")
         examples = ShardedExamples(paths, shared=shared)
         for path, shard, size in zip(paths, self.shards, examples.sizes, strict=True):
             if size != shard.examples:
