@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -54,14 +54,6 @@ def typed_row(text: str, *, escapes: bool = False, log: Callable[[str], None] = 
         ) from None
 
 
-class Rows(Protocol):
-    """The rows `sampled` reads: a `tide.data.Source`, or `MixedRows`."""
-
-    def __len__(self) -> int: ...
-    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]: ...
-    def where(self, index: int) -> str: ...
-
-
 @dataclass(frozen=True)
 class MixedRows:
     """The rows of a mixture of sources, in its order."""
@@ -71,11 +63,7 @@ class MixedRows:
 
     @classmethod
     def of(cls, recipe: Recipe) -> MixedRows:
-        """The rows `tide prepare` reads with this recipe.
-
-        Raises:
-            ValueError: a source is missing or empty.
-        """
+        """The rows `tide prepare` reads with this recipe; a missing or empty source is a ValueError."""
         preparation = Preparation.of(recipe)
         return cls(preparation.sources, preparation.mixture)
 
@@ -92,7 +80,9 @@ class MixedRows:
         return self.mixture.where(self.sources, index)
 
 
-def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Rejected]]:
+def sampled(
+    source: Source | MixedRows, num_rows: int, align: Aligner
+) -> Iterator[tuple[int, AlignedRow | Rejected]]:
     """Rows spread evenly over a source, at most `num_rows`, aligned, each with its index."""
     indices = np.unique(np.linspace(0, len(source) - 1, min(num_rows, len(source))).astype(np.int64))
     for start in range(0, len(indices), ROWS_AT_ONCE):
