@@ -49,8 +49,8 @@ def chunk_images(statistics: ChunkStatistics) -> tuple[bytes, bytes]:
 
 def _bars(axes: Axes, series: list[tuple[str, Counter[int], str]]) -> None:
     """Bars of (name, counts, colour) side by side, up to the largest 99 % quantile."""
-    ends = [found.p99 for _, counts, _ in series if (found := spread(counts))]
-    last = min(max(3, *(end + 1 for end in ends)), MAX_BARS)
+    spreads = [spread(counts) for _, counts, _ in series]
+    last = min(max(3, *(found.p99 + 1 for found in spreads if found)), MAX_BARS)
     width = 0.84 / len(series)
     for number, (name, counts, colour) in enumerate(series):
         shares = [100 * counts[value] / counts.total() for value in range(1, last)]

@@ -52,7 +52,12 @@ class SideStatistics:
     @property
     def chunks_per_token(self) -> float:
         """Chunks over tokens in chunks, in (0, 1]; nan without tokens."""
-        return self.per_chunk.total() / self.in_chunks if self.in_chunks else float("nan")
+        return _ratio(self.per_chunk.total(), self.in_chunks)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tokens that lie in a chunk; nan without tokens."""
+        return _ratio(self.in_chunks, self.tokens)
 
 
 @dataclass
@@ -91,7 +96,7 @@ class ChunkStatistics:
     @property
     def coverage(self) -> float:
         """Share of the answers' bytes that lie in a chunk; nan without bytes."""
-        return self.covered_bytes / self.answer_bytes if self.answer_bytes else float("nan")
+        return _ratio(self.covered_bytes, self.answer_bytes)
 
     def _add(self, answers: AlignedAnswers) -> None:
         alignment = answers.alignment
@@ -126,6 +131,10 @@ class ChunkStatistics:
             tokens = (int(count[chunk]) for count in counts)
             by_text.setdefault(text, LongChunk(int(lengths[chunk]), text, *tokens))
         self.longest = sorted(by_text.values(), key=lambda chunk: -chunk.num_bytes)[:NUM_LONGEST]
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 def spread(counts: Counter[int]) -> Spread | None:
