@@ -12,7 +12,7 @@ from tide.data import Mixture, Rejected, RejectedRow, TextRow, parse_row, read_r
 from tide.preparation import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Int64
 
@@ -56,28 +56,27 @@ def typed_row(text: str, *, escapes: bool = False, log: Callable[[str], None] = 
 
 @dataclass(frozen=True)
 class MixedRows:
-    """The rows of a mixture of sources, in its order."""
+    """The rows that `tide prepare` reads with a recipe, in their order."""
 
-    sources: Sequence[Source]
-    mixture: Mixture
+    preparation: Preparation
 
     @classmethod
     def of(cls, recipe: Recipe) -> MixedRows:
-        """The rows `tide prepare` reads with this recipe; a missing or empty source is a ValueError."""
-        preparation = Preparation.of(recipe)
-        return cls(preparation.sources, preparation.mixture)
+        """Open the recipe's sources; a missing or empty one is a ValueError."""
+        return cls(Preparation.of(recipe))
 
     def __len__(self) -> int:
-        return len(self.mixture)
+        return len(self.preparation.mixture)
 
     def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """The rows at these places, in this order."""
-        part = Mixture(self.mixture.source[indices], self.mixture.row[indices])
-        return part.read(self.sources, 0, len(part))
+        mixture = self.preparation.mixture
+        part = Mixture(mixture.source[indices], mixture.row[indices])
+        return part.read(self.preparation.sources, 0, len(part))
 
     def where(self, index: int) -> str:
         """File and line of the row at a place, or the nearest to that."""
-        return self.mixture.where(self.sources, index)
+        return self.preparation.where(index)
 
 
 def sampled(

@@ -137,13 +137,9 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def spread(counts: Counter[int]) -> Spread | None:
-    """Mean and quantiles of counted values; None without values."""
-    if not counts:
-        return None
-    values = np.array(sorted(counts), dtype=np.int64)
-    ends = np.cumsum([counts[value] for value in values.tolist()])
-    total = int(ends[-1])
-    median, p90, p99 = (int(values[np.searchsorted(ends, share * total)]) for share in (0.5, 0.9, 0.99))
-    mean = sum(value * number for value, number in counts.items()) / total
-    return Spread(mean, median, p90, p99, int(values[-1]))
+def spread(counts: Counter[int]) -> Spread:
+    """Mean and quantiles of at least one counted value."""
+    values, numbers = np.array(sorted(counts.items())).T
+    ends = np.cumsum(numbers)
+    median, p90, p99 = (int(values[np.searchsorted(ends, share * ends[-1])]) for share in (0.5, 0.9, 0.99))
+    return Spread(float(np.average(values, weights=numbers)), median, p90, p99, int(values[-1]))

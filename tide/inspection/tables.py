@@ -106,5 +106,5 @@ def longest_table(statistics: ChunkStatistics) -> Table:
 
 
 def _spread(counts: Counter[int]) -> tuple[str, ...]:
-    mean, *quantiles = spread(counts) or [math.nan] * len(SPREAD_NAMES)
+    mean, *quantiles = spread(counts) if counts else [math.nan] * len(SPREAD_NAMES)
     return (figure(mean, ".2f"), *(figure(value, ",") for value in quantiles))
