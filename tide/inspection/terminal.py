@@ -45,12 +45,9 @@ def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None
             console.print(text, no_wrap=True, overflow="ignore", crop=False)
         console.print()
     if legend:
-        text = Text.assemble(
-            *(_cell(f"a{SEPARATOR}b", 0, True, plain), " a chunk and its tokens; "),
-            *(_cell("a", NO_CHUNK, True, plain), " trained on, in no chunk; "),
-            *(_cell("a", NO_CHUNK, False, plain), f": context. ·↵→ are whitespace.\n{NOT_ALIGNED}"),
-        )
-        console.print(text)
+        chunk, unaligned = _cell(f"a{SEPARATOR}b", 0, True, plain), _cell("a", NO_CHUNK, True, plain)
+        marks = (chunk, " a chunk and its tokens; ", unaligned, " trained on, in no chunk; ", ("a", CONTEXT))
+        console.print(Text.assemble(*marks, f": context. ·↵→ are whitespace.\n{NOT_ALIGNED}"))
 
 
 def print_statistics(
@@ -138,6 +135,7 @@ def _parts(tokens: Sequence[ShownToken], max_width: int) -> Iterator[str]:
 
 
 def _cell(text: str, chunk: int, in_loss: bool, plain: bool) -> Text:
+    """Text in the colour of its chunk or of its mark, or in brackets."""
     if not text or (chunk == NO_CHUNK and not in_loss):
         return Text(text, CONTEXT)
     style, marks = (UNALIGNED, "()") if chunk == NO_CHUNK else (CHUNK_STYLES[chunk % len(CHUNK_STYLES)], "[]")
