@@ -113,7 +113,8 @@ def test_the_epilogue_of_the_triton_product_keeps_what_log_p_needs(rows, vocab, 
     with torch.no_grad():
         inputs["bias"][-1] += 4  # the largest entry comes last
     options = {"logit_scale": 0.7, "softcap": 9.0}
-    for chosen in ({}, options):
+    # The large shapes take seconds in the interpreter.
+    for chosen in ({}, options) if rows * vocab < 5000 else (options,):
         wide = widened(inputs)
         expected = call(wide, backend="reference", **chosen)
         with torch.no_grad():

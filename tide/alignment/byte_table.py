@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.alignment.literals import find_literals
 from tide.alignment.placing import place_tokens
-from tide.alignment.spelling import Speller
 from tide.alignment.token_stream import ERROR_CONTEXT, Texts, Tokens, first_difference, gather, offsets
-from tide.alignment.tokenizer_spec import AddedToken, read_spec
+from tide.alignment.tokenizer_spec import read_spec
 from tide.alignment.vocabulary import vocabulary_bytes
 
 if TYPE_CHECKING:
@@ -92,10 +90,6 @@ class ByteTable:
         self.spells_text = spec is None or spec.spells_text
         self._flat = np.frombuffer(b"".join(self.tokens), dtype=np.uint8)
         self._offsets = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        self._speller = Speller(spec)
-        self._added: dict[int, AddedToken] = {} if spec is None else {a.token_id: a for a in spec.added}
-        for token_id, content in special_text.items():
-            self._added.setdefault(token_id, AddedToken(token_id, content.decode(), special=True))
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast | Tokenizer) -> ByteTable:
@@ -154,8 +148,8 @@ class ByteTable:
         """Where each token lies in the UTF-8 bytes of the text that it was made of.
 
         Special tokens whose literal text stands in `text` span it; those that were added to it span nothing.
-        The text may go on behind the last token (truncation). Where the tokenizer respells the text, tokens
-        are rejected; an unknown token is rejected with the text that it may stand for.
+        Tokens of respelled text are rejected, and an unknown token with the text that it may stand for. Only
+        if the tokenizer spells its texts (`spells_text`) may the text go on behind the last token.
 
         >>> from tide.alignment import ByteTable
         >>> table = ByteTable([b"un", b"happy", b"<s>"], special_ids=[2], special_text={2: b"<s>"})
@@ -201,8 +195,9 @@ class ByteTable:
         """Spans, what the tokens spell, and the texts that they are not of."""
         rows = check_ids(ids[0] if len(ids) == 1 else _joined(ids), len(self), "ByteTable.spans", "ids")
         joined, tokens = Texts.joined(texts), self.stream(rows, offsets(map(np.size, ids)))
-        literals = find_literals(joined, tokens, self._added)
-        spans, foreign = place_tokens(joined, tokens, self._speller, literals, self._unknown_id)
+        spans, foreign = place_tokens(
+            joined, tokens, self.special_text, self._unknown_id, spells_text=self.spells_text
+        )
         return spans, tokens, foreign
 
 

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from tide.alignment.token_stream import blank_bytes
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
 
     from tide.alignment.chunks import ChunkAlignment
 
 Merge = Literal["none", "words", "length"]
-# Whitespace of more than one byte: Unicode's White_Space beyond ASCII.
-WIDE_BLANKS = (
-    *(chr(point).encode() for point in (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)),
-    *(chr(point).encode() for point in range(0x2000, 0x200B)),
-)
 
 
 def check_merging(function: str, merge: str, max_bytes: int | None, max_tokens: int | None) -> None:
@@ -91,23 +88,7 @@ def merge_chunks(
 
 
 def _word_begins(text: bytes, places: Int64[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Whether whitespace begins at each place: there is some behind it, and none before it."""
-    is_blank, is_last = _blanks(text)
-    begins: Bool[np.ndarray, " K"] = is_blank[places] & ~is_last[places]
+    """Return True at places with whitespace behind and none before."""
+    is_blank = np.append(blank_bytes(text), False)
+    begins: Bool[np.ndarray, " K"] = is_blank[places] & ~is_blank[places - 1]
     return begins
-
-
-def _blanks(text: bytes) -> tuple[Bool[np.ndarray, " B1"], Bool[np.ndarray, " B1"]]:
-    """[B + 1] each: whether a blank begins at a byte, and whether one ends before it."""
-    data = np.frombuffer(text, dtype=np.uint8)
-    begins = np.zeros(len(data) + 1, dtype=np.bool_)
-    begins[:-1] = (data == 0x20) | ((data >= 0x09) & (data <= 0x0D))
-    ends = np.zeros(len(data) + 1, dtype=np.bool_)
-    ends[1:] = begins[:-1]
-    for blank in WIDE_BLANKS:
-        if blank in text:
-            at = [data[i : len(data) - len(blank) + 1 + i] == byte for i, byte in enumerate(blank)]
-            found = np.flatnonzero(np.logical_and.reduce(at))
-            begins[found] = True
-            ends[found + len(blank)] = True
-    return begins, ends

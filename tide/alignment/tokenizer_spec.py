@@ -27,7 +27,6 @@ class AddedToken:
     token_id: int
     content: str
     special: bool
-    single_word: bool = False
     lstrip: bool = False  # it swallows the whitespace before it
     rstrip: bool = False
 
@@ -46,7 +45,6 @@ class TokenizerSpec:
         word_start, word_end: marks in a token's text that spell nothing. `word_start` stands before a piece
             that continues a word, `word_end` after one that ends it.
         spells_text: nothing is added to the text, dropped or replaced before the model reads it.
-        normalizer, pre_tokenizer: their serialised forms.
     """
 
     vocab: dict[str, int]
@@ -58,8 +56,6 @@ class TokenizerSpec:
     word_start: str
     word_end: str
     spells_text: bool
-    normalizer: Mapping[str, Any] | None
-    pre_tokenizer: Mapping[str, Any] | None
 
 
 def read_spec(serialised: str) -> TokenizerSpec:
@@ -98,8 +94,6 @@ def read_spec(serialised: str) -> TokenizerSpec:
         spells_text=all(step["type"] == "ByteLevel" for step in normalizers)
         and not any(_changes_text(step) for step in pre_tokenizers)
         and not (word_start or word_end),
-        normalizer=spec["normalizer"],
-        pre_tokenizer=spec["pre_tokenizer"],
     )
 
 
@@ -114,34 +108,6 @@ def components(node: Mapping[str, Any] | None, children: str) -> Iterator[Mappin
         yield from components(child, children)
 
 
-def without_first_prefix(node: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The pre-tokenizer as it works behind an added token: no prefix that is for the text's beginning."""
-    if node is None:
-        return None
-    if node["type"] == "Sequence":
-        return {**node, "pretokenizers": [without_first_prefix(child) for child in node["pretokenizers"]]}
-    if node.get("prepend_scheme") == "first":
-        return {**node, "prepend_scheme": "never"}
-    return node
-
-
-def library_document(normalizer: Mapping[str, Any] | None, pre_tokenizer: Mapping[str, Any] | None) -> str:
-    """A tokenizer of these two steps with an empty vocabulary, in the form that the library loads."""
-    return json.dumps(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [],
-            "normalizer": normalizer,
-            "pre_tokenizer": pre_tokenizer,
-            "post_processor": None,
-            "decoder": None,
-            "model": {"type": "BPE", "vocab": {}, "merges": []},
-        }
-    )
-
-
 def _vocab(model: Mapping[str, Any]) -> dict[str, int]:
     if model["type"] == "Unigram":
         return {piece: token_id for token_id, (piece, _score) in enumerate(model["vocab"])}
@@ -153,7 +119,6 @@ def _added_token(token: Mapping[str, Any]) -> AddedToken:
         token_id=token["id"],
         content=token["content"],
         special=token["special"],
-        single_word=token["single_word"],
         lstrip=token["lstrip"],
         rstrip=token["rstrip"],
     )
