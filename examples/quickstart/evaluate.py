@@ -26,17 +26,11 @@ def evaluate(recipe_path: str, held_out: str, checkpoint: str) -> Model:
     contract = Contract(tokenizers.student.mask_token_id, recipe.masking.block_size)
     model, examples = DiffusionModel(network, contract), held_out_examples(recipe, tokenizers)
     found = held_out_likelihood(model, tokenizers.student, examples)
-    evaluation = Evaluation(
-        nats_per_byte={f"{time:g}": value for time, value in found.nats_per_byte.items()},
-        accuracy={f"{time:g}": value for time, value in found.accuracy.items()},
-        tokens=found.num_tokens,
-        bytes=found.num_bytes,
-    )
     return Model(
         name=Path(checkpoint).name,
         parameters=network.num_parameters(),
         vocabulary_size=len(tokenizers.student),
-        evaluation=evaluation,
+        evaluation=Evaluation(**found.model_dump()),
     )
 
 

@@ -98,10 +98,8 @@ def training_figure(pipeline: Pipeline, theme: Theme = LIGHT) -> Figure:
 
     Thin lines are seeds, thick lines their mean, smoothed in training.
     """
-    shared = [(method, SHARED_TERM) for method, terms in pipeline.terms().items() if SHARED_TERM in terms]
-    own = [
-        (method, term) for method, terms in pipeline.terms().items() for term in terms if term != SHARED_TERM
-    ]
+    shared = [(method, term) for method, term in pipeline.terms if term == SHARED_TERM]
+    own = [(method, term) for method, term in pipeline.terms if term != SHARED_TERM]
     widths = [1.15, 1.0] + [1.0] * bool(own)
     figure = new_figure(3.6 * sum(widths), 4.0, f"Learning curves, {pipeline.name}", theme)
     panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])

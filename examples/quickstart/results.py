@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tide.config import Record, decode
+from tide.data import write_record
+from tide.evaluation import HeldOutLikelihood
 
-TIMESTEPS = ("0.25", "0.5", "0.75")
-"""Diffusion times of the evaluation, the keys in `Evaluation`; a share t of the tokens is masked."""
 BASELINE = "none"
 """The method the others are compared with: the same training without a teacher."""
 
@@ -23,25 +23,18 @@ class _Record(Record, ser_json_inf_nan="constants"):
     """A diverged loss is NaN in the file."""
 
 
-class Evaluation(_Record):
+class Evaluation(HeldOutLikelihood, _Record):
     """Held-out figures of one model, by diffusion time."""
-
-    nats_per_byte: dict[
-        str, float
-    ]  # loss of the masked tokens over their bytes; comparable across tokenizers
-    accuracy: dict[str, float]  # share of masked tokens predicted first; not comparable across tokenizers
-    tokens: int  # masked, over all times
-    bytes: int
 
     @property
     def loss(self) -> float:
-        """Nats per byte, mean over `TIMESTEPS`."""
-        return _mean([self.nats_per_byte[t] for t in TIMESTEPS])
+        """Nats per byte, mean over the times; compares across tokenizers."""
+        return _mean(list(self.nats_per_byte.values()))
 
     @property
     def percent_right(self) -> float:
-        """Accuracy in %, mean over `TIMESTEPS`."""
-        return 100 * _mean([self.accuracy[t] for t in TIMESTEPS])
+        """Accuracy in %, mean over the times; does not compare across tokenizers."""
+        return 100 * _mean(list(self.accuracy.values()))
 
 
 class Model(_Record):
@@ -105,11 +98,10 @@ class Pipeline(_Record):
         runs = (run for run in self.runs_of(method) if run.seed in baseline)
         return {run.seed: run.evaluation.loss - baseline[run.seed] for run in runs}
 
-    def terms(self) -> dict[str, list[str]]:
-        """Method -> its logged loss terms."""
-        return {
-            m: list(dict.fromkeys(t for run in self.runs_of(m) for t in run.curves)) for m in self.methods
-        }
+    @property
+    def terms(self) -> list[tuple[str, str]]:
+        """Each method with each of its logged loss terms."""
+        return list(dict.fromkeys((run.method, term) for run in self.runs for term in run.curves))
 
 
 class Results(_Record):
@@ -123,9 +115,7 @@ class Results(_Record):
     def save(self, path: Path) -> None:
         """Write JSON; a reader sees the old file or the new one, whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_record(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Results:

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from examples.quickstart.results import BASELINE, TIMESTEPS, Evaluation, Pipeline, Statistic
+from examples.quickstart.results import BASELINE, Evaluation, Pipeline, Statistic
+from tide.evaluation import TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,7 +35,7 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    *(Column(f"t={t}", "nats/byte", 3, "lower") for t in TIMESTEPS),
+    *(Column(f"t={t:g}", "nats/byte", 3, "lower") for t in TIMES),
     Column("mean", "nats/byte", 3, "lower"),
     Column(f"vs {BASELINE}", "nats/byte", 4, "lower", signed=True),
     Column("accuracy", "%", 1, "higher"),
@@ -130,7 +131,7 @@ def _values(
 ) -> list[list[float]]:
     """For each column, a value per seed; none where there is none."""
     return [
-        *([one.nats_per_byte[t] for one in evaluations] for t in TIMESTEPS),
+        *([one.nats_per_byte[t] for one in evaluations] for t in TIMES),
         [one.loss for one in evaluations],
         list(differences),
         [one.percent_right for one in evaluations],

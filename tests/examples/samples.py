@@ -13,10 +13,11 @@ OBJECTIVE = ObjectiveConfig()
 def evaluation(mean: float, accuracy: float = 0.4) -> Evaluation:
     """Losses mean - 0.5, mean and mean + 0.5 at the three times; accuracies 0.1 apart around `accuracy`."""
     return Evaluation(
-        nats_per_byte={"0.25": mean - 0.5, "0.5": mean, "0.75": mean + 0.5},
-        accuracy={"0.25": accuracy + 0.1, "0.5": accuracy, "0.75": accuracy - 0.1},
-        tokens=1000,
-        bytes=3500,
+        nats_per_byte={0.25: mean - 0.5, 0.5: mean, 0.75: mean + 0.5},
+        accuracy={0.25: accuracy + 0.1, 0.5: accuracy, 0.75: accuracy - 0.1},
+        num_tokens=1000,
+        num_bytes=3500,
+        num_texts=9,
     )
 
 

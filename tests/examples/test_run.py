@@ -44,7 +44,7 @@ def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
         for one in pipeline.runs:
             assert all(math.isfinite(value) for value in one.evaluation.nats_per_byte.values())
             # Two steps hardly move a student from its checkpoint.
-            assert one.evaluation != start and one.evaluation.bytes == start.bytes
+            assert one.evaluation != start and one.evaluation.num_bytes == start.num_bytes
             assert one.evaluation.loss == pytest.approx(start.loss, rel=0.1)
             assert one.seconds > 0 and one.peak_memory_mib > 100 and one.tokens_per_second > 0
             assert [step for step, _ in one.held_out_curve] == [0, 1, 2]

@@ -179,4 +179,3 @@ def test_spread_against_numpy(values):
     quantiles = np.percentile(values, [50, 90, 99], method="inverted_cdf")
     assert (found.median, found.p90, found.p99, found.largest) == (*quantiles, max(values))
     assert found.mean == pytest.approx(np.mean(values))
-    assert spread(Counter()) is None

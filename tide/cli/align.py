@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tide.cli.subparsers import Subparsers
-    from tide.config import DataConfig, Recipe
-    from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet
-    from tide.inspection.inputs import Rows
+    from tide.config import ModelConfig, Recipe
+    from tide.data import Source
+    from tide.inspection import AlignedRow, Aligner, ChunkStatistics, DataSet, MixedRows
 
 _log = status_log("align")
 
@@ -82,30 +82,17 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    _check(arguments)
-    from tide.config import at_key, load_recipe
+    from tide.config import load_recipe
 
     recipe = None if arguments.recipe is None else load_recipe(arguments.recipe)
-    paths, merging = _tokenizer_paths(arguments, recipe), _merging(arguments, recipe)
+    _check(arguments, recipe)
     from rich.console import Console
 
-    from tide.inspection import Aligner, ChunkStatistics, print_row, print_statistics
-    from tide.models import load_tokenizer
+    from tide.inspection import alignment_page, merging_text, print_row, print_statistics
 
-    tokenizers, template_arguments = [], {}
-    for role, (path, key) in paths.items():
-        with at_key(key):
-            tokenizers.append(load_tokenizer(path, needs_mask=False))
-        if (model := getattr(recipe, role, None)) is not None:
-            template_arguments[role] = model.template_arguments
-    align = Aligner(*tokenizers, merging=merging, template_arguments=template_arguments)
-    statistics, data = ChunkStatistics(), None
-    shown = [] if arguments.text is None else [("The text", _aligned_text(arguments.text, align))]
-    if _reads_data(arguments):
-        rows, data = _open(arguments, recipe)
-        shown += _sample(arguments, rows, align, statistics)
-    else:
-        statistics.add(shown[0][1])
+    chunk_images = _chunk_images(arguments)
+    align = _aligner(arguments, recipe)
+    shown, statistics, data = _aligned(arguments, recipe, align)
     console = Console()
     for number, (heading, row) in enumerate(shown, 1):
         if len(shown) > 1:
@@ -114,8 +101,23 @@ def run(arguments: argparse.Namespace) -> int:
     if shown:
         console.print()
     print_statistics(console, statistics, data, longest=statistics.rows > 1)
-    given = {role: path for role, (path, _) in paths.items()}
-    _write_files(arguments, given, merging, statistics, data, shown)
+    images = chunk_images(statistics) if chunk_images and statistics.num_chunks else None
+    if arguments.plot is not None:
+        if images is None:
+            raise ValueError("align: --plot: no row has a chunk.")
+        arguments.plot.write_bytes(images[0])
+    if arguments.html is not None:
+        student, teacher = (tokenizer.name_or_path for tokenizer in align.tokenizers)
+        page = alignment_page(
+            shown,
+            statistics,
+            student=student,
+            teacher=teacher,
+            merging=merging_text(align.merging),
+            data=data,
+            images=images,
+        )
+        arguments.html.write_text(page, encoding="utf-8")
     return 0
 
 
@@ -137,8 +139,8 @@ def _reads_data(arguments: argparse.Namespace) -> bool:
     return arguments.data is not None or (arguments.recipe is not None and arguments.text is None)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Check the options against each other, before anything loads."""
+def _check(arguments: argparse.Namespace, recipe: Recipe | None) -> None:
+    """Check the options against each other, before tokenizers and data load."""
     if arguments.text is None and not _reads_data(arguments):
         raise ValueError("align: expected a text or row, --data SOURCE, or --recipe RECIPE.yaml; got none.")
     if arguments.show and not _reads_data(arguments):
@@ -148,66 +150,96 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"align: --{name} needs --data SOURCE.")
     limits = {"tokens": arguments.chunk_max_tokens, "bytes": arguments.chunk_max_bytes}
     given = [f"--chunk-max-{unit} {limit}" for unit, limit in limits.items() if limit is not None]
-    merging = arguments.chunk_merging
-    if merging == "length" and not given:
+    merging = arguments.chunk_merging or "none"
+    if merging != "words" and (merging == "length") != bool(given):
         raise ValueError(
-            "align: --chunk-merging length needs a limit. Add --chunk-max-tokens N or "
-            "--chunk-max-bytes N, or take --chunk-merging words."
+            f"align: got --chunk-merging {merging} and {' and '.join(given) or 'no limit'}: length needs "
+            "--chunk-max-tokens N or --chunk-max-bytes N, words may have them, none has no chunks to limit."
         )
-    if merging in (None, "none") and given:
-        raise ValueError(
-            f"align: {' and '.join(given)} would limit joined chunks, and --chunk-merging is "
-            f"{merging or 'not given'}. Add --chunk-merging words or length, or leave the limit out."
-        )
-    if arguments.plot is not None:
-        try:
-            import tide.inspection.figures  # noqa: F401
-        except ImportError as error:
-            raise ValueError(f"align: --plot: {error}") from error
-
-
-def _tokenizer_paths(arguments: argparse.Namespace, recipe: Recipe | None) -> dict[str, tuple[str, str]]:
-    """Each side's tokenizer, and the option or recipe key that names it."""
-    paths = {}
     for role in ("student", "teacher"):
-        option, model = getattr(arguments, role), getattr(recipe, role, None)
-        if option is not None:
-            paths[role] = option, f"--{role}"
-        elif model is not None:
-            paths[role] = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
-        else:
+        if getattr(arguments, role) is None and getattr(recipe, role, None) is None:
             where = "not given" if recipe is None else f"not in {arguments.recipe}"
             raise ValueError(
                 f"align: expected two tokenizers, and the {role}'s is {where}. Add --{role}, or "
                 "--recipe RECIPE.yaml with both models."
             )
-    return paths
 
 
-def _merging(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfig:
-    """How to join chunks: by the options, or else as the recipe does."""
-    from tide.config import DataConfig
+def _chunk_images(arguments: argparse.Namespace) -> Callable[[ChunkStatistics], tuple[bytes, bytes]] | None:
+    """What draws the figures, if a file is to show them."""
+    if not (arguments.html or arguments.plot):
+        return None
+    try:
+        from tide.inspection.histogram import chunk_images
+    except ImportError as error:
+        if arguments.plot:
+            raise ValueError(f"align: --plot: {error}") from error
+        _log(f"no figures: {error}")  # The page works without.
+        return None
+    return chunk_images
 
+
+def _aligner(arguments: argparse.Namespace, recipe: Recipe | None) -> Aligner:
+    """Take tokenizers, merging and template arguments from the options, or else from the recipe."""
+    from tide.config import DataConfig, at_key
+    from tide.inspection import Aligner
+    from tide.models import load_tokenizer
+
+    tokenizers, template_arguments = [], {}
+    for role in ("student", "teacher"):
+        path, key = getattr(arguments, role), f"--{role}"
+        model: ModelConfig | None = getattr(recipe, role, None)
+        if path is None and model is not None:
+            path, key = model.tokenizer_path, f"{role}.{model.tokenizer_key}"
+        with at_key(key):
+            tokenizers.append(load_tokenizer(path, needs_mask=False))
+        if model is not None:
+            template_arguments[role] = model.template_arguments
     names = ("chunk_merging", "chunk_max_bytes", "chunk_max_tokens")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    return recipe.data if recipe is not None and not given else DataConfig(**given)
+    merging = recipe.data if recipe is not None and not given else DataConfig(**given)
+    return Aligner(*tokenizers, merging=merging, template_arguments=template_arguments)
 
 
-def _aligned_text(text: str, align: Aligner) -> AlignedRow:
-    from tide.inspection import AlignedRow, typed_row
+def _aligned(
+    arguments: argparse.Namespace, recipe: Recipe | None, align: Aligner
+) -> tuple[list[tuple[str, AlignedRow]], ChunkStatistics, DataSet | None]:
+    """Align the text and a sample of the data: the rows to show under their headings, and statistics."""
+    from rich.console import Console
+    from rich.progress import track
 
-    is_piped = text == "-"
-    typed = typed_row(sys.stdin.read() if is_piped else text, escapes=not is_piped, log=_log)
-    (row,) = align([typed])
-    if not isinstance(row, AlignedRow):
-        raise ValueError(f"align: {row.reason}: {row.detail}")
-    return row
+    from tide.data import Rejected
+    from tide.inspection import ChunkStatistics, sampled, typed_row
+
+    shown: list[tuple[str, AlignedRow]] = []
+    statistics = ChunkStatistics()
+    if arguments.text is not None:
+        is_piped = arguments.text == "-"
+        text = sys.stdin.read() if is_piped else arguments.text
+        (row,) = align([typed_row(text, escapes=not is_piped, log=_log)])
+        if isinstance(row, Rejected):
+            raise ValueError(f"align: {row}")
+        shown.append(("The text", row))
+        if not _reads_data(arguments):
+            statistics.add(row)
+            return shown, statistics, None
+    source, data = _open(arguments, recipe)
+    num_shown = len(shown) + arguments.show
+    rows, total = sampled(source, arguments.rows, align), min(arguments.rows, len(source))
+    console = Console(stderr=True)
+    # Without a terminal, a bar would be an empty line.
+    silent = not console.is_terminal
+    for number, row in track(rows, "aligning", total, console=console, transient=True, disable=silent):
+        statistics.add(row)
+        if len(shown) < num_shown and not isinstance(row, Rejected):
+            shown.append((source.where(number), row))
+    return shown, statistics, data
 
 
-def _open(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, DataSet]:
-    """The rows of --data, or else of the recipe."""
+def _open(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Source | MixedRows, DataSet]:
+    """Open --data, or else the recipe's; refuse a split or subset that --data does not have."""
     from tide.config import at_key
-    from tide.data import open_source
+    from tide.data import files_at, open_source
     from tide.inspection import DataSet, MixedRows
 
     if arguments.data is None:
@@ -215,76 +247,18 @@ def _open(arguments: argparse.Namespace, recipe: Recipe | None) -> tuple[Rows, D
         mixed = MixedRows.of(recipe)
         names = ", ".join(dict.fromkeys(source.path for source in recipe.data.mixture))
         return mixed, DataSet(f"{arguments.recipe} ({names})", len(mixed))
-    _check_parts_of_data(arguments)
-    with at_key("--data"):
-        rows = open_source(arguments.data, subset=arguments.subset, split=arguments.split or "train")
-    options = [f"{name} {given}" for name in ("subset", "split") if (given := getattr(arguments, name))]
-    return rows, DataSet(", ".join([arguments.data, *options]), len(rows))
-
-
-def _check_parts_of_data(arguments: argparse.Namespace) -> None:
-    """Refuse a split or subset that the source does not have: it would be ignored."""
-    from tide.data import files_at
-
+    options = {name: given for name in ("subset", "split") if (given := getattr(arguments, name))}
     try:
         files = files_at(arguments.data, split="")
     except ValueError:  # The source has splits, or is missing, which `open_source` reports.
-        return
-    # A data set on the hub has no files here and may have both.
-    for name in ("split", "subset"):
-        given = getattr(arguments, name)
-        if files and given is not None:
-            raise ValueError(
-                f"align: --{name} {given}: {arguments.data!r} has no {name}s and is read whole. Leave "
-                f"--{name} out."
-            )
-
-
-def _sample(
-    arguments: argparse.Namespace, source: Rows, align: Aligner, statistics: ChunkStatistics
-) -> list[tuple[str, AlignedRow]]:
-    """Count a sample of the data; return the rows to show, with their places."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from tide.inspection import AlignedRow, sampled
-
-    shown: list[tuple[str, AlignedRow]] = []
-    rows, total = sampled(source, arguments.rows, align), min(arguments.rows, len(source))
-    console = Console(stderr=True)
-    # Without a terminal, a bar would be an empty line.
-    silent = not console.is_terminal
-    for number, row in track(rows, "aligning", total, console=console, transient=True, disable=silent):
-        statistics.add(row)
-        if len(shown) < arguments.show and isinstance(row, AlignedRow):
-            shown.append((source.where(number), row))
-    return shown
-
-
-def _write_files(
-    arguments: argparse.Namespace,
-    tokenizers: dict[str, str],
-    merging: DataConfig,
-    statistics: ChunkStatistics,
-    data: DataSet | None,
-    shown: list[tuple[str, AlignedRow]],
-) -> None:
-    from tide.inspection import alignment_page, merging_text
-
-    images = None
-    if statistics.num_chunks and (arguments.html or arguments.plot):
-        try:
-            from tide.inspection.histogram import chunk_images
-        except ImportError as error:  # The page works without.
-            _log(f"no figures: {error}")
-        else:
-            images = chunk_images(statistics)
-    if arguments.plot is not None:
-        if images is None:
-            raise ValueError("align: --plot: no row has a chunk.")
-        arguments.plot.write_bytes(images[0])
-    if arguments.html is not None:
-        page = alignment_page(
-            shown, statistics, **tokenizers, merging=merging_text(merging), data=data, images=images
+        files = []  # as of a data set on the hub, which may have both
+    if files and options:
+        name, given = options.popitem()
+        raise ValueError(
+            f"align: --{name} {given}: {arguments.data!r} has no {name}s and is read whole. "
+            f"Leave --{name} out."
         )
-        arguments.html.write_text(page, encoding="utf-8")
+    with at_key("--data"):
+        rows = open_source(arguments.data, **options)
+    name = ", ".join([arguments.data, *map(" ".join, options.items())])
+    return rows, DataSet(name, len(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tide.alignment import ByteTable
@@ -60,15 +60,15 @@ class AlignedRow:
     answers: AlignedAnswers
 
     def columns(self) -> Iterator[Column]:
-        """Both sides from left to right; between chunks, tokens pair up in their order."""
+        """Both sides from left to right; tokens between chunks pair up in their order."""
         num_chunks = self.answers.alignment.num_chunks
-        chunks = zip(_slices(self.student, num_chunks), _slices(self.teacher, num_chunks), strict=True)
-        start = other_start = 0
-        for chunk, (one, other) in enumerate(chunks):
-            yield from _pairs(self.student[start : one.start], self.teacher[other_start : other.start])
-            yield Column(self.student[one], self.teacher[other], chunk)
-            start, other_start = one.stop, other.stop
-        yield from _pairs(self.student[start:], self.teacher[other_start:])
+        sides = (_gaps_and_chunks(tokens, num_chunks) for tokens in (self.student, self.teacher))
+        for number, (student, teacher) in enumerate(zip(*sides, strict=True)):
+            if number % 2:
+                yield Column(student, teacher, number // 2)
+                continue
+            for one, other in zip_longest(student, teacher):
+                yield Column((one,) if one else (), (other,) if other else (), NO_CHUNK)
 
 
 class Aligner:
@@ -125,16 +125,15 @@ def _shown(side: Side, chunks: Int64[np.ndarray, " L"], table: ByteTable) -> tup
     return tuple(map(ShownToken, ids, texts, chunks.tolist(), side.tokens.loss_mask.tolist()))
 
 
-def _slices(tokens: Sequence[ShownToken], num_chunks: int) -> list[slice]:
-    """From the first to the last token of every chunk."""
+def _gaps_and_chunks(tokens: tuple[ShownToken, ...], num_chunks: int) -> Iterator[tuple[ShownToken, ...]]:
+    """Split tokens: those before chunk 0, chunk 0, those before chunk 1, ..., those after the last."""
     firsts: dict[int, int] = {}
     lasts: dict[int, int] = {}
     for at, token in enumerate(tokens):
         firsts.setdefault(token.chunk, at)
         lasts[token.chunk] = at
-    return [slice(firsts[chunk], lasts[chunk] + 1) for chunk in range(num_chunks)]
-
-
-def _pairs(student: Sequence[ShownToken], teacher: Sequence[ShownToken]) -> Iterator[Column]:
-    for one, other in zip_longest(student, teacher):
-        yield Column((one,) if one else (), (other,) if other else (), NO_CHUNK)
+    borders = [0]
+    for chunk in range(num_chunks):
+        borders += firsts[chunk], lasts[chunk] + 1
+    for start, end in pairwise([*borders, len(tokens)]):
+        yield tokens[start:end]

@@ -49,14 +49,13 @@ def chunk_images(statistics: ChunkStatistics) -> tuple[bytes, bytes]:
 
 def _bars(axes: Axes, series: list[tuple[str, Counter[int], str]]) -> None:
     """Bars of (name, counts, colour) side by side, up to the largest 99 % quantile."""
-    ends = [found.p99 for _, counts, _ in series if (found := spread(counts))]
-    last = min(max(3, *(end + 1 for end in ends)), MAX_BARS)
+    last = min(max(3, *(spread(counts).p99 + 1 for _, counts, _ in series)), MAX_BARS)
     width = 0.84 / len(series)
     for number, (name, counts, colour) in enumerate(series):
         shares = [100 * counts[value] / counts.total() for value in range(1, last)]
         shares.append(100 * sum(n for value, n in counts.items() if value >= last) / counts.total())
         places = [value + (number - (len(series) - 1) / 2) * width for value in range(1, last + 1)]
-        label = f"{name}, mean {found.mean:.2f}" if name and (found := spread(counts)) else None
+        label = f"{name}, mean {spread(counts).mean:.2f}" if name else None
         axes.bar(places, shares, width=width * 0.94, color=colour, label=label)
     axes.grid(visible=False, axis="x")
     more = "+" if any(value > last for _, counts, _ in series for value in counts) else ""

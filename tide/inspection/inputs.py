@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tide.data import Mixture, Rejected, RejectedRow, TextRow, parse_row, read_r
 from tide.preparation import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Int64
 
@@ -54,45 +54,34 @@ def typed_row(text: str, *, escapes: bool = False, log: Callable[[str], None] = 
         ) from None
 
 
-class Rows(Protocol):
-    """The rows `sampled` reads: a `tide.data.Source`, or `MixedRows`."""
-
-    def __len__(self) -> int: ...
-    def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]: ...
-    def where(self, index: int) -> str: ...
-
-
 @dataclass(frozen=True)
 class MixedRows:
-    """The rows of a mixture of sources, in its order."""
+    """The rows that `tide prepare` reads with a recipe, in their order."""
 
-    sources: Sequence[Source]
-    mixture: Mixture
+    preparation: Preparation
 
     @classmethod
     def of(cls, recipe: Recipe) -> MixedRows:
-        """The rows `tide prepare` reads with this recipe.
-
-        Raises:
-            ValueError: a source is missing or empty.
-        """
-        preparation = Preparation.of(recipe)
-        return cls(preparation.sources, preparation.mixture)
+        """Open the recipe's sources; a missing or empty one is a ValueError."""
+        return cls(Preparation.of(recipe))
 
     def __len__(self) -> int:
-        return len(self.mixture)
+        return len(self.preparation.mixture)
 
     def rows(self, indices: Int64[np.ndarray, " n"]) -> list[Raw | Rejected]:
         """The rows at these places, in this order."""
-        part = Mixture(self.mixture.source[indices], self.mixture.row[indices])
-        return part.read(self.sources, 0, len(part))
+        mixture = self.preparation.mixture
+        part = Mixture(mixture.source[indices], mixture.row[indices])
+        return part.read(self.preparation.sources, 0, len(part))
 
     def where(self, index: int) -> str:
         """File and line of the row at a place, or the nearest to that."""
-        return self.mixture.where(self.sources, index)
+        return self.preparation.where(index)
 
 
-def sampled(source: Rows, num_rows: int, align: Aligner) -> Iterator[tuple[int, AlignedRow | Rejected]]:
+def sampled(
+    source: Source | MixedRows, num_rows: int, align: Aligner
+) -> Iterator[tuple[int, AlignedRow | Rejected]]:
     """Rows spread evenly over a source, at most `num_rows`, aligned, each with its index."""
     indices = np.unique(np.linspace(0, len(source) - 1, min(num_rows, len(source))).astype(np.int64))
     for start in range(0, len(indices), ROWS_AT_ONCE):

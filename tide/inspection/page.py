@@ -29,7 +29,7 @@ def render(template: str, *, folder: Path = TEMPLATES, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["png_uri"] = _png_uri
+    environment.filters["png_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return environment.get_template(template).render(values)
 
 
@@ -56,18 +56,20 @@ def alignment_page(
     given = {"student": student, "teacher": teacher, "chunk merging": merging}
     if data is not None:
         given |= {"data": data.name, "statistics of": tables.share_of(statistics, data)}
+    # Of a folder its last part; a name on the hub as it is.
+    names = [Path(name).name or name if Path(name).is_dir() else name for name in (student, teacher)]
     shown = []
     if statistics.num_chunks:
         shown = [tables.sides_table(statistics), tables.longest_table(statistics)]
     return render(
         "align.html",
         kicker="tide align",
-        title=f"{_short(student)} and {_short(teacher)}",
+        title=" and ".join(names),
         tiles={
             "chunks": f"{statistics.num_chunks:,}",
-            "of the answers' bytes in a chunk": tables.coverage_text(statistics),
-            "chunks per student token": tables.per_token_text(statistics.student),
-            "chunks per teacher token": tables.per_token_text(statistics.teacher),
+            "of the answers' bytes in a chunk": tables.figure(statistics.coverage, ".2%"),
+            "chunks per student token": tables.figure(statistics.student.chunks_per_token, ".3f"),
+            "chunks per teacher token": tables.figure(statistics.teacher.chunks_per_token, ".3f"),
         },
         given=given,
         rows=[(heading, list(row.columns())) for heading, row in rows],
@@ -78,13 +80,3 @@ def alignment_page(
         tables=shown[:1] if statistics.rows == 1 else shown,
         images=images,
     )
-
-
-def _short(tokenizer: str) -> str:
-    """The last part of a path; a name on the hub as it is."""
-    path = Path(tokenizer).expanduser()
-    return path.name if path.is_dir() and path.name else tokenizer
-
-
-def _png_uri(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -52,7 +52,12 @@ class SideStatistics:
     @property
     def chunks_per_token(self) -> float:
         """Chunks over tokens in chunks, in (0, 1]; nan without tokens."""
-        return self.per_chunk.total() / self.in_chunks if self.in_chunks else float("nan")
+        return _ratio(self.per_chunk.total(), self.in_chunks)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tokens that lie in a chunk; nan without tokens."""
+        return _ratio(self.in_chunks, self.tokens)
 
 
 @dataclass
@@ -91,7 +96,7 @@ class ChunkStatistics:
     @property
     def coverage(self) -> float:
         """Share of the answers' bytes that lie in a chunk; nan without bytes."""
-        return self.covered_bytes / self.answer_bytes if self.answer_bytes else float("nan")
+        return _ratio(self.covered_bytes, self.answer_bytes)
 
     def _add(self, answers: AlignedAnswers) -> None:
         alignment = answers.alignment
@@ -128,13 +133,13 @@ class ChunkStatistics:
         self.longest = sorted(by_text.values(), key=lambda chunk: -chunk.num_bytes)[:NUM_LONGEST]
 
 
-def spread(counts: Counter[int]) -> Spread | None:
-    """Mean and quantiles of counted values; None without values."""
-    if not counts:
-        return None
-    values = np.array(sorted(counts), dtype=np.int64)
-    ends = np.cumsum([counts[value] for value in values.tolist()])
-    total = int(ends[-1])
-    median, p90, p99 = (int(values[np.searchsorted(ends, share * total)]) for share in (0.5, 0.9, 0.99))
-    mean = sum(value * number for value, number in counts.items()) / total
-    return Spread(mean, median, p90, p99, int(values[-1]))
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def spread(counts: Counter[int]) -> Spread:
+    """Mean and quantiles of at least one counted value."""
+    values, numbers = np.array(sorted(counts.items())).T
+    ends = np.cumsum(numbers)
+    median, p90, p99 = (int(values[np.searchsorted(ends, share * ends[-1])]) for share in (0.5, 0.9, 0.99))
+    return Spread(float(np.average(values, weights=numbers)), median, p90, p99, int(values[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tide.config import DataConfig
-    from tide.inspection.statistics import ChunkStatistics, SideStatistics
+    from tide.inspection.statistics import ChunkStatistics
 
 ABSENT = "-"
 NOT_ALIGNED = "Only chunks are aligned; other tokens stand in their order."
@@ -51,14 +52,9 @@ def share_of(statistics: ChunkStatistics, data: DataSet) -> str:
     return f"{statistics.rows:,} of the {data.num_rows:,} rows"
 
 
-def coverage_text(statistics: ChunkStatistics) -> str:
-    """Share of the answers' bytes in chunks."""
-    return f"{statistics.coverage:.2%}" if statistics.answer_bytes else ABSENT
-
-
-def per_token_text(side: SideStatistics) -> str:
-    """Chunks per token of one side."""
-    return f"{side.chunks_per_token:.3f}" if side.in_chunks else ABSENT
+def figure(value: float, spec: str) -> str:
+    """The value as text; - for nan."""
+    return ABSENT if math.isnan(value) else format(value, spec)
 
 
 def rejected_texts(statistics: ChunkStatistics) -> list[str]:
@@ -88,10 +84,10 @@ def sides_table(statistics: ChunkStatistics) -> Table:
     """Tokens of each side, and bytes: their number, the share in chunks, and how many a chunk holds."""
     lines: list[tuple[str, ...]] = []
     for name, side in (("student tokens", statistics.student), ("teacher tokens", statistics.teacher)):
-        share = f"{side.in_chunks / side.tokens:.2%}" if side.tokens else ABSENT
-        lines.append((name, f"{side.tokens:,}", share, per_token_text(side), *_spread(side.per_chunk)))
-    total = f"{statistics.answer_bytes:,}"
-    lines.append(("bytes", total, coverage_text(statistics), ABSENT, *_spread(statistics.chunk_bytes)))
+        shares = figure(side.coverage, ".2%"), figure(side.chunks_per_token, ".3f")
+        lines.append((name, f"{side.tokens:,}", *shares, *_spread(side.per_chunk)))
+    shares = figure(statistics.coverage, ".2%"), ABSENT
+    lines.append(("bytes", f"{statistics.answer_bytes:,}", *shares, *_spread(statistics.chunk_bytes)))
     return Table(("per chunk:", "all", "in chunks", "chunks each", *SPREAD_NAMES), lines)
 
 
@@ -110,7 +106,5 @@ def longest_table(statistics: ChunkStatistics) -> Table:
 
 
 def _spread(counts: Counter[int]) -> tuple[str, ...]:
-    found = spread(counts)
-    if found is None:
-        return (ABSENT,) * len(SPREAD_NAMES)
-    return (f"{found.mean:.2f}", *(f"{value:,}" for value in found[1:]))
+    mean, *quantiles = spread(counts) if counts else [math.nan] * len(SPREAD_NAMES)
+    return (figure(mean, ".2f"), *(figure(value, ",") for value in quantiles))

@@ -38,19 +38,16 @@ def print_row(console: Console, row: AlignedRow, *, legend: bool = True) -> None
     plain = console.no_color or console.color_system is None
     max_width = max(16, console.width - len(LABELS[0]) - 1)
     for line in _lines(row, max_width, plain=plain):
-        for side, label in enumerate(LABELS):
-            text = Text().append(label, "bold")
-            for cells in line:
-                cell, width = cells[side], max(cell.cell_len for cell in cells)
-                # The background fills the column: a chunk is as wide on both sides.
-                text.append_text(cell).append(" " * (width - cell.cell_len), cell.style if cell else "")
-                text.append(" ")
+        for label, cells in zip(LABELS, zip(*line, strict=True), strict=True):
+            text = Text.assemble((label, "bold"), Text(" ").join(cells))
             if plain:
                 text.rstrip()
             console.print(text, no_wrap=True, overflow="ignore", crop=False)
         console.print()
     if legend:
-        console.print(_legend(plain=plain))
+        chunk, unaligned = _cell(f"a{SEPARATOR}b", 0, True, plain), _cell("a", NO_CHUNK, True, plain)
+        marks = (chunk, " a chunk and its tokens; ", unaligned, " trained on, in no chunk; ", ("a", CONTEXT))
+        console.print(Text.assemble(*marks, f": context. ·↵→ are whitespace.\n{NOT_ALIGNED}"))
 
 
 def print_statistics(
@@ -95,13 +92,14 @@ def _lines(row: AlignedRow, max_width: int, *, plain: bool) -> Iterator[list[tup
     line: list[tuple[Text, Text]] = []
     used = 0
     for column in row.columns():
-        for number, cells in enumerate(_cells(column, max_width, plain=plain)):
-            width = max(cell.cell_len for cell in cells)
-            if line and (used + width > max_width or (column.line_break == "before" and number == 0)):
+        breaks_before = column.line_break == "before"
+        for student, teacher in _cells(column, max_width, plain=plain):
+            if line and (breaks_before or used + student.cell_len > max_width):
                 yield line
                 line, used = [], 0
-            line.append(cells)
-            used += width + 1
+            line.append((student, teacher))
+            used += student.cell_len + 1
+            breaks_before = False
         if column.line_break == "after":
             yield line
             line, used = [], 0
@@ -110,13 +108,16 @@ def _lines(row: AlignedRow, max_width: int, *, plain: bool) -> Iterator[list[tup
 
 
 def _cells(column: Column, max_width: int, *, plain: bool) -> Iterator[tuple[Text, Text]]:
-    """The column, split where it is wider than a line."""
-    sides = (_parts(tokens, max_width - 2) for tokens in (column.student, column.teacher))
-    for student, teacher in zip_longest(*sides, fillvalue=""):
-        yield (
-            _cell(student, column.student, column.chunk, plain),
-            _cell(teacher, column.teacher, column.chunk, plain),
+    """The column, as wide on both sides, split where it is wider than a line."""
+    sides = (column.student, column.teacher)
+    in_loss = [any(token.in_loss for token in tokens) for tokens in sides]
+    for texts in zip_longest(*(_parts(tokens, max_width - 2) for tokens in sides), fillvalue=""):
+        student, teacher = (
+            _cell(text, column.chunk, loss, plain) for text, loss in zip(texts, in_loss, strict=True)
         )
+        student.pad_right(teacher.cell_len - student.cell_len)
+        teacher.pad_right(student.cell_len - teacher.cell_len)
+        yield student, teacher
 
 
 def _parts(tokens: Sequence[ShownToken], max_width: int) -> Iterator[str]:
@@ -133,21 +134,9 @@ def _parts(tokens: Sequence[ShownToken], max_width: int) -> Iterator[str]:
         yield part
 
 
-def _cell(text: str, tokens: Sequence[ShownToken], chunk: int, plain: bool) -> Text:
-    if text and chunk != NO_CHUNK:
-        return Text(f"[{text}]") if plain else Text(text, CHUNK_STYLES[chunk % len(CHUNK_STYLES)])
-    if text and tokens[0].in_loss:
-        return Text(f"({text})") if plain else Text(text, UNALIGNED)
-    return Text(text, CONTEXT)
-
-
-def _legend(*, plain: bool) -> Text:
-    pair = f"a{SEPARATOR}b"
-    if plain:
-        return Text(
-            f"[{pair}] a chunk and its tokens; (a) trained on, in no chunk; a: context. ·↵→ are whitespace.\n"
-            + NOT_ALIGNED
-        )
-    legend = Text().append(pair, CHUNK_STYLES[0]).append(" ").append("c", CHUNK_STYLES[1])
-    legend.append(" chunks and their tokens; ").append("a", UNALIGNED).append(" trained on, in no chunk; ")
-    return legend.append("a", CONTEXT).append(f" context. ·↵→ are whitespace.\n{NOT_ALIGNED}")
+def _cell(text: str, chunk: int, in_loss: bool, plain: bool) -> Text:
+    """Text in the colour of its chunk or of its mark, or in brackets."""
+    if not text or (chunk == NO_CHUNK and not in_loss):
+        return Text(text, CONTEXT)
+    style, marks = (UNALIGNED, "()") if chunk == NO_CHUNK else (CHUNK_STYLES[chunk % len(CHUNK_STYLES)], "[]")
+    return Text(f"{marks[0]}{text}{marks[1]}") if plain else Text(text, style)
