@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from tide.models.places import check_place, first_line, unreadable
+from tide.models.places import first_line, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,13 +33,10 @@ def load_config(path: str) -> PretrainedConfig:
     Raises:
         ValueError: no readable config.json at `path`, or an unsupported architecture.
     """
-    check_place("load_config", path)
-    try:
+    with reading("load_config", "config.json", path, "saved by save_pretrained"):
         values, _ = PretrainedConfig.get_config_dict(path)
         if not values:  # transformers reads a folder without the file as an empty configuration
             raise FileNotFoundError("no such file")
-    except Exception as error:
-        raise unreadable("load_config", "config.json", path, error, "saved by save_pretrained") from error
     model_type = values.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
         raise ValueError(
@@ -59,15 +56,12 @@ def check_weights(path: str) -> None:
     folder = Path(path)
     if not folder.is_dir() or any(folder.glob("pytorch_model*.bin*")):
         return
-    try:
-        names, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
-        if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        for name in sorted(names):
+    index = folder / "model.safetensors.index.json"
+    with _reading_weights("check_weights", path):
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
+        for name in sorted(set(named.values()) or {"model.safetensors"}):
             with safe_open(folder / name, framework="pt"):
                 pass
-    except Exception as error:  # of safetensors, the file system, or the index
-        raise _unreadable_weights("check_weights", path, error) from error
 
 
 def load_model(path: str, *, dtype: str = "float32", trainable: bool) -> PreTrainedModel:
@@ -81,13 +75,11 @@ def load_model(path: str, *, dtype: str = "float32", trainable: bool) -> PreTrai
         ValueError: weights are missing, corrupt, or do not match the configuration.
     """
     config = load_config(path)
-    try:
-        with _without_warnings():  # transformers reports in many lines what is checked below
-            model, info = Qwen3ForCausalLM.from_pretrained(
-                path, config=config, dtype=DTYPES[dtype], attn_implementation="sdpa", output_loading_info=True
-            )
-    except Exception as error:
-        raise _unreadable_weights("load_model", path, error) from error
+    # transformers reports in many lines what is checked below.
+    with _reading_weights("load_model", path), _without_warnings():
+        model, info = Qwen3ForCausalLM.from_pretrained(
+            path, config=config, dtype=DTYPES[dtype], attn_implementation="sdpa", output_loading_info=True
+        )
     problems = [
         f"{kind}: {', '.join(sorted(map(str, info[kind]))[:3])}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -126,8 +118,12 @@ def _without_warnings() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _unreadable_weights(function: str, path: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{function}: the weights at {path!r} cannot be read ({first_line(error)}). "
-        "Copy or download the checkpoint again; it needs model.safetensors that matches config.json."
-    )
+@contextmanager
+def _reading_weights(function: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of safetensors, the file system, or the index
+        raise ValueError(
+            f"{function}: the weights at {path!r} cannot be read ({first_line(error)}). Copy or download the "
+            "checkpoint again; it needs model.safetensors that matches config.json."
+        ) from error

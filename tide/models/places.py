@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-def check_place(function: str, path: str) -> None:
-    """Refuse a mistyped folder, which transformers would look for on the hub, with retries.
+@contextmanager
+def reading(function: str, file: str, path: str, remedy: str) -> Iterator[None]:
+    """Read ``file`` at ``path`` inside the block; any error becomes a ValueError of one line.
 
-    Raises:
-        ValueError: `path` is no folder and cannot be a hub id.
+    A mistyped folder is refused first: transformers would look for it on the hub, with retries.
     """
     first, *rest = path.split("/")
     is_hub_id = not path.startswith((".", "~")) and first != "" and len(rest) <= 1
-    if rest and Path(first).is_dir():
-        is_hub_id = False
+    is_hub_id &= not (rest and Path(first).is_dir())
     if not is_hub_id and not Path(path).is_dir():
         raise ValueError(
             f"{function}: no folder {path!r} here. Give a folder saved by save_pretrained (relative to the "
             "current directory; ~ is not expanded), or the id of a repository on the hub."
         )
-
-
-def unreadable(function: str, file: str, path: str, error: Exception, remedy: str) -> ValueError:
-    """The error for a file that cannot be read at `path`, with the first line of its cause."""
-    missing = "" if Path(path).is_dir() else f"no folder {path!r} here; "
-    return ValueError(
-        f"{function}: {missing}no readable {file} at {path!r} ({first_line(error)}). Give a folder {remedy}, "
-        "or the id of a repository on the hub."
-    )
+    try:
+        yield
+    except Exception as error:  # OSError, ValueError, KeyError, or an error of JSON or Rust, by cause
+        missing = "" if Path(path).is_dir() else f"no folder {path!r} here; "
+        raise ValueError(
+            f"{function}: {missing}no readable {file} at {path!r} ({first_line(error)}). Give a folder "
+            f"{remedy}, or the id of a repository on the hub."
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

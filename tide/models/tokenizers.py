@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
 
-from tide.models.places import check_place, unreadable
+from tide.models.places import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,15 +24,12 @@ def load_tokenizer(path: str, *, needs_mask: bool = True) -> PreTrainedTokenizer
     Raises:
         ValueError: no readable tokenizer at `path`, a slow one, or no mask token apart from eos, pad and bos.
     """
-    check_place("load_tokenizer", path)
-    try:
+    with reading("load_tokenizer", "tokenizer", path, "with tokenizer.json"):
         folder = Path(path)
         if folder.is_dir() and not any((folder / name).is_file() for name in _FILES):
             # transformers would make an empty tokenizer of the model's type.
             raise FileNotFoundError("no such file")
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # OSError, ValueError, KeyError, or an error of JSON or Rust, by cause
-        raise unreadable("load_tokenizer", "tokenizer", path, error, "with tokenizer.json") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"load_tokenizer: {path!r} holds a slow tokenizer ({type(tokenizer).__name__}); alignment needs "
@@ -45,11 +42,8 @@ def load_tokenizer(path: str, *, needs_mask: bool = True) -> PreTrainedTokenizer
             f"load_tokenizer: the tokenizer at {path!r} has no mask token, which diffusion needs. "
             f"Give it one: {mask_remedy(tokenizer)}."
         )
-    same = [
-        role
-        for role in ("bos", "eos", "pad")
-        if getattr(tokenizer, f"{role}_token_id") == tokenizer.mask_token_id
-    ]
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+    same = [role for role, token_id in ids.items() if token_id == tokenizer.mask_token_id]
     if same:
         raise ValueError(
             f"load_tokenizer: the tokenizer at {path!r} has one token ({tokenizer.mask_token}) as mask and "
@@ -59,12 +53,7 @@ def load_tokenizer(path: str, *, needs_mask: bool = True) -> PreTrainedTokenizer
 
 
 def mask_remedy(tokenizer: PreTrainedTokenizerFast, num_embeddings: int | None = None) -> str:
-    """How to give a tokenizer a mask token, as part of a sentence.
-
-    Args:
-        tokenizer: without a mask token, or with one past the embeddings.
-        num_embeddings: of the model, if known; only a token below it is suggested.
-    """
+    """How to give a tokenizer a mask token below ``num_embeddings``, as part of a sentence."""
     taken = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.mask_token}
     candidates = [
         token

@@ -29,7 +29,7 @@ class DistillationModule(nn.Module):
 
     def __init__(self, student: DiffusionModel, teacher: DiffusionModel | None, objective: Objective) -> None:
         super().__init__()
-        if teacher is not None and any(parameter.requires_grad for parameter in teacher.network.parameters()):
+        if teacher is not None and any(p.requires_grad for p in teacher.network.parameters()):
             raise ValueError(
                 "DistillationModule: parameters of the teacher require gradients, so it would train. "
                 "Freeze it: teacher.network.requires_grad_(False).eval()."
