@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tide.losses.options import check_choice
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
-
-EMPTY_CHUNKS = ("error", "drop")
 
 
 def chunk_ids_from_matrix(matrix: Bool[Tensor, "B L C"]) -> Int[Tensor, "B L"]:
@@ -48,10 +48,7 @@ def chunks_of_both(
     Arguments and errors are those of ``compute_alm_loss``; ``function`` names the caller. The checks of
     values read one boolean back from the device.
     """
-    if empty_chunks not in EMPTY_CHUNKS:
-        raise ValueError(
-            f"{function}: empty_chunks must be one of {', '.join(EMPTY_CHUNKS)}; got {empty_chunks!r}."
-        )
+    check_choice(function, "empty_chunks", empty_chunks, ("error", "drop"))
     matrices = {"student": alignment_matrix_student, "teacher": alignment_matrix_teacher}
     for side, matrix in matrices.items():
         name = f"alignment_matrix_{side}"

@@ -32,6 +32,7 @@ from tide.losses import (
     timestep_weight,
     token_log_probs,
 )
+from tide.losses.options import check_choice
 from tide_kernels import log1mexp as accurate_log1mexp
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ def compute_taid_loss(
     get = config.get if isinstance(config, Mapping) else functools.partial(getattr, config)
     settings = {key: get(key, default) for key, default in CONFIG.items()}
     axis, shared = settings["axis_mode"], settings["shared_vocab_size"]
-    if axis not in AXES:
-        raise ValueError(f"compute_taid_loss: axis_mode must be one of {', '.join(AXES)}; got {axis!r}.")
+    check_choice("compute_taid_loss", "axis_mode", axis, tuple(AXES))
     sizes = [logits.shape[-1] for logits in (student_logits, teacher_logits)]
     vocab_size, teacher_size = sizes if shared is None else [min(size, shared) for size in sizes]
     if vocab_size != teacher_size:
@@ -198,10 +198,9 @@ def compute_alm_loss(
     student_log_p = token_log_probs(
         student_logits, student_input_ids, tokens_of(student_chunks, active), backend=backend
     )
-    with torch.no_grad():
-        teacher_log_p = token_log_probs(
-            teacher_logits, teacher_input_ids, tokens_of(teacher_chunks, active), backend=backend
-        )
+    teacher_log_p = token_log_probs(
+        teacher_logits.detach(), teacher_input_ids, tokens_of(teacher_chunks, active), backend=backend
+    )
     loss = reverse_calm_loss if reverse else calm_loss
     return loss(
         student_log_p,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from tide.losses.options import check_choice
-from tide.losses.reductions import broadcast_rows, check_reduction, row_factors
+from tide.losses.reductions import broadcast_rows, reduce_rows
 from tide_kernels import check_tensor, chunk_likelihood
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def calm_loss(
         # The cross-entropy of P_t with itself is its entropy, under the same clamp.
         teacher = (teacher_token_log_probs, teacher_token_log_probs, teacher_chunks, teacher_chunks)
         values = values - chunk_likelihood(*teacher, chunk_mask, objective="forward", **options)
-    return _reduce("calm_loss", values, chunk_mask, chunk_weights, reduction)
+    return reduce_rows("calm_loss", "chunk_weights", chunk_weights, chunk_mask, values, reduction)
 
 
 def reverse_calm_loss(
@@ -99,7 +99,7 @@ def reverse_calm_loss(
     tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
     options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
     values = chunk_likelihood(*tensors, objective="reverse" if divergence == "bce" else "kl", **options)
-    return _reduce("reverse_calm_loss", values, chunk_mask, chunk_weights, reduction)
+    return reduce_rows("reverse_calm_loss", "chunk_weights", chunk_weights, chunk_mask, values, reduction)
 
 
 def tidal_chunk_loss(
@@ -129,12 +129,4 @@ def tidal_chunk_loss(
     tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
     options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
     values = chunk_likelihood(*tensors, objective="interpolated", lambda_t=lambda_t, **options)
-    return _reduce("tidal_chunk_loss", values, chunk_mask, chunk_weights, reduction)
-
-
-def _reduce(
-    function: str, values: Tensor, chunk_mask: Tensor, chunk_weights: Tensor | None, reduction: str
-) -> Tensor:
-    check_reduction(function, reduction)
-    values = values * row_factors(function, "chunk_weights", chunk_weights, chunk_mask, values, reduction)
-    return values if reduction == "none" else values.sum()
+    return reduce_rows("tidal_chunk_loss", "chunk_weights", chunk_weights, chunk_mask, values, reduction)

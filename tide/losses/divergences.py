@@ -27,10 +27,10 @@ from torch import Tensor
 from tide.losses.options import HIDDEN_OPTIONS, unknown_option
 from tide.losses.reductions import (
     broadcast_rows,
-    check_reduction,
     check_rows,
     flat_rows,
     partial_mask,
+    reduce_rows,
     row_factors,
 )
 from tide_kernels import (
@@ -287,10 +287,6 @@ class _Rows(NamedTuple):
             lambda_t = lambda_t if mask is None else lambda_t.masked_fill(~mask, 0.0)
         return self._replace(mask=mask, lambda_t=lambda_t)
 
-    def factors(self, name: str, like: Tensor) -> Tensor:
-        """``weight`` or ``ce_weight`` of each row in the reduced loss."""
-        return row_factors(self.called.__name__, name, getattr(self, name), self.mask, like, self.reduction)
-
 
 def _over_logits(
     op: Callable[..., Tensor | tuple[Tensor, Tensor]],
@@ -300,7 +296,6 @@ def _over_logits(
     **settings: object,
 ) -> Tensor | DivergenceLoss:
     """Run ``op`` on the flattened rows, scale the divergence by T², weight and reduce."""
-    check_reduction(rows.called.__name__, rows.reduction)
     rows = rows.checked(student_logits=student_logits, teacher_logits=teacher_logits)
     leading = student_logits.shape[:-1]
     per_row = (student_logits, teacher_logits, rows.labels, rows.mask, rows.lambda_t)
@@ -308,14 +303,13 @@ def _over_logits(
     target = () if lambda_t is None else (lambda_t,)
     values = op(student, teacher, *target, temperature=rows.temperature, labels=labels, mask=mask, **settings)
     kl, ce = values if isinstance(values, tuple) else (values, None)
-    kl = kl.reshape(leading)
-    divergence = rows.temperature**2 * kl * rows.factors("weight", kl)
+    function, reduction = rows.called.__name__, rows.reduction
+    kl = rows.temperature**2 * kl.reshape(leading)
+    divergence = reduce_rows(function, "weight", rows.weight, rows.mask, kl, reduction)
     if ce is None:
-        return divergence if rows.reduction == "none" else divergence.sum()
+        return divergence
     ce = ce.reshape(leading)
-    cross_entropy = ce * rows.factors("ce_weight", ce)
-    if rows.reduction != "none":
-        divergence, cross_entropy = divergence.sum(), cross_entropy.sum()
+    cross_entropy = reduce_rows(function, "ce_weight", rows.ce_weight, rows.mask, ce, reduction)
     return DivergenceLoss(divergence + cross_entropy, divergence.detach(), cross_entropy.detach())
 
 
@@ -332,7 +326,6 @@ def _over_hidden(
         if option not in HIDDEN_OPTIONS:
             own = [name for name in inspect.signature(rows.called).parameters if name != "options"]
             raise unknown_option(function, option, [*own, *HIDDEN_OPTIONS])
-    check_reduction(function, rows.reduction)
     if rows.reduction == "none":
         raise ValueError(
             f"{function}: reduction 'none' is not available: the gradient is made in the forward pass, which "
@@ -343,15 +336,16 @@ def _over_hidden(
     check_tensor(function, "student_weight", student_weight)
     check_tensor(function, "teacher_weight", teacher_weight)
     rows = rows.checked(student_hidden=student, teacher_hidden=teacher)
-    for name in ("weight", "ce_weight"):
-        if isinstance(value := getattr(rows, name), Tensor) and value.requires_grad:
+    factors = []
+    for name, value in (("weight", rows.weight), ("ce_weight", rows.ce_weight)):
+        if isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(
                 f"{function}: {name} must not require grad: gradients are made in the forward pass, for the "
                 f"student alone. Pass {name}.detach(), or use the loss that takes logits."
             )
+        factors.append(row_factors(function, name, value, rows.mask, student[..., 0], rows.reduction))
     # The op refuses a temperature that requires grad.
-    kl_factor = (rows.temperature**2 * rows.factors("weight", student[..., 0])).detach()
-    ce_factor = rows.factors("ce_weight", student[..., 0])
+    kl_factor, ce_factor = (rows.temperature**2 * factors[0]).detach(), factors[1]
     leading = student.shape[:-1]
     given = (student, teacher, rows.labels, kl_factor, ce_factor, rows.lambda_t)
     per_row = [flat_rows(x, leading) for x in given]

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 NORMALIZERS = ("token", "sequence", "batch", "sum")
 
 
-def check_reduction(function: str, reduction: str) -> None:
-    """Refuse an unknown reduction."""
-    check_choice(function, "reduction", reduction, ("mean", "sum", "none"))
-
-
 def check_rows(function: str, leading: torch.Size, **per_row: Tensor | None) -> None:
     """Refuse masks (named so) and token ids that do not fit rows of shape ``leading``."""
     for name, x in per_row.items():
@@ -56,16 +51,14 @@ def broadcast_rows(
     """
     dtype = torch.float64 if isinstance(value, Tensor) and value.dtype == torch.float64 else torch.float32
     spread = torch.as_tensor(value, dtype=dtype, device=device)
-    fits = spread.ndim <= len(shape) and all(
-        size in (1, rows) for size, rows in zip(spread.shape, shape, strict=False)
-    )
-    if not fits:
+    try:
+        return spread.reshape((*spread.shape, *[1] * (len(shape) - spread.ndim))).expand(shape)
+    except RuntimeError as error:
         raise ValueError(
             f"{function}: {name} must be a number, one per sequence or one per row, matched from the left to "
             f"rows of shape {tuple(shape)}; got {tuple(spread.shape)}. Reshape it, e.g. a [L] tensor to [1, "
             "L]."
-        )
-    return spread.reshape((*spread.shape, *[1] * (len(shape) - spread.ndim))).expand(shape)
+        ) from error
 
 
 def partial_mask(mask: Bool[Tensor, " ..."] | None) -> Bool[Tensor, " ..."] | None:
@@ -92,6 +85,7 @@ def row_factors(
     less, as in the published objective. The result has the shape of ``like``, a floating tensor with a number
     per row, and is fp64 if that or the weight is; an inactive row has exactly 0 even where its weight is NaN.
     """
+    check_choice(function, "reduction", reduction, ("mean", "sum", "none"))
     factors = broadcast_rows(function, name, 1.0 if value is None else value, like.shape, like.device)
     if like.dtype == torch.float64:
         factors = factors.double()
@@ -101,6 +95,19 @@ def row_factors(
         return factors
     # An empty mask gives 0, not 0 / 0; clamping on the device does not wait for it.
     return factors / (max(like.numel(), 1) if mask is None else mask.sum().clamp_min(1))
+
+
+def reduce_rows(
+    function: str,
+    name: str,
+    value: float | Tensor | None,
+    mask: Bool[Tensor, " ..."] | None,
+    rows: Float[Tensor, " ..."],
+    reduction: str,
+) -> Float[Tensor, " ..."]:
+    """Weighted rows, or their mean or sum. Arguments: `row_factors`."""
+    rows = rows * row_factors(function, name, value, mask, rows, reduction)
+    return rows if reduction == "none" else rows.sum()
 
 
 def row_weights(

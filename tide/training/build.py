@@ -10,7 +10,7 @@ from tide.masking import Noiser
 from tide.methods import METHODS
 from tide.training.arguments import training_arguments
 from tide.training.hf_trainer import DistillationTrainer
-from tide.training.module import DistillationModule
+from tide.training.step import DistillationModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

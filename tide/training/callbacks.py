@@ -78,29 +78,27 @@ class RunMeter(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._started: float | None = None
-        self._earlier_seconds = self._earlier_peak_mib = 0.0
+        self._earlier = {"seconds": 0.0, "peak_memory_mib": 0.0}
 
     def start(self, checkpoint: Path | None) -> None:
         """Start counting, from the figures in `checkpoint`."""
         if checkpoint is not None:
             written = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json").stateful_callbacks
-            earlier = written.get(type(self).__name__, {}).get("attributes", {})
-            self._earlier_seconds = earlier.get("seconds", 0.0)
-            self._earlier_peak_mib = earlier.get("peak_memory_mib", 0.0)
+            self._earlier |= written.get(type(self).__name__, {}).get("attributes", {})
         self._started = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         """Training time of all processes of the run."""
         now = 0.0 if self._started is None else time.perf_counter() - self._started
-        return self._earlier_seconds + now
+        return self._earlier["seconds"] + now
 
     @property
     def peak_memory_mib(self) -> float:
         """Peak resident memory of the largest of those processes."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # Bytes on macOS, KiB on Linux.
-        return max(self._earlier_peak_mib, peak / (2**20 if sys.platform == "darwin" else 2**10))
+        return max(self._earlier["peak_memory_mib"], peak / (2**20 if sys.platform == "darwin" else 2**10))
 
     def state(self) -> dict[str, dict[str, float]]:
         """The figures, as the Trainer saves a callback's state."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tide.batch import Example, NoisedBatch
     from tide.data import Collator
     from tide.masking import Noiser
-    from tide.training.module import DistillationModule
+    from tide.training.step import DistillationModule
 
 
 class DistillationTrainer(Trainer):  # type: ignore[misc]

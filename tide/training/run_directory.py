@@ -113,17 +113,16 @@ class RunDirectory:
 
     def _check_same_recipe(self) -> None:
         written = self.path / RECIPE_FILE
-        if not written.is_file():
-            return
-        earlier, now = _flat(load_recipe(written).to_dict()), _flat(self.recipe.to_dict())
+        earlier = load_recipe(written) if written.is_file() else self.recipe
+        before, now = _flat(earlier.to_dict()), _flat(self.recipe.to_dict())
+        changed = {key for key in before | now if before.get(key) != now.get(key)}
         # A run that was moved, or is named by another path, is the same run.
-        changed = sorted(
-            key for key in earlier | now if key != "training.output_dir" and earlier.get(key) != now.get(key)
-        )
+        changed.discard("training.output_dir")
         if changed:
             raise ValueError(
-                f"distill: the recipe differs from the run in {str(self.path)!r} at {', '.join(changed)}. "
-                "Resume with that run's recipe.yaml, or name another training.output_dir."
+                f"distill: the recipe differs from the run in {str(self.path)!r} at "
+                f"{', '.join(sorted(changed))}. Resume with that run's recipe.yaml, or name another "
+                "training.output_dir."
             )
 
 
