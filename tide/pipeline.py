@@ -21,7 +21,7 @@ from tide.preparation import (
     training_data,
 )
 from tide.training import build_trainer
-from tide.training.arguments import training_arguments
+from tide.training.build import training_arguments
 from tide.training.callbacks import RunMeter, StopOnSignal
 from tide.training.run_directory import SUMMARY_FILE, RunDirectory, latest_complete_checkpoint
 

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from tide.config import TrainingConfig
 from tide.config.transformers_arguments import REFUSED, TransformersArguments
-from tide.training.arguments import OTHER_MEANING, RENAMED
+from tide.training.build import OTHER_MEANING, RENAMED
 
 
 def test_every_argument_of_transformers_is_set_passed_on_or_refused():

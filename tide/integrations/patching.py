@@ -45,19 +45,12 @@ _PATCHES: dict[str, tuple[dict[str, object], list[Replacement]]] = {}
 def replace(
     package: str, targets: list[tuple[str, str, Callable[..., Any]]], options: dict[str, object]
 ) -> tuple[list[Replacement], bool]:
-    """Replace all targets of a package, or none.
+    """Replace all targets of a package, or none; return what is in force, and True if this call made it.
 
-    Functions of modules are also replaced where other imported modules of the package hold them, under any
-    name.
-
-    Args:
-        package: dotted name.
-        targets: module, "function" or "Class.static_method" in it, and replacement. The original must have
-            the parameters of the replacement without its keyword-only ones.
-        options: a package patched with equal options stays as it is.
-
-    Returns:
-        The replacements in force, and True if this call made them.
+    A target is a module, "function" or "Class.static_method" in it, and a replacement. The original must have
+    the parameters of the replacement without its keyword-only ones. Functions of modules are also replaced
+    where other imported modules of the package hold them, under any name. A package that was patched with
+    equal options stays as it is.
 
     Raises:
         ImportError: the package or a target's module cannot be imported.
@@ -77,11 +70,7 @@ def replace(
 
 
 def restore(package: str) -> list[Replacement]:
-    """Put back what `replace` replaced, except where something else has replaced it since.
-
-    Returns:
-        What was put back.
-    """
+    """Put back what `replace` replaced, except what something else has replaced since. Return the rest."""
     _, records = _PATCHES.pop(package, ({}, []))
     undone = [record for record in records if record.found() is record.replacement]
     for record in undone:

@@ -145,8 +145,7 @@ def cross_entropy_loss(
             does not divide.
         count: denominator over a larger batch; see ``row_weights``.
         ignore_index: label of rows without a target.
-        vocab_size: normalise over the first ``vocab_size`` entries only.
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        vocab_size, backend: as in `token_log_probs`.
 
     Returns:
         Scalar fp32, nats. No row that counts: 0 with a connected graph.

@@ -34,10 +34,8 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
         Python delivers signals to its main thread alone; in any other nothing is handled.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        signals = (signal.SIGINT, signal.SIGTERM)
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         earlier = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             yield
