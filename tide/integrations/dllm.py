@@ -50,16 +50,6 @@ __all__ = [
 ]
 
 AXES = {"both": "both", "training_only": "training", "timestep_only": "timestep"}
-# Keys of `compute_taid_loss`'s config, with their defaults.
-CONFIG: dict[str, Any] = {
-    "lambda_init": 0.1,
-    "lambda_max": 0.9,
-    "lambda_decay": "cosine",
-    "timestep_weight": "uniform",
-    "shared_vocab_size": None,
-    "temperature": 2.0,
-    "axis_mode": "both",
-}
 
 
 def compute_taid_loss(
@@ -98,9 +88,12 @@ def compute_taid_loss(
         ValueError: shapes that do not fit, vocabularies of different width without shared_vocab_size, an
             unknown name in config, or a value outside its range.
     """
-    get = config.get if isinstance(config, Mapping) else functools.partial(getattr, config)
-    settings = {key: get(key, default) for key, default in CONFIG.items()}
-    axis, shared = settings["axis_mode"], settings["shared_vocab_size"]
+    get: Any = config.get if isinstance(config, Mapping) else functools.partial(getattr, config)
+    axis, shared, temperature = (
+        get("axis_mode", "both"),
+        get("shared_vocab_size", None),
+        get("temperature", 2.0),
+    )
     check_choice("compute_taid_loss", "axis_mode", axis, tuple(AXES))
     sizes = [logits.shape[-1] for logits in (student_logits, teacher_logits)]
     vocab_size, teacher_size = sizes if shared is None else [min(size, shared) for size in sizes]
@@ -113,24 +106,24 @@ def compute_taid_loss(
     lambda_t = lambda_schedule(
         t,
         global_step / max(max_steps, 1),
-        lambda_init=settings["lambda_init"],
-        lambda_max=settings["lambda_max"],
-        decay=settings["lambda_decay"],
+        lambda_init=get("lambda_init", 0.1),
+        lambda_max=get("lambda_max", 0.9),
+        decay=get("lambda_decay", "cosine"),
         axis=AXES[axis],
     )
-    weight = timestep_weight(t, settings["timestep_weight"])
+    weight = timestep_weight(t, get("timestep_weight", "uniform"))
     if entropy_weights is not None:
         weight = weight[:, None] * entropy_weights.reshape(masked_mask.shape)
     if not exact:
         rows = weight if weight.ndim == 2 else weight[:, None].expand(masked_mask.shape)
         student, teacher = student_logits[..., :vocab_size], teacher_logits[..., :vocab_size]
-        return published_taid(student, teacher, masked_mask, lambda_t, rows, settings["temperature"])
+        return published_taid(student, teacher, masked_mask, lambda_t, rows, temperature)
     loss = tidal_loss(
         student_logits,
         teacher_logits.detach(),
         masked_mask,
         lambda_t=lambda_t,
-        temperature=settings["temperature"],
+        temperature=temperature,
         weight=weight,
         vocab_size=vocab_size,
         backend=backend,

@@ -180,8 +180,7 @@ def linear_tidal_loss(
         mask: [...], True on the rows that count; the others are dropped before the heads. None for all.
         lambda_t, temperature, labels, vocab_size, backend: as in `tidal_loss`.
         weight, ce_weight: as in `tidal_loss`; must not require grad.
-        student_bias: [V] or None.
-        teacher_bias: [V2] or None, frozen.
+        student_bias, teacher_bias: [V] and [V2], or None; the teacher's frozen.
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
         reduction: ``mean`` or ``sum``.
