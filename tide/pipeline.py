@@ -21,10 +21,9 @@ from tide.preparation import (
     training_data,
 )
 from tide.training import build_trainer
-from tide.training.arguments import training_arguments
-from tide.training.checkpoints import StopOnSignal
-from tide.training.meter import RunMeter
-from tide.training.run_directory import SUMMARY_FILE, RunDirectory
+from tide.training.build import training_arguments
+from tide.training.callbacks import RunMeter, StopOnSignal
+from tide.training.run_directory import SUMMARY_FILE, RunDirectory, latest_complete_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,7 +112,7 @@ def distill(
     with trainer.args.main_process_first(local=False):
         if is_main:
             directory.begin(data.fingerprint)
-        checkpoint = directory.newest_checkpoint() if resume else None
+        checkpoint = latest_complete_checkpoint(directory.path) if resume else None
     if is_main and data.counts.rejected:
         log(str(data.counts))
     if resume and is_main:

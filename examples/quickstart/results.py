@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tide.config import Record, decode
-from tide.data import write_record
+from tide.data import write_whole
 from tide.evaluation import HeldOutLikelihood
 
 BASELINE = "none"
@@ -115,7 +115,7 @@ class Results(_Record):
     def save(self, path: Path) -> None:
         """Write JSON; a reader sees the old file or the new one, whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_record(path, self)
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Results:

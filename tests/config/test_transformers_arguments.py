@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from tide.config import TrainingConfig
 from tide.config.aliases import REFUSED
-from tide.training.arguments import OTHER_MEANING, RENAMED
+from tide.training.build import OTHER_MEANING, RENAMED
 
 
 def test_a_key_is_an_argument_of_transformers_or_has_another_meaning():

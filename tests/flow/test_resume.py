@@ -20,7 +20,7 @@ from tests.tiny import ROWS, write_rows
 from tide import distill, pipeline
 from tide.cli.main import main
 from tide.config import Recipe
-from tide.training.checkpoints import checkpoints_in
+from tide.training.run_directory import checkpoints_in
 
 if TYPE_CHECKING:
     from pathlib import Path

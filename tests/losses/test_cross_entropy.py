@@ -160,10 +160,10 @@ def test_a_weight_needs_the_loss_mask(data):
             r"must have the rows' shape \(3, 6\); got \(3, 5\)",
         ),
         ({"labels": torch.full((B, L), V)}, r"must lie in \[0, 41\)"),
-        ({"mask": torch.ones(B, L)}, "mask must be boolean of shape"),
+        ({"mask": torch.ones(B, L)}, "mask must be boolean; got torch.float32"),
         (
             {"mask": torch.ones(L, dtype=torch.bool)},
-            r"mask must be boolean of shape \(3, 6\); got torch.bool \(6,\)",
+            r"mask must have the rows' shape \(3, 6\); got \(6,\)",
         ),
         (
             {"loss_mask": torch.ones(L, dtype=torch.bool)},
@@ -179,7 +179,7 @@ def test_errors_name_function_rule_values_and_remedy(change, message, data):
 
 
 def test_log_prob_errors(data):
-    with pytest.raises(ValueError, match=r"^token_log_probs: token ids must have the rows' shape \(3, 6\)"):
+    with pytest.raises(ValueError, match=r"^token_log_probs: token_ids must have the rows' shape \(3, 6\)"):
         token_log_probs(data["logits"], data["labels"][0])
     with pytest.raises(ValueError, match=r"^linear_token_log_probs: mask must be boolean"):
         linear_token_log_probs(data["hidden"], data["weight"], data["labels"], data["masked"].int())

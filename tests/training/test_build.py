@@ -10,8 +10,8 @@ from tests.flow.recipes import tiny_recipe, tiny_values, trainer_of
 from tide.config import Recipe
 from tide.methods import METHODS
 from tide.pipeline import distill
-from tide.training import arguments
-from tide.training.arguments import training_arguments
+from tide.training import build
+from tide.training.build import training_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ def test_arguments_that_transformers_refuses_name_the_section(
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", optim="adamm")
     with pytest.raises(ValueError, match=r"training: .*adamm.* is not a valid OptimizerNames"):
         training_arguments(recipe)
-    monkeypatch.setattr(arguments, "fields", lambda kind: [])
+    monkeypatch.setattr(build, "fields", lambda kind: [])
     with pytest.raises(ValueError, match=r"training\.\w+: transformers .* has no such argument"):
         training_arguments(recipe)
 

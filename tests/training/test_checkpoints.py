@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from tide.training.checkpoints import StopOnSignal, checkpoints_in, latest_complete_checkpoint
+from tide.training.callbacks import StopOnSignal
+from tide.training.run_directory import checkpoints_in, latest_complete_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tide.losses.options import check_choice
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
-
-EMPTY_CHUNKS = ("error", "drop")
 
 
 def chunk_ids_from_matrix(matrix: Bool[Tensor, "B L C"]) -> Int[Tensor, "B L"]:
     """The chunk of each token, -1 for none, as ``tide.losses`` takes it.
 
-    The check reads one boolean back from the device.
+    The check waits for the device.
 
     Args:
         matrix: [B, L, C] bool, True where a token belongs to a chunk.
@@ -32,8 +32,7 @@ def chunk_ids_from_matrix(matrix: Bool[Tensor, "B L C"]) -> Int[Tensor, "B L"]:
     """
     function = "chunk_ids_from_matrix"
     _check_matrix(function, "matrix", matrix)
-    if bool(_shared_tokens(matrix).any()):
-        raise _shared_token_error(function, "matrix", matrix)
+    _check_shared_tokens(function, "matrix", matrix)
     return _ids(matrix)
 
 
@@ -46,21 +45,10 @@ def chunks_of_both(
 ) -> tuple[Int[Tensor, "B Ls"], Int[Tensor, "B Lt"], Bool[Tensor, "B C"]]:
     """Chunk ids of both sides and the chunks that count, from what the official collator gives.
 
-    All checks of values read one boolean back from the device.
-
-    Args:
-        function: name of the caller, for errors.
-        alignment_matrix_student, alignment_matrix_teacher, chunk_mask, empty_chunks: as ``compute_alm_loss``
-            takes them.
-
-    Raises:
-        ValueError: shapes or dtypes that do not fit, an unknown ``empty_chunks``, a token in two chunks, or,
-            with ``error``, an active chunk without a token.
+    Arguments and errors are those of ``compute_alm_loss``; ``function`` names the caller. The checks of
+    values read one boolean back from the device.
     """
-    if empty_chunks not in EMPTY_CHUNKS:
-        raise ValueError(
-            f"{function}: empty_chunks must be one of {', '.join(EMPTY_CHUNKS)}; got {empty_chunks!r}."
-        )
+    check_choice(function, "empty_chunks", empty_chunks, ("error", "drop"))
     matrices = {"student": alignment_matrix_student, "teacher": alignment_matrix_teacher}
     for side, matrix in matrices.items():
         name = f"alignment_matrix_{side}"
@@ -70,24 +58,22 @@ def chunks_of_both(
                 f"{function}: chunk_mask must be bool of shape {tuple(matrix.shape[::2])}, the sequences and "
                 f"chunks of {name}; got {chunk_mask.dtype} {tuple(chunk_mask.shape)}."
             )
-    empty = {side: ~matrix.any(dim=1) for side, matrix in matrices.items()}
-    faults = [_shared_tokens(matrix).any() for matrix in matrices.values()]
+    empty = {side: chunk_mask & ~matrix.any(dim=1) for side, matrix in matrices.items()}
+    faults = [(matrix.sum(dim=-1) > 1).any() for matrix in matrices.values()]
     if empty_chunks == "error":
-        faults += [(chunk_mask & without).any() for without in empty.values()]
+        faults += [chunks.any() for chunks in empty.values()]
     if bool(torch.stack(faults).any()):
         for side, matrix in matrices.items():
-            if bool(_shared_tokens(matrix).any()):
-                raise _shared_token_error(function, f"alignment_matrix_{side}", matrix)
-        for side, without in empty.items():
-            for sequence, chunk in (chunk_mask & without).nonzero().tolist():
+            _check_shared_tokens(function, f"alignment_matrix_{side}", matrix)
+        for side, chunks in empty.items():
+            for sequence, chunk in chunks.nonzero().tolist():
                 raise ValueError(
                     f"{function}: active chunk {chunk} of sequence {sequence} has no {side} token (cut off "
                     f"by the {side}'s maximal length?), so its likelihood would be 1. Clear it in "
                     "chunk_mask, or pass empty_chunks='drop', an option of patch() too."
                 )
-    if empty_chunks == "drop":
-        chunk_mask = chunk_mask & ~(empty["student"] | empty["teacher"])
-    return _ids(alignment_matrix_student), _ids(alignment_matrix_teacher), chunk_mask
+    active = chunk_mask & ~empty["student"] & ~empty["teacher"]
+    return _ids(alignment_matrix_student), _ids(alignment_matrix_teacher), active
 
 
 def tokens_of(chunks: Int[Tensor, "B L"], chunk_mask: Bool[Tensor, "B C"]) -> Bool[Tensor, "B L"]:
@@ -105,19 +91,15 @@ def _check_matrix(function: str, name: str, matrix: Tensor) -> None:
         )
 
 
-def _shared_tokens(matrix: Tensor) -> Tensor:
-    """[B, L], True where a token belongs to more than one chunk."""
-    return matrix.sum(dim=-1) > 1
-
-
-def _shared_token_error(function: str, name: str, matrix: Tensor) -> ValueError:
-    sequence, token = _shared_tokens(matrix).nonzero()[0].tolist()
-    chunks = matrix[sequence, token].nonzero().squeeze(1).tolist()
-    return ValueError(
-        f"{function}: a token belongs to at most one chunk; in {name}, token {token} of sequence {sequence} "
-        f"belongs to chunks {', '.join(map(str, chunks))}. Merge these into one chunk, or align with "
-        "tide.alignment.align_chunks; compute_alm_loss(exact=False) sums such a token into every chunk."
-    )
+def _check_shared_tokens(function: str, name: str, matrix: Tensor) -> None:
+    for sequence, token in (matrix.sum(dim=-1) > 1).nonzero().tolist():
+        chunks = matrix[sequence, token].nonzero().flatten().tolist()
+        raise ValueError(
+            f"{function}: a token belongs to at most one chunk; in {name}, token {token} of sequence "
+            f"{sequence} belongs to chunks {', '.join(map(str, chunks))}. Merge these into one chunk, or "
+            "align with tide.alignment.align_chunks; compute_alm_loss(exact=False) sums such a token into "
+            "every chunk."
+        )
 
 
 def _ids(matrix: Tensor) -> Tensor:

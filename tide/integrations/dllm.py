@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tide.integrations.alignment_matrix import chunk_ids_from_matrix, chunks_of_both, tokens_of
-from tide.integrations.patching import Replacement, Target, replace, restore
-from tide.integrations.published import published_alm, published_log1mexp, published_taid
+from tide.integrations.patching import Replacement, replace, restore
+from tide.integrations.published import (
+    published_bce,
+    published_likelihoods,
+    published_log1mexp,
+    published_taid,
+)
 from tide.losses import (
     calm_loss,
     lambda_schedule,
@@ -27,6 +32,7 @@ from tide.losses import (
     timestep_weight,
     token_log_probs,
 )
+from tide.losses.options import check_choice
 from tide_kernels import log1mexp as accurate_log1mexp
 
 if TYPE_CHECKING:
@@ -82,23 +88,30 @@ def compute_taid_loss(
         ValueError: shapes that do not fit, vocabularies of different width without shared_vocab_size, an
             unknown name in config, or a value outside its range.
     """
-    name = "compute_taid_loss"
-    axis = _setting(config, "axis_mode", "both")
-    if axis not in AXES:
-        raise ValueError(f"{name}: axis_mode must be one of {', '.join(AXES)}; got {axis!r}.")
-    temperature = _setting(config, "temperature", 2.0)
-    vocab_size = _shared_width(
-        name, student_logits, teacher_logits, _setting(config, "shared_vocab_size", None)
+    get: Any = config.get if isinstance(config, Mapping) else functools.partial(getattr, config)
+    axis, shared, temperature = (
+        get("axis_mode", "both"),
+        get("shared_vocab_size", None),
+        get("temperature", 2.0),
     )
+    check_choice("compute_taid_loss", "axis_mode", axis, tuple(AXES))
+    sizes = [logits.shape[-1] for logits in (student_logits, teacher_logits)]
+    vocab_size, teacher_size = sizes if shared is None else [min(size, shared) for size in sizes]
+    if vocab_size != teacher_size:
+        raise ValueError(
+            f"compute_taid_loss: student and teacher logits have {sizes[0]} and {sizes[1]} entries, of which "
+            f"shared_vocab_size = {shared} leaves {vocab_size} and {teacher_size}. Set shared_vocab_size to "
+            "the number of leading ids that both tokenizers share."
+        )
     lambda_t = lambda_schedule(
         t,
         global_step / max(max_steps, 1),
-        lambda_init=_setting(config, "lambda_init", 0.1),
-        lambda_max=_setting(config, "lambda_max", 0.9),
-        decay=_setting(config, "lambda_decay", "cosine"),
+        lambda_init=get("lambda_init", 0.1),
+        lambda_max=get("lambda_max", 0.9),
+        decay=get("lambda_decay", "cosine"),
         axis=AXES[axis],
     )
-    weight = timestep_weight(t, _setting(config, "timestep_weight", "uniform"))
+    weight = timestep_weight(t, get("timestep_weight", "uniform"))
     if entropy_weights is not None:
         weight = weight[:, None] * entropy_weights.reshape(masked_mask.shape)
     if not exact:
@@ -164,28 +177,23 @@ def compute_alm_loss(
     """
     weights = None if chunk_weights is None else chunk_weights.broadcast_to(chunk_mask.shape)
     if not exact:
-        return published_alm(
-            student_logits,
-            teacher_logits.detach(),
-            student_input_ids,
-            teacher_input_ids,
-            alignment_matrix_student,
-            alignment_matrix_teacher,
-            chunk_mask,
-            temperature,
-            weights,
-            reverse,
+        student = published_likelihoods(
+            student_logits, student_input_ids, alignment_matrix_student, temperature
         )
+        teacher = published_likelihoods(
+            teacher_logits.detach(), teacher_input_ids, alignment_matrix_teacher, temperature
+        )
+        target, predicted = (student, teacher) if reverse else (teacher, student)
+        return published_bce(target, predicted, chunk_mask, weights)
     student_chunks, teacher_chunks, active = chunks_of_both(
         "compute_alm_loss", alignment_matrix_student, alignment_matrix_teacher, chunk_mask, empty_chunks
     )
     student_log_p = token_log_probs(
         student_logits, student_input_ids, tokens_of(student_chunks, active), backend=backend
     )
-    with torch.no_grad():
-        teacher_log_p = token_log_probs(
-            teacher_logits, teacher_input_ids, tokens_of(teacher_chunks, active), backend=backend
-        )
+    teacher_log_p = token_log_probs(
+        teacher_logits.detach(), teacher_input_ids, tokens_of(teacher_chunks, active), backend=backend
+    )
     loss = reverse_calm_loss if reverse else calm_loss
     return loss(
         student_log_p,
@@ -239,9 +247,9 @@ def patch(
     taid = _with_options(compute_taid_loss, **options)
     alm = _with_options(compute_alm_loss, **options, empty_chunks=empty_chunks)
     targets = [
-        Target(losses, "compute_taid_loss", taid),
-        Target(trainer, "DistillBD3LMTrainer.compute_alm_loss", alm),
-        Target(trainer, "DistillBD3LMTrainer.log1mexp", _with_options(log1mexp, exact=exact)),
+        (losses, "compute_taid_loss", taid),
+        (trainer, "DistillBD3LMTrainer.compute_alm_loss", alm),
+        (trainer, "DistillBD3LMTrainer.log1mexp", _with_options(log1mexp, exact=exact)),
     ]
     records, changed = replace(package, targets, {**options, "empty_chunks": empty_chunks})
     if verbose and changed:
@@ -257,21 +265,6 @@ def unpatch(package: str = "dllm") -> list[Replacement]:
         One record per name put back; none if the package is not patched.
     """
     return restore(package)
-
-
-def _setting(config: object, key: str, default: Any) -> Any:
-    return config.get(key, default) if isinstance(config, Mapping) else getattr(config, key, default)
-
-
-def _shared_width(function: str, student: Tensor, teacher: Tensor, shared: int | None) -> int:
-    widths = [x.shape[-1] if shared is None else min(x.shape[-1], shared) for x in (student, teacher)]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"{function}: student and teacher logits have {student.shape[-1]} and {teacher.shape[-1]} "
-            f"entries, of which shared_vocab_size = {shared} leaves {widths[0]} and {widths[1]}. Set "
-            "shared_vocab_size to the number of leading ids that both tokenizers share."
-        )
-    return widths[0]
 
 
 def _with_options(function: Any, **options: Any) -> Any:

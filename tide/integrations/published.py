@@ -41,22 +41,22 @@ def published_taid(
     return (kl * weight[mask]).sum() / mask.sum().clamp_min(1) * temperature**2
 
 
-def published_alm(
-    student_logits: Float[Tensor, "B Ls V"],
-    teacher_logits: Float[Tensor, "B Lt V2"],
-    student_input_ids: Int[Tensor, "B Ls"],
-    teacher_input_ids: Int[Tensor, "B Lt"],
-    alignment_matrix_student: Bool[Tensor, "B Ls C"],
-    alignment_matrix_teacher: Bool[Tensor, "B Lt C"],
+def published_likelihoods(
+    logits: Float[Tensor, "B L V"], ids: Int[Tensor, "B L"], matrix: Bool[Tensor, "B L C"], temperature: float
+) -> Float[Tensor, "B C"]:
+    """Chunk likelihoods of one side."""
+    token_log_p = logits.gather(-1, ids[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    chunk_log_p = torch.bmm(token_log_p[:, None], matrix.to(token_log_p.dtype)).squeeze(1)
+    return (chunk_log_p / temperature).float().exp().clamp(CHUNK_EPS, 1.0 - CHUNK_EPS)
+
+
+def published_bce(
+    target: Float[Tensor, "B C"],
+    predicted: Float[Tensor, "B C"],
     chunk_mask: Bool[Tensor, "B C"],
-    temperature: float,
     chunk_weights: Float[Tensor, "B C"] | None,
-    reverse: bool,
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of chunk likelihoods, mean over active chunks."""
-    student = _chunk_probability(student_logits, student_input_ids, alignment_matrix_student, temperature)
-    teacher = _chunk_probability(teacher_logits, teacher_input_ids, alignment_matrix_teacher, temperature)
-    target, predicted = (student, teacher) if reverse else (teacher, student)
     bce = -(target * predicted.log() + (1.0 - target) * (1.0 - predicted).log())
     if chunk_weights is not None:
         bce = bce * chunk_weights.to(bce.dtype)
@@ -70,9 +70,3 @@ def published_log1mexp(x: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
     # A harmless argument where the other form is used: an infinity there is a NaN in the gradient.
     close, far = x.masked_fill(~near, -1.0), x.masked_fill(near, -1.0)
     return torch.where(near, torch.log1p(-close.exp()), (-torch.expm1(far)).log())
-
-
-def _chunk_probability(logits: Tensor, ids: Tensor, matrix: Tensor, temperature: float) -> Tensor:
-    token_log_p = logits.gather(-1, ids[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
-    chunk_log_p = torch.bmm(token_log_p[:, None], matrix.to(token_log_p.dtype)).squeeze(1)
-    return (chunk_log_p / temperature).float().exp().clamp(CHUNK_EPS, 1.0 - CHUNK_EPS)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tide.losses.reductions import broadcast_rows, check_reduction, row_factors
+from tide.losses.options import check_choice
+from tide.losses.reductions import broadcast_rows, reduce_rows
 from tide_kernels import check_tensor, chunk_likelihood
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def calm_loss(
         ValueError: types or shapes that do not fit, a value outside its range, an unknown name, or a teacher
             that requires grad.
     """
-    _check_divergence("calm_loss", divergence)
+    check_choice("calm_loss", "divergence", divergence, DIVERGENCES)
     tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
     options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
     values = chunk_likelihood(*tensors, objective="forward", **options)
@@ -71,7 +72,7 @@ def calm_loss(
         # The cross-entropy of P_t with itself is its entropy, under the same clamp.
         teacher = (teacher_token_log_probs, teacher_token_log_probs, teacher_chunks, teacher_chunks)
         values = values - chunk_likelihood(*teacher, chunk_mask, objective="forward", **options)
-    return _reduce("calm_loss", values, chunk_mask, chunk_weights, reduction)
+    return reduce_rows("calm_loss", "chunk_weights", chunk_weights, chunk_mask, values, reduction)
 
 
 def reverse_calm_loss(
@@ -94,12 +95,11 @@ def reverse_calm_loss(
     bounded by the teacher alone, and lowest at P_s = 1 wherever P_t > 1/2. ``kl`` is the Bernoulli
     KL(P_s || P_t), which subtracts the student's entropy and is lowest at P_s = P_t.
     """
-    _check_divergence("reverse_calm_loss", divergence)
+    check_choice("reverse_calm_loss", "divergence", divergence, DIVERGENCES)
     tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
     options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
-    objective = "reverse" if divergence == "bce" else "kl"
-    values = chunk_likelihood(*tensors, objective=objective, **options)
-    return _reduce("reverse_calm_loss", values, chunk_mask, chunk_weights, reduction)
+    values = chunk_likelihood(*tensors, objective="reverse" if divergence == "bce" else "kl", **options)
+    return reduce_rows("reverse_calm_loss", "chunk_weights", chunk_weights, chunk_mask, values, reduction)
 
 
 def tidal_chunk_loss(
@@ -127,26 +127,6 @@ def tidal_chunk_loss(
             "tidal_chunk_loss", "lambda_t", lambda_t.detach(), chunk_mask.shape[:1], chunk_mask.device
         )
     tensors = (student_token_log_probs, teacher_token_log_probs, student_chunks, teacher_chunks, chunk_mask)
-    options: dict[str, Any] = {
-        "temperature": temperature,
-        "eps": eps,
-        "backend": backend,
-        "lambda_t": lambda_t,
-    }
-    values = chunk_likelihood(*tensors, objective="interpolated", **options)
-    return _reduce("tidal_chunk_loss", values, chunk_mask, chunk_weights, reduction)
-
-
-def _check_divergence(function: str, divergence: str) -> None:
-    if divergence not in DIVERGENCES:
-        raise ValueError(
-            f"{function}: divergence must be one of {', '.join(DIVERGENCES)}; got {divergence!r}."
-        )
-
-
-def _reduce(
-    function: str, values: Tensor, chunk_mask: Tensor, chunk_weights: Tensor | None, reduction: str
-) -> Tensor:
-    check_reduction(function, reduction)
-    values = values * row_factors(function, "chunk_weights", chunk_weights, chunk_mask, values, reduction)
-    return values if reduction == "none" else values.sum()
+    options: dict[str, Any] = {"temperature": temperature, "eps": eps, "backend": backend}
+    values = chunk_likelihood(*tensors, objective="interpolated", lambda_t=lambda_t, **options)
+    return reduce_rows("tidal_chunk_loss", "chunk_weights", chunk_weights, chunk_mask, values, reduction)

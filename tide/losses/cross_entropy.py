@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tide.losses.reductions import check_normalizer, partial_mask, row_weights
+from tide.losses.options import check_choice
+from tide.losses.reductions import NORMALIZERS, check_rows, flat_rows, partial_mask, row_weights
 from tide_kernels import check_tensor, linear_token_logprob, token_logprob
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def token_log_probs(
     Raises:
         ValueError: types or shapes that do not fit, or an id outside the vocabulary (not checked on a GPU).
     """
-    leading = _leading("token_log_probs", mask, logits=logits, token_ids=token_ids)
-    mask = partial_mask(mask)
-    num_rows = math.prod(leading)
+    check_tensor("token_log_probs", "logits", logits)
+    leading = logits.shape[:-1]
+    check_rows("token_log_probs", leading, token_ids=token_ids, mask=mask)
     log_p = token_logprob(
-        logits.reshape(num_rows, logits.shape[-1]),
-        token_ids.reshape(num_rows),
-        mask=None if mask is None else mask.reshape(num_rows),
+        flat_rows(logits, leading),
+        flat_rows(token_ids, leading),
+        mask=flat_rows(partial_mask(mask), leading),
         vocab_size=vocab_size,
         backend=backend,
         inplace_gradient=inplace_gradient,
@@ -92,12 +93,12 @@ def linear_token_log_probs(
         ValueError: as `token_log_probs`.
     """
     check_tensor("linear_token_log_probs", "weight", weight)
-    leading = _leading("linear_token_log_probs", mask, hidden=hidden, token_ids=token_ids)
-    mask = partial_mask(mask)
-    num_rows = math.prod(leading)
-    rows, ids, active = hidden.reshape(num_rows, hidden.shape[-1]), token_ids.reshape(num_rows), None
-    if mask is not None:
-        active = mask.reshape(num_rows).nonzero().squeeze(1)
+    check_tensor("linear_token_log_probs", "hidden", hidden)
+    leading = hidden.shape[:-1]
+    check_rows("linear_token_log_probs", leading, token_ids=token_ids, mask=mask)
+    rows, ids, active = flat_rows(hidden, leading), flat_rows(token_ids, leading), None
+    if (mask := partial_mask(mask)) is not None:
+        active = mask.flatten().nonzero().squeeze(1)
         rows, ids = rows[active], ids[active]
     log_p = linear_token_logprob(
         rows,
@@ -113,7 +114,7 @@ def linear_token_log_probs(
         backend=backend,
     )
     if active is not None:
-        log_p = log_p.new_zeros(num_rows).index_put((active,), log_p)
+        log_p = log_p.new_zeros(math.prod(leading)).index_put((active,), log_p)
     return log_p.reshape(leading)
 
 
@@ -144,8 +145,7 @@ def cross_entropy_loss(
             does not divide.
         count: denominator over a larger batch; see ``row_weights``.
         ignore_index: label of rows without a target.
-        vocab_size: normalise over the first ``vocab_size`` entries only.
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        vocab_size, backend: as in `token_log_probs`.
 
     Returns:
         Scalar fp32, nats. No row that counts: 0 with a connected graph.
@@ -158,8 +158,9 @@ def cross_entropy_loss(
     Source: masked diffusion objective of LLaDA (arXiv 2502.09992) and BD3LM (arXiv 2503.09573).
     """
     function = "cross_entropy_loss"
-    leading = _leading(function, mask, logits=logits, labels=labels)
-    check_normalizer(function, normalizer)
+    check_tensor(function, "logits", logits)
+    check_rows(function, logits.shape[:-1], labels=labels, mask=mask, loss_mask=loss_mask)
+    check_choice(function, "normalizer", normalizer, NORMALIZERS)
     counts_positions = normalizer == "sequence" or (normalizer == "token" and count is None)
     if weight is not None and loss_mask is None and counts_positions:
         raise ValueError(
@@ -167,34 +168,8 @@ def cross_entropy_loss(
             "got None. Pass loss_mask=labels != ignore_index, or loss_mask=mask for a mean over masked rows."
         )
     active = labels != ignore_index if mask is None else mask & (labels != ignore_index)
-    if loss_mask is None:
-        loss_mask = active
-    check_tensor(function, "loss_mask", loss_mask)
-    if loss_mask.shape != leading:
-        raise ValueError(
-            f"{function}: loss_mask must have the rows' shape {tuple(leading)}; got "
-            f"{tuple(loss_mask.shape)}. Expand it to one entry per position."
-        )
+    loss_mask = active if loss_mask is None else loss_mask
     factor = 1.0 if weight is None else weight
     weights = row_weights(active, loss_mask, factor, normalizer=normalizer, count=count)
     log_p = token_log_probs(logits, labels, active, vocab_size=vocab_size, backend=backend)
     return -(weights * log_p).sum()
-
-
-def _leading(function: str, mask: Tensor | None, **named: Tensor) -> torch.Size:
-    """The leading shape that rows [..., V] or [..., d], their token ids and the mask share."""
-    for name, x in (named if mask is None else named | {"mask": mask}).items():
-        check_tensor(function, name, x)
-    rows, token_ids = named.values()
-    leading = rows.shape[:-1]
-    if rows.ndim < 1 or token_ids.shape != leading:
-        raise ValueError(
-            f"{function}: token ids must have the rows' shape {tuple(leading)}; got "
-            f"{tuple(token_ids.shape)}. They label the same positions: shift or select both sides alike."
-        )
-    if mask is not None and (mask.shape != leading or mask.dtype != torch.bool):
-        raise ValueError(
-            f"{function}: mask must be boolean of shape {tuple(leading)}; got {mask.dtype} "
-            f"{tuple(mask.shape)}. Expand it to the rows and compare it with 0."
-        )
-    return leading

@@ -20,14 +20,19 @@ Legend: B sequences, V and V2 vocabulary entries, ds and dt hidden sizes of stud
 from __future__ import annotations
 
 import inspect
-import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
 from tide.losses.options import HIDDEN_OPTIONS, unknown_option
-from tide.losses.reductions import broadcast_rows, check_reduction, partial_mask, row_factors
+from tide.losses.reductions import (
+    broadcast_rows,
+    check_rows,
+    flat_rows,
+    partial_mask,
+    reduce_rows,
+    row_factors,
+)
 from tide_kernels import (
     check_tensor,
     interpolated_kl,
@@ -175,8 +180,7 @@ def linear_tidal_loss(
         mask: [...], True on the rows that count; the others are dropped before the heads. None for all.
         lambda_t, temperature, labels, vocab_size, backend: as in `tidal_loss`.
         weight, ce_weight: as in `tidal_loss`; must not require grad.
-        student_bias: [V] or None.
-        teacher_bias: [V2] or None, frozen.
+        student_bias, teacher_bias: [V] and [V2], or None; the teacher's frozen.
         workspace_bytes: bytes for logits in flight; None for the environment variable TIDE_WORKSPACE_BYTES or
             a default.
         reduction: ``mean`` or ``sum``.
@@ -259,32 +263,20 @@ class _Rows(NamedTuple):
     ce_weight: Tensor | None
     reduction: str
 
-    def checked(self, kind: str, student: Tensor, teacher: Tensor) -> _Rows:
-        """Refuse what does not fit [..., V or d]; spread λ over the rows and drop a full CPU mask.
-
-        Raises:
-            ValueError: types or shapes that do not fit.
-        """
-        function, leading = self.called.__name__, student.shape[:-1]
+    def checked(self, **sides: Tensor) -> _Rows:
+        """Refuse what does not fit the named student and teacher; spread λ, drop a full CPU mask."""
+        function = self.called.__name__
+        for name, x in sides.items():
+            check_tensor(function, name, x)
+        student, teacher = sides.values()
+        leading = student.shape[:-1]
         if student.ndim < 1 or teacher.shape[:-1] != leading:
             raise ValueError(
-                f"{function}: student_{kind} and teacher_{kind} must share their leading dimensions; got "
+                f"{function}: {' and '.join(sides)} must share their leading dimensions; got "
                 f"{tuple(student.shape)} and {tuple(teacher.shape)}. Select the same positions on both "
                 "sides, or use chunk likelihoods where the tokenizers differ."
             )
-        for name, value in (("mask", self.mask), ("labels", self.labels)):
-            if value is None:
-                continue
-            check_tensor(function, name, value)
-            if name == "mask" and value.dtype != torch.bool:
-                raise ValueError(
-                    f"{function}: mask must be boolean; got {value.dtype}. Pass weights as weight=."
-                )
-            if value.shape != leading:
-                raise ValueError(
-                    f"{function}: {name} must have the rows' shape {tuple(leading)}; got "
-                    f"{tuple(value.shape)}. Expand it, or drop the vocabulary dimension."
-                )
+        check_rows(function, leading, mask=self.mask, labels=self.labels)
         if self.ce_weight is not None and self.labels is None:
             raise ValueError(f"{function}: ce_weight needs labels; pass labels= or leave ce_weight out.")
         mask, lambda_t = partial_mask(self.mask), self.lambda_t
@@ -293,10 +285,6 @@ class _Rows(NamedTuple):
             # A row outside the mask may carry anything, a NaN too.
             lambda_t = lambda_t if mask is None else lambda_t.masked_fill(~mask, 0.0)
         return self._replace(mask=mask, lambda_t=lambda_t)
-
-    def factors(self, name: str, like: Tensor) -> Tensor:
-        """``weight`` or ``ce_weight`` of each row in the reduced loss."""
-        return row_factors(self.called.__name__, name, getattr(self, name), self.mask, like, self.reduction)
 
 
 def _over_logits(
@@ -307,25 +295,20 @@ def _over_logits(
     **settings: object,
 ) -> Tensor | DivergenceLoss:
     """Run ``op`` on the flattened rows, scale the divergence by T², weight and reduce."""
-    function, reduction = rows.called.__name__, rows.reduction
-    check_reduction(function, reduction)
-    check_tensor(function, "student_logits", student_logits)
-    check_tensor(function, "teacher_logits", teacher_logits)
-    rows = rows.checked("logits", student_logits, teacher_logits)
+    rows = rows.checked(student_logits=student_logits, teacher_logits=teacher_logits)
     leading = student_logits.shape[:-1]
     per_row = (student_logits, teacher_logits, rows.labels, rows.mask, rows.lambda_t)
-    student, teacher, labels, mask, lambda_t = (_flat(x, leading) for x in per_row)
+    student, teacher, labels, mask, lambda_t = (flat_rows(x, leading) for x in per_row)
     target = () if lambda_t is None else (lambda_t,)
     values = op(student, teacher, *target, temperature=rows.temperature, labels=labels, mask=mask, **settings)
     kl, ce = values if isinstance(values, tuple) else (values, None)
-    kl = kl.reshape(leading)
-    divergence = rows.temperature**2 * kl * rows.factors("weight", kl)
+    function, reduction = rows.called.__name__, rows.reduction
+    kl = rows.temperature**2 * kl.reshape(leading)
+    divergence = reduce_rows(function, "weight", rows.weight, rows.mask, kl, reduction)
     if ce is None:
-        return divergence if reduction == "none" else divergence.sum()
+        return divergence
     ce = ce.reshape(leading)
-    cross_entropy = ce * rows.factors("ce_weight", ce)
-    if reduction != "none":
-        divergence, cross_entropy = divergence.sum(), cross_entropy.sum()
+    cross_entropy = reduce_rows(function, "ce_weight", rows.ce_weight, rows.mask, ce, reduction)
     return DivergenceLoss(divergence + cross_entropy, divergence.detach(), cross_entropy.detach())
 
 
@@ -342,29 +325,32 @@ def _over_hidden(
         if option not in HIDDEN_OPTIONS:
             own = [name for name in inspect.signature(rows.called).parameters if name != "options"]
             raise unknown_option(function, option, [*own, *HIDDEN_OPTIONS])
-    check_reduction(function, rows.reduction, rows_available=False)
+    if rows.reduction == "none":
+        raise ValueError(
+            f"{function}: reduction 'none' is not available: the gradient is made in the forward pass, which "
+            "needs the weight of every row. Pass weight= (and ce_weight=) with reduction='sum', or use the "
+            "loss that takes logits."
+        )
     student, student_weight, student_bias, teacher, teacher_weight, teacher_bias = heads
-    check_tensor(function, "student_hidden", student)
     check_tensor(function, "student_weight", student_weight)
-    check_tensor(function, "teacher_hidden", teacher)
     check_tensor(function, "teacher_weight", teacher_weight)
-    rows = rows.checked("hidden", student, teacher)
-    for name in ("weight", "ce_weight"):
-        if isinstance(value := getattr(rows, name), Tensor) and value.requires_grad:
+    rows = rows.checked(student_hidden=student, teacher_hidden=teacher)
+    factors = []
+    for name, value in (("weight", rows.weight), ("ce_weight", rows.ce_weight)):
+        if isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(
                 f"{function}: {name} must not require grad: gradients are made in the forward pass, for the "
                 f"student alone. Pass {name}.detach(), or use the loss that takes logits."
             )
+        factors.append(row_factors(function, name, value, rows.mask, student[..., 0], rows.reduction))
     # The op refuses a temperature that requires grad.
-    kl_factor = (rows.temperature**2 * rows.factors("weight", student[..., 0])).detach()
-    ce_factor = rows.factors("ce_weight", student[..., 0])
+    kl_factor, ce_factor = (rows.temperature**2 * factors[0]).detach(), factors[1]
     leading = student.shape[:-1]
-    per_row = [
-        _flat(x, leading) for x in (student, teacher, rows.labels, kl_factor, ce_factor, rows.lambda_t)
-    ]
+    given = (student, teacher, rows.labels, kl_factor, ce_factor, rows.lambda_t)
+    per_row = [flat_rows(x, leading) for x in given]
     if rows.mask is not None:
         # The one place that asks the device for a size.
-        active = _flat(rows.mask, leading).nonzero().squeeze(1)
+        active = rows.mask.flatten().nonzero().squeeze(1)
         per_row = [x[active] if isinstance(x, Tensor) else x for x in per_row]
     student, teacher, labels, kl_factor, ce_factor, lambda_t = per_row
     target = () if lambda_t is None else (lambda_t,)
@@ -386,8 +372,3 @@ def _over_hidden(
     if values.ce is None:
         return values.loss
     return DivergenceLoss(values.loss, (kl_factor * values.kl).sum(), (ce_factor * values.ce).sum())
-
-
-def _flat(x: Any, leading: torch.Size) -> Any:
-    """A tensor with its leading dimensions merged into one; anything else as it is."""
-    return x.reshape(math.prod(leading), *x.shape[len(leading) :]) if isinstance(x, Tensor) else x

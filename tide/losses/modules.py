@@ -23,58 +23,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import ClassVar
 
-# Tensors, and what changes every step; the other keyword arguments of a function are its options.
-PER_CALL = {
-    "lambda_t",
-    "labels",
-    "weight",
-    "ce_weight",
-    "student_bias",
-    "teacher_bias",
-    "loss_mask",
-    "count",
-    "chunk_weights",
-}
-
 
 class LossModule(nn.Module):
     """A loss function with its options fixed: ``TIDALLoss(temperature=1.5)`` is called as ``tidal_loss``.
 
-    The constructor takes the function's options; each call takes its tensors and what changes every step.
-    There are no parameters, no buffers and no state.
+    The constructor takes the options, keyword arguments that cannot be tensors; each call takes
+    the others. There are no parameters, no buffers and no state.
 
     Raises:
         TypeError: the function has no such option, or takes it with each call.
     """
 
     function: ClassVar[Callable[..., Any]]
-    defaults: ClassVar[dict[str, Any]]
-    option_names: ClassVar[list[str]]
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None) -> None:
         super().__init_subclass__()
-        if function is None:  # a user's subclass of one of the losses below
-            return
-        arguments = inspect.signature(function).parameters
-        fixed = [x for x in arguments.values() if x.kind is x.KEYWORD_ONLY and x.name not in PER_CALL]
-        cls.__doc__ = f"``{function.__name__}`` with its options fixed; see `LossModule`."
-        cls.function = staticmethod(function)
-        cls.defaults = {option.name: option.default for option in fixed}
-        cls.option_names = [*cls.defaults, *(HIDDEN_OPTIONS if "options" in arguments else ())]
+        if function is not None:  # None: a user's subclass of one of the losses below
+            cls.__doc__ = f"``{function.__name__}`` with its options fixed; see `LossModule`."
+            cls.function = staticmethod(function)
 
     def __init__(self, **options: Any) -> None:
         called, arguments = type(self).__name__, inspect.signature(self.function).parameters
-        for option in options:
-            if option in self.option_names:
-                continue
+        keywords = [x for x in arguments.values() if x.kind is x.KEYWORD_ONLY]
+        # Annotations are text here.
+        defaults = {x.name: x.default for x in keywords if "Tensor" not in x.annotation}
+        known = [*defaults, *(HIDDEN_OPTIONS if "options" in arguments else ())]
+        for option in [option for option in options if option not in known]:
             if option in arguments and option != "options":
                 raise TypeError(
                     f"{called}: unexpected keyword argument {option!r}. "
                     f"Pass {option} to each call of the module."
                 )
-            raise unknown_option(called, option, self.option_names)
+            raise unknown_option(called, option, known)
         super().__init__()
-        self.options = self.defaults | options
+        self.options = defaults | options
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss; arguments are those of the function that are no options."""

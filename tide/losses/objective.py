@@ -116,15 +116,8 @@ class _Step(NamedTuple):
 
     def log_p(self, side: HiddenRows, labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Token log-probabilities of one side at T = 1."""
-        head = side.head
         return linear_token_log_probs(
-            side.hidden,
-            head.weight,
-            labels,
-            bias=head.bias,
-            logit_scale=head.logit_scale,
-            softcap=head.softcap,
-            backend=self.objective.backend,
+            side.hidden, token_ids=labels, **side.head._asdict(), backend=self.objective.backend
         )
 
 
@@ -153,17 +146,15 @@ def _token_divergence(
         "vocab_size": objective.shared_vocab_size,
         "backend": objective.backend,
     }
-    for side, head in (("student", student.head), ("teacher", teacher.head)):
-        arguments[f"{side}_bias"] = head.bias
-        arguments[f"{side}_logit_scale"] = head.logit_scale
-        arguments[f"{side}_softcap"] = head.softcap
+    for side, rows in (("student", student), ("teacher", teacher)):
+        arguments |= {f"{side}_{name}": value for name, value in rows.head._asdict().items()}
     metrics = {}
     if isinstance(lambda_t, Tensor):
         metrics["lambda"] = _mean(lambda_t)
         lambda_t = lambda_t[step.sequence]
-    target = () if lambda_t is None else (lambda_t,)
-    heads = (student.hidden, student.head.weight, teacher.hidden, teacher.head.weight)
-    loss, kl, ce = op(*heads, *target, **arguments)
+    if lambda_t is not None:
+        arguments["lambda_t"] = lambda_t
+    loss, kl, ce = op(student_hidden=student.hidden, teacher_hidden=teacher.hidden, **arguments)
     if ce is None:
         ce = -step.log_p(student, noised.student.labels)
         loss = loss + (ce_weight * ce).sum()

@@ -1,4 +1,4 @@
-"""Options that are passed on by keyword, and the error for one that does not exist."""
+"""Options that are passed on by keyword, and the errors for one that does not exist."""
 
 from __future__ import annotations
 
@@ -40,3 +40,9 @@ def unknown_option(called: str, option: str, known: Sequence[str]) -> TypeError:
     near = difflib.get_close_matches(option, known, n=1)
     remedy = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(known)}."
     return TypeError(f"{called}: unexpected keyword argument {option!r}. {remedy}")
+
+
+def check_choice(called: str, option: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value of an option that is not one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{called}: {option} must be one of {', '.join(choices)}; got {value!r}.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tide.losses.options import check_choice
 from tide_kernels import check_tensor
 
 if TYPE_CHECKING:
@@ -14,28 +16,29 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float
 
-REDUCTIONS = ("mean", "sum", "none")
 NORMALIZERS = ("token", "sequence", "batch", "sum")
 
 
-def check_reduction(function: str, reduction: str, *, rows_available: bool = True) -> None:
-    """Refuse an unknown reduction, and ``none`` where losses of rows do not exist."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"{function}: reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
-    if reduction == "none" and not rows_available:
-        raise ValueError(
-            f"{function}: reduction 'none' is not available: the gradient is made in the forward pass, which "
-            "needs the weight of every row. Pass weight= (and ce_weight=) with reduction='sum', or use the "
-            "loss that takes logits."
-        )
+def check_rows(function: str, leading: torch.Size, **per_row: Tensor | None) -> None:
+    """Refuse masks (named so) and token ids that do not fit rows of shape ``leading``."""
+    for name, x in per_row.items():
+        if x is None:
+            continue
+        check_tensor(function, name, x)
+        if name == "mask" and x.dtype != torch.bool:
+            raise ValueError(
+                f"{function}: mask must be boolean; got {x.dtype}. Compare it with 0; weights go to weight=."
+            )
+        if x.shape != leading:
+            raise ValueError(
+                f"{function}: {name} must have the rows' shape {tuple(leading)}; got {tuple(x.shape)}. "
+                "Pass one entry per row, without the vocabulary dimension."
+            )
 
 
-def check_normalizer(function: str, normalizer: str) -> None:
-    """Refuse an unknown normalizer of the cross-entropy."""
-    if normalizer not in NORMALIZERS:
-        raise ValueError(
-            f"{function}: normalizer must be one of {', '.join(NORMALIZERS)}; got {normalizer!r}."
-        )
+def flat_rows(x: Any, leading: torch.Size) -> Any:
+    """A tensor with its leading dimensions merged into one; anything else as it is."""
+    return x.reshape(math.prod(leading), *x.shape[len(leading) :]) if isinstance(x, Tensor) else x
 
 
 def broadcast_rows(
@@ -48,16 +51,14 @@ def broadcast_rows(
     """
     dtype = torch.float64 if isinstance(value, Tensor) and value.dtype == torch.float64 else torch.float32
     spread = torch.as_tensor(value, dtype=dtype, device=device)
-    fits = spread.ndim <= len(shape) and all(
-        size in (1, rows) for size, rows in zip(spread.shape, shape, strict=False)
-    )
-    if not fits:
+    try:
+        return spread.reshape((*spread.shape, *[1] * (len(shape) - spread.ndim))).expand(shape)
+    except RuntimeError as error:
         raise ValueError(
             f"{function}: {name} must be a number, one per sequence or one per row, matched from the left to "
             f"rows of shape {tuple(shape)}; got {tuple(spread.shape)}. Reshape it, e.g. a [L] tensor to [1, "
             "L]."
-        )
-    return spread.reshape((*spread.shape, *[1] * (len(shape) - spread.ndim))).expand(shape)
+        ) from error
 
 
 def partial_mask(mask: Bool[Tensor, " ..."] | None) -> Bool[Tensor, " ..."] | None:
@@ -81,19 +82,10 @@ def row_factors(
     """The factor of each row in the reduced loss: its weight, for ``mean`` over the number of active rows.
 
     The mean does not divide by the sum of the weights: a sequence with a small timestep weight counts for
-    less, as in the published objective.
-
-    Args:
-        function, name: caller and weight argument, for the error.
-        value: the weight, as `broadcast_rows` takes it, or None for 1.
-        mask: shape of ``like``, True where a row counts, or None for all.
-        like: any floating tensor of the rows' shape, on their device.
-        reduction: ``none`` gives the factors of ``sum``.
-
-    Returns:
-        Shape of ``like``, fp32 (fp64 if weight or ``like`` is). An inactive row has exactly 0 even where its
-        weight is NaN.
+    less, as in the published objective. The result has the shape of ``like``, a floating tensor with a number
+    per row, and is fp64 if that or the weight is; an inactive row has exactly 0 even where its weight is NaN.
     """
+    check_choice(function, "reduction", reduction, ("mean", "sum", "none"))
     factors = broadcast_rows(function, name, 1.0 if value is None else value, like.shape, like.device)
     if like.dtype == torch.float64:
         factors = factors.double()
@@ -103,6 +95,19 @@ def row_factors(
         return factors
     # An empty mask gives 0, not 0 / 0; clamping on the device does not wait for it.
     return factors / (max(like.numel(), 1) if mask is None else mask.sum().clamp_min(1))
+
+
+def reduce_rows(
+    function: str,
+    name: str,
+    value: float | Tensor | None,
+    mask: Bool[Tensor, " ..."] | None,
+    rows: Float[Tensor, " ..."],
+    reduction: str,
+) -> Float[Tensor, " ..."]:
+    """Weighted rows, or their mean or sum. Arguments: `row_factors`."""
+    rows = rows * row_factors(function, name, value, mask, rows, reduction)
+    return rows if reduction == "none" else rows.sum()
 
 
 def row_weights(
@@ -134,7 +139,7 @@ def row_weights(
     Raises:
         ValueError: an unknown normalizer, shapes that differ, or masks that are not boolean.
     """
-    check_normalizer("row_weights", normalizer)
+    check_choice("row_weights", "normalizer", normalizer, NORMALIZERS)
     check_tensor("row_weights", "masked", masked)
     check_tensor("row_weights", "loss_mask", loss_mask)
     if masked.dtype != torch.bool or loss_mask.dtype != torch.bool:

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tide.losses.options import check_choice
+
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-AXES = ("both", "training", "timestep")
-DECAYS = ("cosine", "linear")
-TIMESTEP_WEIGHTS = ("uniform", "midrange")
 
 
 def lambda_schedule(
@@ -46,10 +44,8 @@ def lambda_schedule(
     Raises:
         ValueError: a value outside its range (not checked of t on a GPU), or an unknown name.
     """
-    if decay not in DECAYS:
-        raise ValueError(f"lambda_schedule: decay must be one of {', '.join(DECAYS)}; got {decay!r}.")
-    if axis not in AXES:
-        raise ValueError(f"lambda_schedule: axis must be one of {', '.join(AXES)}; got {axis!r}.")
+    check_choice("lambda_schedule", "decay", decay, ("cosine", "linear"))
+    check_choice("lambda_schedule", "axis", axis, ("both", "training", "timestep"))
     for name, value in (("lambda_init", lambda_init), ("lambda_max", lambda_max)):
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"lambda_schedule: {name} must lie in [0, 1]; got {value}.")
@@ -80,8 +76,7 @@ def timestep_weight(
     Raises:
         ValueError: an unknown kind, sigma not positive, or t outside [0, 1] (not checked on a GPU).
     """
-    if kind not in TIMESTEP_WEIGHTS:
-        raise ValueError(f"timestep_weight: kind must be one of {', '.join(TIMESTEP_WEIGHTS)}; got {kind!r}.")
+    check_choice("timestep_weight", "kind", kind, ("uniform", "midrange"))
     if not sigma > 0.0:
         raise ValueError(f"timestep_weight: sigma must be positive; got {sigma}.")
     time = _timestep("timestep_weight", t)

@@ -66,11 +66,11 @@ def teacher_chunk_mask(
     likelihoods are of whole chunks. Blocks count tokens, so the clean text before a chunk may end at another
     byte on either side.
     """
-    stray = torch.rand(teacher.token_ids.shape, generator=generator) < masking_probability(t)[:, None]
+    at_random = random_mask(teacher, t, generator=generator)
     if hidden_chunks.shape[1] == 0:
-        return stray & teacher.loss_mask
+        return at_random
     of_chunk = hidden_chunks.gather(1, teacher.chunks.clamp_min(0))
-    return torch.where(teacher.chunks >= 0, of_chunk, stray & teacher.loss_mask)
+    return torch.where(teacher.chunks >= 0, of_chunk, at_random)
 
 
 def complementary_views(

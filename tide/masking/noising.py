@@ -6,7 +6,7 @@ that share data and seed share times and student masks.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,9 +53,8 @@ class Noiser:
         """Noise a batch on the CPU. Times are drawn if `t` is None."""
         student, num_chunks = batch.student, batch.chunk_exists.shape[1]
         if t is None:
-            t = sample_timesteps(
-                student.token_ids.shape[0], time_epsilon=self.masking.time_epsilon, generator=generator
-            )
+            epsilon = self.masking.time_epsilon
+            t = sample_timesteps(len(student.token_ids), time_epsilon=epsilon, generator=generator)
         if self.masking.student_masking == "chunks":
             masked = chunk_consistent_mask(student, num_chunks, t, generator=generator)
         else:
@@ -83,14 +82,13 @@ class Noiser:
     def _teacher_views(
         self, tokens: TokenBatch, masked: Bool[Tensor, "B L"], mask_id: int, generator: torch.Generator
     ) -> NoisedTokens:
+        noised, ratio = one_view(tokens, masked, mask_id), self.masking.demo_ratio
         if not self.method.comp_demo:
-            return one_view(tokens, masked, mask_id)
-        ratio = self.masking.demo_ratio
+            return noised
         views, view_of_token = complementary_views(
             tokens.token_ids, masked, mask_id=mask_id, demo_ratio=ratio, generator=generator
         )
-        rows = masked.flatten().nonzero().flatten()
-        return NoisedTokens(tokens.token_ids, tokens.valid, views, rows, view_of_token.flatten()[rows])
+        return replace(noised, views=views, row_views=view_of_token.flatten()[noised.rows])
 
 
 def one_view(tokens: TokenBatch, masked: Bool[Tensor, "B L"], mask_id: int) -> NoisedTokens:

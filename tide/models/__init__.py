@@ -1,9 +1,14 @@
 """Models: loading, and forward passes that stop before the head."""
 
-from tide.models.diffusion_model import DiffusionModel
-from tide.models.forward import output_head, run
-from tide.models.loading import check_weights, load_config, load_model, without_progress_bars
-from tide.models.tokenizers import load_tokenizer, mask_remedy
+from tide.models.forward import DiffusionModel, output_head, run
+from tide.models.loading import (
+    check_weights,
+    load_config,
+    load_model,
+    load_tokenizer,
+    mask_remedy,
+    without_progress_bars,
+)
 
 __all__ = [
     "DiffusionModel",

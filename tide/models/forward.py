@@ -1,10 +1,11 @@
-"""Forward passes that stop before the head: the hidden rows that count, and the head itself.
+"""A network with its contract, and forward passes that stop before the head.
 
 Legend: B sequences, S tokens of an input, N rows, d hidden size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,16 +18,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tide.batch import Layout
+    from tide.contract import Contract
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A block-diffusion model.
+
+    Attributes:
+        network: a causal language model of transformers; a layout's mask makes it bidirectional.
+        contract: how it was trained to read a noised text.
+    """
+
+    network: PreTrainedModel
+    contract: Contract
 
 
 def run(network: PreTrainedModel, layout: Layout) -> Float[Tensor, "N d"]:
-    """Run a network over a layout and gather the hidden rows that count, before the head.
+    """Run a network over a layout on its device and gather the hidden rows that count, before the head.
 
-    Args:
-        network: a causal language model of transformers.
-        layout: on the network's device.
-    Returns:
-        [N, d] in the network's compute dtype.
     Raises:
         ValueError: the network's attention is not sdpa.
     """

@@ -58,8 +58,9 @@ def generate(
         )
     steps = block_size if steps_per_block is None else steps_per_block
     sizes = {"max_new_tokens": max_new_tokens, "block_size": block_size, "steps_per_block": steps}
-    if wrong := next((name for name, size in sizes.items() if size < 1), None):
-        raise ValueError(f"generate: {wrong} must be at least 1; got {sizes[wrong]}.")
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"generate: {name} must be at least 1; got {size}.")
     if tokenizer.mask_token_id is None:
         raise ValueError(
             "generate: the tokenizer has no mask token. Load the one that the model was trained with."

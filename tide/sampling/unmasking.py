@@ -24,9 +24,7 @@ def most_confident(
         [B, S] bool, a subset of `masked`.
     """
     ranked = torch.where(masked, confidence, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(ranked).scatter_(
-        1, ranked, torch.arange(ranked.shape[1], device=ranked.device).expand_as(ranked)
-    )
+    rank = ranked.argsort(dim=1)
     return (rank < count[:, None]) & masked
 
 

@@ -2,7 +2,6 @@
 
 from tide.training.build import build_trainer
 from tide.training.hf_trainer import DistillationTrainer
-from tide.training.module import DistillationModule
-from tide.training.step import distillation_step
+from tide.training.step import DistillationModule, distillation_step
 
 __all__ = ["DistillationModule", "DistillationTrainer", "build_trainer", "distillation_step"]

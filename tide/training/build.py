@@ -1,16 +1,23 @@
-"""Recipe -> trainer: the parts of a run, put together."""
+"""Recipe -> trainer: the parts of a run, put together, and `training:` as transformers' TrainingArguments."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
+import torch
+import transformers
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from tide.config import at_key
 from tide.data import Collator
 from tide.losses.objective import Objective
 from tide.masking import Noiser
 from tide.methods import METHODS
-from tide.training.arguments import training_arguments
 from tide.training.hf_trainer import DistillationTrainer
-from tide.training.module import DistillationModule
+from tide.training.step import DistillationModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +28,10 @@ if TYPE_CHECKING:
     from tide.config import Recipe
     from tide.data import ShardedExamples
     from tide.models import DiffusionModel
+
+# Our key -> its name in TrainingArguments. A key of another meaning is set in `training_arguments`.
+RENAMED = {"batch_size": "per_device_train_batch_size", "lr_scheduler": "lr_scheduler_type"}
+OTHER_MEANING = {"precision", "warmup_ratio", "gradient_checkpointing", "report_to"}
 
 
 def build_trainer(
@@ -34,23 +45,22 @@ def build_trainer(
     shared_vocab_size: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> DistillationTrainer:
-    """Everything but the loop itself.
+    """Put together everything but the loop itself, for a checked recipe.
 
     Args:
-        recipe: checked.
         examples: prepared for this recipe's tokenizers and lengths.
         student, teacher: loaded; the teacher frozen.
         shared_vocab_size: width of the common vocabulary, where the heads differ.
-        callbacks: the Trainer's.
     """
     if recipe.training.gradient_checkpointing:
         student.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    objective = Objective(METHODS[recipe.method], recipe.objective, shared_vocab_size=shared_vocab_size)
+    method = METHODS[recipe.method]
+    objective = Objective(method, recipe.objective, shared_vocab_size=shared_vocab_size)
     return DistillationTrainer(
         DistillationModule(student, teacher, objective),
         noiser=Noiser(
             recipe.masking,
-            METHODS[recipe.method],
+            method,
             student_mask_id=student.contract.mask_id,
             teacher_mask_id=None if teacher is None else teacher.contract.mask_id,
         ),
@@ -69,3 +79,62 @@ def build_trainer(
 def _pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
     # Nothing reads padding, so any id of the vocabulary serves.
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """Build the arguments of the Trainer; nothing is written or loaded.
+
+    Raises:
+        ValueError: the installed transformers lacks an argument, refuses its value, or lacks a tracker.
+    """
+    training = recipe.training
+    _check_trackers(training.report_to)
+    given = training.model_dump(exclude_none=True, exclude=OTHER_MEANING)
+    names = {field.name for field in fields(TrainingArguments)}
+    for key in given:
+        if RENAMED.get(key, key) not in names:
+            raise ValueError(f"training.{key}: transformers {transformers.__version__} has no such argument.")
+    values = {RENAMED.get(key, key): value for key, value in given.items()}
+    with at_key("training"):
+        arguments = TrainingArguments(
+            **{
+                # Below 1 it is a share of all steps.
+                "warmup_steps": min(training.warmup_ratio, 1 - 2**-20),
+                "bf16": training.precision == "bf16",
+                "data_seed": training.seed,
+                "report_to": training.report_to or "none",
+                "dataloader_num_workers": recipe.data.num_workers,
+                "dataloader_pin_memory": False,
+                "remove_unused_columns": False,
+                "eval_strategy": "no",
+                # The filter reads the loss at every step, to log a mean where it is NaN.
+                "logging_nan_inf_filter": False,
+                # transformers requires this for bf16 on a CPU, and takes any accelerator otherwise. Apple's
+                # lack the fp64 in which a few rows of a loss may be computed.
+                "use_cpu": not torch.accelerator.is_available() or torch.backends.mps.is_available(),
+            }
+            | values
+        )
+    # One device per process: several come from `accelerate launch`, not from torch's DataParallel, which
+    # copies a batch to every device instead of splitting it.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """The Trainer looks for trackers only after the models are loaded."""
+    if list(names) in (["all"], ["none"]):  # words of transformers
+        return
+    # transformers does not list flyte where it is installed.
+    available = {*get_available_reporting_integrations(), "flyte"}
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"training.report_to: transformers knows no tracker {name!r}. "
+                f"Name some of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}, or leave the list empty."
+            )
+        if name not in available:
+            raise ValueError(
+                f"training.report_to: {name!r} is not installed. "
+                f"Install it (pip install {name}), or take it out of the list."
+            )

@@ -7,6 +7,7 @@ checkpoints that hold the student as `save_pretrained` writes it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tide.batch import Example, NoisedBatch
     from tide.data import Collator
     from tide.masking import Noiser
-    from tide.training.module import DistillationModule
+    from tide.training.step import DistillationModule
 
 
 class DistillationTrainer(Trainer):  # type: ignore[misc]
@@ -43,7 +44,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self, module: DistillationModule, *, noiser: Noiser, collator: Collator, **kwargs: Any
     ) -> None:
-        super().__init__(model=module, data_collator=_InDictionary(collator), **kwargs)
+        super().__init__(model=module, data_collator=partial(_in_dictionary, collator), **kwargs)
         self.module = module
         self.noiser = noiser
         # The objective normalises each micro-batch; the Trainer averages over accumulation steps.
@@ -67,16 +68,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
         examples = self.train_dataset if train_dataset is None else train_dataset
-        lengths = (
-            examples.lengths.tolist()
-            if isinstance(examples, ShardedExamples)
-            else [len(example.student.token_ids) for example in examples]
-        )
-        return LengthBuckets(
-            lengths,
-            batch_size=self.args.train_batch_size * self.args.world_size,
-            seed=self.args.data_seed,
-        )
+        if isinstance(examples, ShardedExamples):
+            lengths = examples.lengths.tolist()
+        else:
+            lengths = [len(example.student.token_ids) for example in examples]
+        batch_size = self.args.train_batch_size * self.args.world_size
+        return LengthBuckets(lengths, batch_size=batch_size, seed=self.args.data_seed)
 
     def compute_loss(
         self,
@@ -99,11 +96,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _noise_generator(self) -> torch.Generator:
         """Keyed by (seed, step, micro-step, rank) alone, so that resuming changes nothing."""
-        step, micro_step = self._noise_position
-        self._noise_position = (
-            self.state.global_step,
-            micro_step + 1 if step == self.state.global_step else 0,
-        )
+        (earlier, micro_step), step = self._noise_position, self.state.global_step
+        self._noise_position = (step, micro_step + 1 if step == earlier else 0)
         return keyed_generator(self.args.seed, *self._noise_position, self.args.process_index)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -120,9 +114,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         weights = None
         if state_dict is not None:
-            named = state_dict.items()
-            weights = {key[len("student.") :]: value for key, value in named if key.startswith("student.")}
-        folder = output_dir if output_dir is not None else self.args.output_dir
+            weights = {key.removeprefix("student."): value for key, value in state_dict.items()}
+        folder = output_dir or self.args.output_dir
         with without_progress_bars():
             # One file, which `_load_from_checkpoint` reads back.
             self.module.student.save_pretrained(folder, state_dict=weights, max_shard_size="1TB")
@@ -133,21 +126,16 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
         weights = load_file(f"{resume_from_checkpoint}/model.safetensors")
-        missing, unexpected = self.module.student.load_state_dict(weights, strict=False)
-        tied = set(getattr(self.module.student, "_tied_weights_keys", None) or ())
-        if unexpected or set(missing) - tied:
+        absent, unexpected = self.module.student.load_state_dict(weights, strict=False)
+        tied = getattr(self.module.student, "_tied_weights_keys", None) or ()
+        missing = sorted(set(absent).difference(tied))
+        if missing or unexpected:
             raise ValueError(
                 f"DistillationTrainer: the weights in {resume_from_checkpoint!r} are not this student's "
-                f"(missing {sorted(set(missing) - tied)[:3]}, unexpected {unexpected[:3]}). "
-                "Resume with the recipe of that run."
+                f"(missing {missing[:3]}, unexpected {unexpected[:3]}). Resume with the recipe of that run."
             )
 
 
-class _InDictionary:
-    """Collates into a dictionary, the only container that the Trainer passes on untouched."""
-
-    def __init__(self, collator: Collator) -> None:
-        self.collator = collator
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        return {"batch": self.collator(examples)}
+def _in_dictionary(collator: Collator, examples: Sequence[Example]) -> dict[str, Any]:
+    """The batch in a dictionary, the only container that the Trainer passes on untouched."""
+    return {"batch": collator(examples)}

@@ -8,12 +8,13 @@ summary.json    figures of a finished run; beside it the student, as `save_pretr
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tide.config import load_recipe
 from tide.data import write_whole
-from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,27 @@ if TYPE_CHECKING:
     from tide.config import Recipe
 
 RECIPE_FILE, INPUTS_FILE, SUMMARY_FILE = "recipe.yaml", "inputs.sha256", "summary.json"
+
+
+def checkpoints_in(output_dir: str | Path) -> list[Path]:
+    """All `checkpoint-N` folders, by N."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    return sorted(found, key=_step_of)
+
+
+def latest_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint; later, torn ones are removed.
+
+    The Trainer writes trainer_state.json last, so a folder is complete if that file parses.
+    """
+    for path in reversed(checkpoints_in(output_dir)):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+        else:
+            return path
+    return None
 
 
 class RunDirectory:
@@ -60,9 +82,8 @@ class RunDirectory:
             ValueError: they do not; the resumed run would go on with other data.
         """
         written = self.path / INPUTS_FILE
-        if not checkpoints_in(self.path) or not written.is_file():
-            return
-        if written.read_text(encoding="utf-8").strip() != fingerprint:
+        resumable = written.is_file() and checkpoints_in(self.path)
+        if resumable and written.read_text(encoding="utf-8").strip() != fingerprint:
             raise ValueError(
                 f"distill: the examples differ from those of the run in {str(self.path)!r}: "
                 "the data or a tokenizer has changed. Restore it, or name another training.output_dir."
@@ -74,14 +95,10 @@ class RunDirectory:
         write_whole(self.path / RECIPE_FILE, self.recipe.to_yaml())
         write_whole(self.path / INPUTS_FILE, fingerprint + "\n")
 
-    def newest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint; torn ones are removed."""
-        return latest_complete_checkpoint(self.path)
-
     @property
     def last_step(self) -> int:
         """The step of the last checkpoint, or -1."""
-        return max(map(step_of, checkpoints_in(self.path)), default=-1)
+        return max(map(_step_of, checkpoints_in(self.path)), default=-1)
 
     def finished_summary(self) -> str | None:
         """The text that `finish` wrote, if the student is there, too."""
@@ -96,18 +113,21 @@ class RunDirectory:
 
     def _check_same_recipe(self) -> None:
         written = self.path / RECIPE_FILE
-        if not written.is_file():
-            return
-        earlier, now = _flat(load_recipe(written).to_dict()), _flat(self.recipe.to_dict())
+        earlier = load_recipe(written) if written.is_file() else self.recipe
+        before, now = _flat(earlier.to_dict()), _flat(self.recipe.to_dict())
+        changed = {key for key in before | now if before.get(key) != now.get(key)}
         # A run that was moved, or is named by another path, is the same run.
-        changed = sorted(
-            key for key in earlier | now if key != "training.output_dir" and earlier.get(key) != now.get(key)
-        )
+        changed.discard("training.output_dir")
         if changed:
             raise ValueError(
-                f"distill: the recipe differs from the run in {str(self.path)!r} at {', '.join(changed)}. "
-                "Resume with that run's recipe.yaml, or name another training.output_dir."
+                f"distill: the recipe differs from the run in {str(self.path)!r} at "
+                f"{', '.join(sorted(changed))}. Resume with that run's recipe.yaml, or name another "
+                "training.output_dir."
             )
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[-1])
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -1,19 +1,24 @@
-"""One distillation step: noised batch -> layouts -> masked rows of both models -> objective."""
+"""One distillation step: noised batch -> layouts -> masked rows of both models -> objective.
+
+`DistillationModule` is the step as the module that data-parallel wrappers wrap, loss included.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from tide.batch import HiddenRows
 from tide.layouts import block_diffusion_layout
-from tide.models import output_head, run
+from tide.models import DiffusionModel, output_head, run
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tide.batch import NoisedBatch, NoisedTokens
     from tide.losses.objective import Objective, ObjectiveOutput
-    from tide.models import DiffusionModel
 
 
 def distillation_step(
@@ -44,3 +49,37 @@ def distillation_step(
 def _masked_rows(model: DiffusionModel, tokens: NoisedTokens) -> HiddenRows:
     hidden = run(model.network, block_diffusion_layout(tokens, model.contract))
     return HiddenRows(hidden, output_head(model.network))
+
+
+class DistillationModule(nn.Module):
+    """A student with its teacher. Only the student's network is a submodule: trained, saved and wrapped.
+
+    Args:
+        student: the model to train.
+        teacher: frozen, or None.
+        objective: cross-entropy and a distillation term.
+    Raises:
+        ValueError: a parameter of the teacher requires a gradient.
+    """
+
+    def __init__(self, student: DiffusionModel, teacher: DiffusionModel | None, objective: Objective) -> None:
+        super().__init__()
+        if teacher is not None and any(p.requires_grad for p in teacher.network.parameters()):
+            raise ValueError(
+                "DistillationModule: parameters of the teacher require gradients, so it would train. "
+                "Freeze it: teacher.network.requires_grad_(False).eval()."
+            )
+        self.student: PreTrainedModel = student.network
+        self.contract = student.contract
+        self._teacher = teacher  # not an nn.Module, so its network is no submodule
+        self.objective = objective
+
+    @property
+    def teacher(self) -> PreTrainedModel | None:
+        """The frozen teacher's network."""
+        return None if self._teacher is None else self._teacher.network
+
+    def forward(self, noised: NoisedBatch, progress: float) -> ObjectiveOutput:
+        """Loss and metrics of one noised batch; `progress` is the share of training done."""
+        student = DiffusionModel(self.student, self.contract)
+        return distillation_step(student, self._teacher, noised, self.objective, progress)
