@@ -56,13 +56,17 @@ def alignment_page(
     given = {"student": student, "teacher": teacher, "chunk merging": merging}
     if data is not None:
         given |= {"data": data.name, "statistics of": tables.share_of(statistics, data)}
+    # Of a folder its last part; a name on the hub as it is.
+    names = [
+        Path(name).name or name if Path(name).expanduser().is_dir() else name for name in (student, teacher)
+    ]
     shown = []
     if statistics.num_chunks:
         shown = [tables.sides_table(statistics), tables.longest_table(statistics)]
     return render(
         "align.html",
         kicker="tide align",
-        title=" and ".join(Path(name).name if Path(name).is_dir() else name for name in (student, teacher)),
+        title=" and ".join(names),
         tiles={
             "chunks": f"{statistics.num_chunks:,}",
             "of the answers' bytes in a chunk": tables.figure(statistics.coverage, ".2%"),
