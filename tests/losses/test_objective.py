@@ -344,20 +344,6 @@ def test_settings_override_the_lambda_schedule(axis: str, decay: str, value: obj
     assert float(out.metrics["lambda"]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_method_names_and_what_each_needs() -> None:
-    needs = {name: (m.teacher, m.lambda_axis, m.timestep_weight, m.comp_demo) for name, m in METHODS.items()}
-    assert needs == {
-        "none": ("none", "both", "uniform", False),
-        "kl": ("shared", "both", "uniform", False),
-        "reverse_kl": ("shared", "both", "uniform", False),
-        "taid": ("shared", "training", "uniform", False),
-        "tidal": ("shared", "both", "uniform", False),
-        "tide_shared": ("shared", "both", "midrange", True),
-        "calm": ("any", "both", "uniform", False),
-        "tide_cross": ("any", "both", "uniform", False),
-    }
-
-
 def test_settings_override_the_timestep_weight_of_the_method() -> None:
     plain, tide_shared = Case("tidal"), Case("tide_shared")
 

@@ -81,7 +81,7 @@ def declared(root: Path) -> set[str]:
 
 
 def test_every_import_is_declared(root: Path, files: list[PurePosixPath]) -> None:
-    ours = {"benchmarks", "tests", "tide", "tide_kernels"}
+    ours = {"benchmarks", "examples", "tests", "tide", "tide_kernels"}
     distributions = packages_distributions()
     allowed = declared(root)
     undeclared = {}

@@ -57,7 +57,9 @@ def alignment_page(
     if data is not None:
         given |= {"data": data.name, "statistics of": tables.share_of(statistics, data)}
     # Of a folder its last part; a name on the hub as it is.
-    names = [Path(name).name or name if Path(name).is_dir() else name for name in (student, teacher)]
+    names = [
+        Path(name).name or name if Path(name).expanduser().is_dir() else name for name in (student, teacher)
+    ]
     shown = []
     if statistics.num_chunks:
         shown = [tables.sides_table(statistics), tables.longest_table(statistics)]
