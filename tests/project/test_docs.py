@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import tide_kernels
+from tide.config import load_recipe
 from tide_kernels._shared.workspace import CPU_WORKSPACE_BYTES, GPU_WORKSPACE_BYTES
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -101,13 +102,23 @@ def test_names_of_ours_in_the_documents_exist(documents: dict[str, str]) -> None
     assert not unknown
 
 
-@pytest.mark.parametrize("name", [name for name in tide_kernels.__all__ if name.startswith("linear_")])
-def test_docstrings_give_the_workspace_of_the_code(name: str) -> None:
-    text = " ".join((getattr(tide_kernels, name).__doc__ or "").split())
+def test_the_shared_docstring_gives_the_workspace_of_the_code() -> None:
+    text = " ".join((tide_kernels.linear_interpolated_kl.__doc__ or "").split())
     sizes = re.findall(r"(\d+) MiB on CPU and (\d+) MiB on a GPU", text)
     assert [tuple(int(size) << 20 for size in pair) for pair in sizes] == [
         (CPU_WORKSPACE_BYTES, GPU_WORKSPACE_BYTES)
     ]
+
+
+RECIPE = re.compile(r"^```yaml\n(method:.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_recipes_in_the_documents_load(documents: dict[str, str], tmp_path: Path) -> None:
+    recipes = [text for document in documents.values() for text in RECIPE.findall(document)]
+    assert recipes
+    for text in recipes:
+        (tmp_path / "recipe.yaml").write_text(text)
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_nothing_names_a_path_of_one_machine(root: Path, files: list[PurePosixPath]) -> None:
