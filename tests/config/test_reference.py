@@ -15,6 +15,14 @@ from tide.config.reference import WIDTH, as_markdown, as_text, keys_by_section
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_the_command_alone_lists_every_section(capsys):
+    assert main(["recipe"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    for section in ("student:, teacher:", "data:", "masking:", "objective:", "training:"):
+        assert any(line.startswith(section) for line in lines), section
+
+
 def test_docs_recipe_is_the_output_of_the_command(capsys):
     assert main(["recipe", "--markdown"]) == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "recipe.md").read_text()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tide.alignment.byte_table import ByteTable
-from tide.alignment.chunks import ChunkAlignment, align_chunks, align_spans
+from tide.alignment.chunks import align_chunks, align_spans
 from tide.alignment.merging import check_merging
-from tide.alignment.token_spans import Stretches, TokenSpans
+from tide.alignment.token_spans import ChunkAlignment, Stretches, TokenSpans
 
 __all__ = [
     "ByteTable",

@@ -14,7 +14,7 @@ from tide.alignment.token_stream import blank_bytes
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
 
-    from tide.alignment.chunks import ChunkAlignment
+    from tide.alignment.token_spans import ChunkAlignment
 
 Merge = Literal["none", "words", "length"]
 

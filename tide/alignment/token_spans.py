@@ -1,4 +1,4 @@
-"""Where the tokens of one sequence lie in the UTF-8 bytes of its text.
+"""Where the tokens of one sequence lie in the UTF-8 bytes of its text, and the chunks of two.
 
 Legend: L tokens, B bytes of text; A stretches of the text, with K tokens.
 """
@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from jaxtyping import Bool, Int64
+    from jaxtyping import Bool, Int32, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +138,35 @@ class Stretches:
         borders = np.zeros(len(self.starts) + 1, dtype=np.int64)
         np.cumsum(self.ends - self.starts, out=borders[1:])
         return borders
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkAlignment:
+    """The chunk of every token on both sides.
+
+    Chunk ids run 0, 1, ..., num_chunks - 1 from left to right; each occurs on both sides.
+
+    Attributes:
+        student_chunks: [L_s] int32, -1 for tokens in no chunk.
+        teacher_chunks: [L_t] int32, -1 for tokens in no chunk.
+        num_chunks: number of chunks.
+        starts: [C] int64, the first byte of each chunk in the text.
+        ends: [C] int64, the byte after its last.
+        rejected: [J] int64, the first byte of each shortest common span that is no chunk because a tokenizer
+            respells some of it.
+    """
+
+    student_chunks: Int32[np.ndarray, " L_s"]
+    teacher_chunks: Int32[np.ndarray, " L_t"]
+    num_chunks: int
+    starts: Int64[np.ndarray, " C"]
+    ends: Int64[np.ndarray, " C"]
+    rejected: Int64[np.ndarray, " J"]
+
+    @property
+    def num_rejected(self) -> int:
+        """Spans that would be chunks if both tokenizers spelled the text."""
+        return len(self.rejected)
 
 
 def runs(

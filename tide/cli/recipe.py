@@ -17,7 +17,7 @@ def add_parser(commands: Subparsers) -> None:
         description="List the keys of a recipe with their types, defaults and meanings.",
     )
     parser.add_argument(
-        "key", metavar="KEY", nargs="?", help="a section or key, such as training or training.lr"
+        "key", metavar="KEY", nargs="?", default="", help="a section or key, such as training or training.lr"
     )
     parser.add_argument("--markdown", action="store_true", help="print docs/recipe.md")
     parser.set_defaults(run=run)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from tide.config.problem import Place, Problem, RecipeError, at_key
+from tide.config.recipe import Recipe, load_recipe
 from tide.config.records import Record, decode
 from tide.config.sections import (
     DataConfig,
     MaskingConfig,
     ModelConfig,
     ObjectiveConfig,
-    Recipe,
     SourceConfig,
     TrainingConfig,
-    load_recipe,
 )
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tide.config.aliases import ALIASES
 from tide.config.reading import declared_keys
-from tide.config.sections import Recipe
+from tide.config.recipe import Recipe
 from tide.config.values import Section, in_words, is_list, section_in
 
 WIDTH = 100

@@ -10,7 +10,7 @@ from tide.config.problem import shown
 from tide.methods import METHODS, names_across_tokenizers
 
 if TYPE_CHECKING:
-    from tide.config.sections import ModelConfig, Recipe
+    from tide.config.sections import ModelConfig, Sections
 
 # Names that transformers and Jinja pass to a chat template, or take where one is applied.
 TAKEN_NAMES = frozenset(
@@ -29,7 +29,7 @@ FILE_SUFFIXES = (*JSON_SUFFIXES, *PARQUET_SUFFIXES, *ARROW_SUFFIXES)
 
 
 # A rule yields the problems of its key; it stops by an AttributeError at a value that is wrong itself.
-RULES: list[tuple[str, Callable[[Recipe], Iterator[str]]]] = []
+RULES: list[tuple[str, Callable[[Sections], Iterator[str]]]] = []
 
 _Problems = TypeVar("_Problems", bound=Callable[..., Iterator[str]])
 
@@ -43,13 +43,13 @@ def _rule(key: str, *arguments: str) -> Callable[[_Problems], _Problems]:
 
 
 @_rule("teacher")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     if recipe.teacher is None and METHODS[recipe.method].has_teacher:
         yield f"method {recipe.method} needs a teacher; add teacher: with its path, or set method: none"
 
 
 @_rule("student.dtype")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     # At a learning rate of 5e-5, most updates are smaller than half a bf16 step of the weight and vanish.
     if recipe.student.dtype != "float32":
         yield (
@@ -59,20 +59,20 @@ def _(recipe: Recipe) -> Iterator[str]:
 
 
 @_rule("student.trainable")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     if recipe.student.trainable is False:
         yield "the student is the model that trains, got false; leave trainable out"
 
 
 @_rule("teacher.trainable")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     if recipe.teacher is not None and recipe.teacher.trainable:
         yield "the teacher is frozen, got true; leave trainable out"
 
 
 @_rule("student.template_arguments", "student")
 @_rule("teacher.template_arguments", "teacher")
-def _(recipe: Recipe, role: str) -> Iterator[str]:
+def _(recipe: Sections, role: str) -> Iterator[str]:
     model: ModelConfig | None = getattr(recipe, role)
     for name in model.template_arguments if model is not None else ():
         if not name.isidentifier():
@@ -86,7 +86,7 @@ def _(recipe: Recipe, role: str) -> Iterator[str]:
 
 @_rule("data.max_length", "max_length")
 @_rule("data.teacher_max_length", "teacher_max_length")
-def _(recipe: Recipe, name: str) -> Iterator[str]:
+def _(recipe: Sections, name: str) -> Iterator[str]:
     length: int | None = getattr(recipe.data, name)
     block_size = recipe.masking.block_size
     if length is not None and length % block_size:
@@ -100,7 +100,7 @@ def _(recipe: Recipe, name: str) -> Iterator[str]:
 
 @_rule("masking.student_masking", "masking", "student_masking", "tokens")
 @_rule("data.chunk_merging", "data", "chunk_merging", "none")
-def _(recipe: Recipe, section: str, key: str, without_chunks: str) -> Iterator[str]:
+def _(recipe: Sections, section: str, key: str, without_chunks: str) -> Iterator[str]:
     value = getattr(getattr(recipe, section), key)
     if value != without_chunks and not METHODS[recipe.method].across_tokenizers:
         yield (
@@ -110,7 +110,7 @@ def _(recipe: Recipe, section: str, key: str, without_chunks: str) -> Iterator[s
 
 
 @_rule("data.chunk_merging")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     # As `tide.alignment.merging.check_merging` has it.
     data = recipe.data
     limits = {"chunk_max_bytes": data.chunk_max_bytes, "chunk_max_tokens": data.chunk_max_tokens}
@@ -128,7 +128,7 @@ def _(recipe: Recipe) -> Iterator[str]:
 
 
 @_rule("objective.lambda_init")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     start, end = recipe.objective.lambda_init, recipe.objective.lambda_max
     if start > end:
         yield (
@@ -138,7 +138,7 @@ def _(recipe: Recipe) -> Iterator[str]:
 
 
 @_rule("objective.distill_weight")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     if recipe.objective.ce_weight > 0:
         return
     if not METHODS[recipe.method].has_teacher:
@@ -150,7 +150,7 @@ def _(recipe: Recipe) -> Iterator[str]:
 
 
 @_rule("data")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     data = recipe.data
     if data.train is None and not data.sources and data.prepared is None:
         yield (
@@ -165,7 +165,7 @@ def _(recipe: Recipe) -> Iterator[str]:
 
 
 @_rule("data.held_out")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     data = recipe.data
     for source in data.mixture:
         if data.held_out is None or not _same_place(data.held_out, source.path):
@@ -190,14 +190,14 @@ def _has_splits(path: str) -> bool:
 
 
 @_rule("data.prepared")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     prepared = recipe.data.prepared
     if prepared is not None and _same_place(prepared, recipe.training.output_dir):
         yield f"{prepared!r} is training.output_dir; give the prepared data its own directory"
 
 
 @_rule("training.max_steps")
-def _(recipe: Recipe) -> Iterator[str]:
+def _(recipe: Sections) -> Iterator[str]:
     steps, epochs = recipe.training.max_steps, recipe.training.num_train_epochs
     if steps is None and epochs is None:
         yield "required key is missing; add max_steps or num_train_epochs under training"
@@ -207,7 +207,7 @@ def _(recipe: Recipe) -> Iterator[str]:
 
 @_rule("training.output_dir", "teacher")
 @_rule("training.output_dir", "student")
-def _(recipe: Recipe, role: str) -> Iterator[str]:
+def _(recipe: Sections, role: str) -> Iterator[str]:
     output_dir = recipe.training.output_dir
     model: ModelConfig | None = getattr(recipe, role)
     if model is not None and _same_place(output_dir, model.path):
