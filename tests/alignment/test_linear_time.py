@@ -63,3 +63,20 @@ def test_blanks_that_no_swallowing_token_stands_beside_take_linear_time():
     text = "<m>a" + " " * 50_000
     small, large = seconds(tokenizer, text), seconds(tokenizer, "<m>a" + " " * 200_000)
     assert large < 8 * small + 0.02
+
+
+@pytest.mark.parametrize("text", ["e\u0301x", None])
+def test_many_added_special_tokens_take_linear_time(text):
+    tokenizer = tokenizer_of(NFC)
+    end = tokenizer.token_to_id("<|end|>")
+    table = ByteTable.from_tokenizer(tokenizer)
+
+    def seconds_of(count: int) -> float:
+        whole = text or "<|end|>" * count + "e\u0301x"
+        start = time.process_time()
+        table.spans_of([whole], [[end] * count + tokenizer.encode(whole).ids])
+        return time.process_time() - start
+
+    seconds_of(1_000)
+    small, large = seconds_of(2_000), seconds_of(8_000)
+    assert large < 8 * small + 0.05

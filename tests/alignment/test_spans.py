@@ -64,12 +64,49 @@ def test_a_normalizer_moves_what_comes_behind():
     assert rejected(spans_of(tokenizer, text)) == [1, 2, 3]
 
 
-def test_text_between_two_differences_is_rejected_where_its_place_is_open():
-    tokenizer = characters("abé", normalizer=normalizers.NFC())
-    for between in ("b", "b" * 20, "ab" * 20):  # too short, or the same at several places
-        found = places(tokenizer, f"ae\u0301{between}e\u0301b")
-        size = len(between) + 7
-        assert [place for place in found if place] == [(0, 1), (size, size + 1)]
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (WORDPIECE, "internationalization\u2603 INTERNATIONALIZATIÖN"),
+        (WORDPIECE, "developer\u2603 and déveloper here"),
+        (WORDPIECE, "\u200bß''\u200bß''ß\xa0''é\xa0\u200b"),
+        ("byte-level, NFKC, prefix space", "ａｂｃｄｅｆｇｅ①abcdefge\u0301①x"),
+    ],
+)
+def test_a_token_never_lies_on_another_occurrence_of_its_bytes(kind, text):
+    tokenizer = tokenizer_of(kind)
+    encoding, spans = tokenizer.encode(text), spans_of(tokenizer, text)
+    for token in np.flatnonzero(spans.has_bytes).tolist():
+        start, end = (len(text.encode()[: int(of[token])].decode()) for of in (spans.starts, spans.ends))
+        library_start, library_end = encoding.offsets[token]
+        assert start < library_end and library_start < end, f"token {token}"
+
+
+def test_a_run_that_a_rule_shortens_is_left_out():
+    tokenizer = characters("abcdefghijk-", normalizer=normalizers.Replace(Regex("-{2}"), "-"))
+    assert places(tokenizer, "a---b--cdefghijk")[:5] == [(0, 1), None, None, None, None]
+
+
+def test_an_added_special_token_is_not_its_literal_in_the_text():
+    tokenizer = Tokenizer.from_str(tokenizer_of(NFC).to_str())
+    tokenizer.add_special_tokens(["<s>"])
+    begin, text = tokenizer.token_to_id("<s>"), "ab<s>ab e\u0301"
+    tokenizer.encode_special_tokens = True
+    spans = spans_of(tokenizer, text, [begin, *tokenizer.encode(text).ids])
+    first = int(np.flatnonzero(spans.has_bytes)[0])
+    assert first == 1 and spans.starts[first] == 0
+
+
+def test_added_special_tokens_behind_respelled_text_stand_in_order():
+    tokenizer = tokenizer_of(NFC)
+    end = tokenizer.token_to_id("<|end|>")
+    spans = spans_of(tokenizer, "xe\u0301", [*tokenizer.encode("xe\u0301").ids, end])
+    assert (np.diff(spans.starts) >= 0).all() and (np.diff(spans.ends) >= 0).all()
+    assert spans.starts[-1] == spans.ends[-1]
+
+
+def test_a_text_that_is_respelled_whole_is_still_of_its_ids():
+    assert not spans_of(tokenizer_of(NFC), "e\u0301").has_bytes.any()
 
 
 def test_a_respelled_character_is_rejected_with_the_tokens_over_it():

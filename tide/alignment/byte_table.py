@@ -149,7 +149,8 @@ class ByteTable:
 
         Special tokens whose literal text stands in `text` span it; those that were added to it span nothing.
         Tokens of respelled text are rejected, and an unknown token with the text that it may stand for. Only
-        if the tokenizer spells its texts (`spells_text`) may the text go on behind the last token.
+        if the tokenizer spells its texts (`spells_text`) may the text go on behind the last token;
+        others place tokens wrongly then, without an error.
 
         >>> from tide.alignment import ByteTable
         >>> table = ByteTable([b"un", b"happy", b"<s>"], special_ids=[2], special_text={2: b"<s>"})

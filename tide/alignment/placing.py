@@ -98,6 +98,7 @@ def place_tokens(
     spelled = tokens.lengths > 0
     # The text that a token may stand for.
     low, high = (np.repeat(of, np.diff(tokens.borders)) for of in (texts.bytes[:-1], texts.bytes[1:]))
+    agrees = spelled.copy()  # something beside the token is the text's
     if resumed:
         gaps = [
             Gap(
@@ -113,13 +114,15 @@ def place_tokens(
         of_gaps = np.concatenate([np.arange(*segment.tokens) for segment, _ in resumed])
         sizes = [segment.tokens[1] - segment.tokens[0] for segment, _ in resumed]
         low[of_gaps], high[of_gaps] = (np.repeat([gap.text[side] for gap in gaps], sizes) for side in (0, 1))
-        starts[of_gaps], ends[of_gaps], spelled[of_gaps] = _resumed(gaps, sizes, of_gaps, texts, tokens)
+        starts[of_gaps], ends[of_gaps], spelled[of_gaps], agrees[of_gaps] = _resumed(
+            gaps, sizes, of_gaps, texts, tokens
+        )
 
-    num_spelled, num_missing, num_unknown = (
+    num_agreeing, num_missing, num_unknown = (
         np.diff(np.append(0, np.cumsum(of))[tokens.borders])
-        for of in (spelled, ~spelled & (tokens.lengths > 0), is_unknown)
+        for of in (agrees, ~spelled & (tokens.lengths > 0), is_unknown)
     )
-    is_foreign = (num_missing > 0) & (num_unknown == 0) & (spells_text | (num_spelled == 0))
+    is_foreign = (num_missing > 0) & (num_unknown == 0) & (spells_text | (num_agreeing == 0))
     spelled &= ~np.repeat(is_foreign, np.diff(tokens.borders))
     is_placed = spelled.copy()
     for literal in literals:
@@ -131,7 +134,8 @@ def place_tokens(
     behind = np.minimum.accumulate(np.where(is_placed, starts, high)[::-1])[::-1]
     is_empty = (tokens.lengths == 0) & ~is_unknown
     reach = np.where(is_empty, before, np.maximum(before, behind))
-    starts, ends = np.where(is_placed, starts, before), np.where(is_placed, ends, reach)
+    ends = np.maximum.accumulate(np.where(is_placed, ends, reach))
+    starts = np.maximum.accumulate(np.where(is_placed, starts, np.where(is_empty, ends, before)))
     rejected = _not_held(texts, tokens, (starts, ends), is_placed, spells_text)
     has_bytes = spelled & (starts < ends)
     spans = TokenSpans(texts.data, starts, ends, has_bytes, tokens.special, rejected)
@@ -191,12 +195,19 @@ def _literals(whole: Segment, specials: Sequence[Special], data: bytes) -> list[
     found = list(pattern.finditer(data, *whole.text)) if contents else []
     written = [match.group() for match in found]
     inside = [special for special in specials if not special.is_unknown or special.content in written]
-    for lead in range(len(inside) - len(found) + 1):
-        before, of_text, behind = inside[:lead], inside[lead : lead + len(found)], inside[lead + len(found) :]
-        is_right = [special.content for special in of_text] == written
-        is_right &= all(special.stream == whole.stream[0] for special in before)
-        if is_right and all(special.stream == whole.stream[1] for special in behind):
-            return [Literal(special, *match.span()) for special, match in zip(of_text, found, strict=True)]
+    num_added = len(inside) - len(found)
+    front = sum(special.stream == whole.stream[0] for special in inside)
+    back = sum(special.stream == whole.stream[1] for special in inside)
+    for lead in {max(0, num_added - back), min(front, num_added)} if 0 <= num_added <= front + back else ():
+        of_text = inside[lead : lead + len(found)]
+        literals = [Literal(special, *match.span()) for special, match in zip(of_text, found, strict=True)]
+        # Text that no token spells any of was not cut by these.
+        is_cut = all(
+            segment.stream[0] < segment.stream[1] or not data[slice(*segment.text)].strip()
+            for segment in _between(whole, literals)
+        )
+        if is_cut and [special.content for special in of_text] == written:
+            return literals
     return []
 
 
@@ -211,14 +222,14 @@ def _between(whole: Segment, literals: Sequence[Literal]) -> Iterator[Segment]:
 
 def _resumed(
     gaps: Sequence[Gap], sizes: Sequence[int], at: Int64[np.ndarray, " K"], texts: Texts, tokens: Tokens
-) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"], Bool[np.ndarray, " K"]]:
-    """Starts and ends in the text of the tokens of gaps, and whether each is spelled there.
+) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"], Bool[np.ndarray, " K"], Bool[np.ndarray, " K"]]:
+    """Starts and ends of the tokens of gaps, whether each is spelled there, and whether its gap agrees.
 
     Args:
         sizes: tokens of each gap.
         at: [K], these tokens.
     """
-    places, prefix_ends = spelled_places(texts.data, tokens.stream, gaps)
+    places, prefix_ends, agrees = spelled_places(texts.data, tokens.stream, gaps)
     lead = np.repeat(np.array(prefix_ends, dtype=np.int64), sizes)
     starts, ends = np.maximum(tokens.starts[at], lead), np.maximum(tokens.ends[at], lead)
     is_prefix = (ends == lead) & (tokens.lengths[at] > 0)
@@ -229,7 +240,7 @@ def _resumed(
     spelled = (tokens.lengths[at] > 0) & (spelled | is_prefix)
     text_start = np.repeat(np.array([gap.text[0] for gap in gaps], dtype=np.int64), sizes)
     starts, ends = (np.where(is_prefix, text_start, of) for of in (places[starts], last + 1))
-    return starts, ends, spelled
+    return starts, ends, spelled, np.repeat(np.array(agrees, dtype=np.bool_), sizes)
 
 
 def _not_held(

@@ -1,22 +1,23 @@
 """Find which bytes that tokens spell are bytes of their text, where a tokenizer respells some of it.
 
-Both are compared without blanks and without the case of ASCII letters, so that a tokenizer that drops,
-joins or adds blanks, or lower-cases, is followed step by step. Behind any other difference they are the same
-again at a string of 8 bytes that each holds once: tokens spell text in order, so it is one place. Of the
-bytes before it and behind the last agreement, those that could belong to either are left out.
+Both are compared by what normalizers keep of them: without blanks, controls and marks, case, width and
+composition. Most often they are equal then, from end to end. Behind a difference that is left (an unknown
+token, a rule of the tokenizer's own) they are the same again at a string of 8 bytes that each holds once. Of
+the bytes before it and behind the last agreement, those that could belong to either are left out.
 
-Legend: B bytes of text, S bytes of stream, N bytes that are no blanks.
+Legend: B bytes of text, S bytes of stream, N bytes of either that are compared.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left, bisect_right
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tide.alignment.token_stream import blank_bytes, first_difference
+from tide.alignment.token_stream import first_difference, gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +36,11 @@ class Agreement(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Bytes that are the same, by their places in text and stream; the first and last may stand for edges."""
+    """Characters that agree: places in text and stream, sizes; the first and last may be edges."""
 
     text: Int64[np.ndarray, " n"]
     stream: Int64[np.ndarray, " n"]
+    sizes: Int64[np.ndarray, " n"]
     is_first: bool
     is_last: bool
 
@@ -57,19 +59,60 @@ class Gap(NamedTuple):
     may_cut: bool
 
 
+class _Folded(NamedTuple):
+    """What normalizers keep of some bytes.
+
+    Attributes:
+        data: N bytes.
+        at: [N] int64, where the character of each begins.
+        sizes: [N] int64, bytes of that character.
+    """
+
+    data: bytes
+    at: Int64[np.ndarray, " N"]
+    sizes: Int64[np.ndarray, " N"]
+
+    @classmethod
+    def of(cls, data: bytes) -> _Folded:
+        """Fold UTF-8; a byte that is none stands for itself."""
+        text = data.decode("utf-8", "surrogateescape")
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        distinct, number = np.unique(points, return_inverse=True)
+        folded = [_fold(chr(point)) for point in distinct.tolist()]
+        lengths = np.array([len(piece) for piece in folded], dtype=np.int64)
+        flat = np.frombuffer(b"".join(folded), dtype=np.uint8)
+        widths = 1 + (distinct >= 0x80) + (distinct >= 0x800) + (distinct >= 0x10000)
+        widths[(distinct >= 0xDC80) & (distinct < 0xDD00)] = 1
+        counts, widths = lengths[number], widths[number]
+        starts = np.cumsum(widths) - widths
+        kept = gather(flat, (np.cumsum(lengths) - lengths)[number], counts)
+        return cls(kept.tobytes(), np.repeat(starts, counts), np.repeat(widths, counts))
+
+
+@lru_cache(maxsize=1 << 16)
+def _fold(character: str) -> bytes:
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+    kept = (c for c in plain if unicodedata.category(c)[0] not in "MZ")
+    return "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cf")).encode(
+        errors="surrogatepass"
+    )
+
+
 def spelled_places(
     text: bytes, stream: bytes, gaps: Sequence[Gap]
-) -> tuple[Int64[np.ndarray, " S"], list[int]]:
-    """The byte of the text that each byte of the stream spells, or -1; and the end of each gap's prefix."""
-    at, stream_at = (np.flatnonzero(~blank_bytes(data)) for data in (text, stream))
-    folded, folded_stream = (
-        np.frombuffer(data, dtype=np.uint8)[of].tobytes().lower()
-        for data, of in ((text, at), (stream, stream_at))
-    )
+) -> tuple[Int64[np.ndarray, " S"], list[int], list[bool]]:
+    """The byte of the text that each byte of the stream spells, or -1.
+
+    Returns:
+        [S] int64; the end of each gap's prefix; whether anything of each gap agrees.
+    """
+    sides = _Folded.of(text), _Folded.of(stream)
+    (folded, at, _), (folded_stream, stream_at, sizes) = sides
     ranges = (
         np.searchsorted(of, bounds).reshape(-1, 2).tolist()
         for of, bounds in ((at, [gap.text for gap in gaps]), (stream_at, [gap.stream for gap in gaps]))
     )
+    agrees: list[bool] = []
     pairs: list[_Pairs] = []
     prefix_ends: list[int] = []
     ints = partial(np.array, dtype=np.int64)
@@ -81,6 +124,7 @@ def spelled_places(
         prefix_ends.append(gap.stream[0] + lead)
         one, other = folded[first:after], folded_stream[stream_first:stream_after]
         unknown = (np.searchsorted(stream_at, gap.unknown) - stream_first).tolist()
+        num_pairs = len(pairs)
         for part in agreements(one, other, unknown, may_cut=gap.may_cut):
             here, there = first + part.text, stream_first + part.stream
             is_first = part.text == part.stream == 0 and not (unknown and unknown[0] == 0)
@@ -92,30 +136,37 @@ def spelled_places(
                 np.concatenate([ints([before[side]] * is_first), of, ints([behind[side]] * is_last)])
                 for side, of in enumerate(places_of_part)
             )
-            pairs.append(_Pairs(text_places, stream_places, is_first, is_last))
-    places = _with_blanks(pairs, len(stream))
+            part_sizes = np.pad(
+                sizes[there : there + part.size], (int(is_first), int(is_last)), constant_values=1
+            )
+            pairs.append(_Pairs(text_places, stream_places, part_sizes, is_first, is_last))
+        agrees.append(len(pairs) > num_pairs or not (one or other))
+    places = _between_pairs(pairs, len(stream))
     cuts = [gap.stream[1] - 1 for gap in gaps if gap.may_cut and gap.stream[0] < gap.stream[1]]
-    return _of_whole_characters(text, stream, places, cuts), prefix_ends
+    return _of_whole_characters(text, stream, places, cuts), prefix_ends, agrees
 
 
-def _with_blanks(pairs: Sequence[_Pairs], size: int) -> Int64[np.ndarray, " S"]:
-    """Places of all bytes; between two that follow each other, as many blanks may be the same ones."""
+def _between_pairs(pairs: Sequence[_Pairs], size: int) -> Int64[np.ndarray, " S"]:
+    """Places of all bytes; as many between two pairs that follow each other may be the same ones."""
     places = np.full(size, -1, dtype=np.int64)
     if not pairs:
         return places
     at, stream_at = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
     ends = np.cumsum([len(pair.text) for pair in pairs]) - 1
     widths = np.diff(stream_at, append=0)
-    widths[widths != np.diff(at, append=0)] = 1
-    widths[ends] = 1
+    sizes = np.concatenate([pair.sizes for pair in pairs])
+    is_other = widths != np.diff(at, append=0)
+    is_other[ends] = True
+    widths[is_other] = sizes[is_other]
     offset = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
     is_byte = np.ones(len(at), dtype=np.bool_)
     is_byte[
         [end - len(pair.text) + 1 for pair, end in zip(pairs, ends.tolist(), strict=True) if pair.is_first]
     ] = False
     is_byte[[end for pair, end in zip(pairs, ends.tolist(), strict=True) if pair.is_last]] = False
-    kept = np.repeat(is_byte, widths) | (offset > 0)
-    places[(np.repeat(stream_at, widths) + offset)[kept]] = (np.repeat(at, widths) + offset)[kept]
+    where = np.repeat(stream_at, widths) + offset
+    kept = (np.repeat(is_byte, widths) | (offset > 0)) & (where < size)
+    places[where[kept]] = (np.repeat(at, widths) + offset)[kept]
     return places
 
 
@@ -124,7 +175,7 @@ def _of_whole_characters(
 ) -> Int64[np.ndarray, " S"]:
     """The places whose bytes are equal, without characters of which some are not, but for those at cuts."""
     bytes_of_text, bytes_of_stream = (np.frombuffer(side, dtype=np.uint8) for side in (text, stream))
-    found = np.flatnonzero(places >= 0)
+    found = np.flatnonzero((places >= 0) & (places < len(text)))
     found = found[bytes_of_text[places[found]] == bytes_of_stream[found]]
     whole = np.full_like(places, -1)
     if not len(found):
@@ -151,29 +202,40 @@ def agreements(
     anchors: tuple[list[int], list[int]] | None = None
     found = []
     at = Agreement(0, 0, 0)
-    num_passed = 0  # unknown tokens before the agreement
+    num_passed = next_anchor = 0  # unknown tokens before the agreement; anchors tried
     while True:
         stop = unknown[num_passed] if num_passed < len(unknown) else len(stream)
         size = _num_shared(text, at.text, stream, at.stream, stop)
         end, stream_end = at.text + size, at.stream + size
         if stream_end == len(stream) and (may_cut or end == len(text)):
             break
+        # A rule may have shortened a run of one byte anywhere in it.
+        following = text[end : end + 1] + stream[stream_end : stream_end + 1]
+        if size and text[end - 1] in following:
+            shared = text[at.text : end]
+            num_same = size - len(shared.rstrip(shared[-1:]))
+            size, end, stream_end = size - num_same, end - num_same, stream_end - num_same
         if anchors is None:
             anchors = _anchors(text, stream, unknown)
             if not may_cut:  # Both end together.
                 anchors[0].append(len(text))
                 anchors[1].append(len(stream))
-        anchor = max(bisect_left(anchors[0], end), bisect_left(anchors[1], stream_end))
+        anchor = max(bisect_left(anchors[0], end), bisect_left(anchors[1], stream_end), next_anchor)
         if anchor == len(anchors[0]):
             break
-        text_anchor, stream_anchor = anchors[0][anchor], anchors[1][anchor]
+        text_anchor, stream_anchor, next_anchor = anchors[0][anchor], anchors[1][anchor], anchor + 1
         num_passed = bisect_right(unknown, stream_anchor)
         lowest = max(at.stream, unknown[num_passed - 1] if num_passed else 0)
         back = _num_shared(text[at.text : text_anchor][::-1], 0, stream[lowest:stream_anchor][::-1], 0)
         overlap = max(0, end - (text_anchor - back), stream_end - (stream_anchor - back))
         found.append(at._replace(size=max(0, size - overlap)))
-        back -= overlap
-        at = Agreement(text_anchor - back, stream_anchor - back, 0)
+        begin, stream_begin = text_anchor - back + overlap, stream_anchor - back + overlap
+        preceding = text[max(0, begin - 1) : begin] + stream[max(0, stream_begin - 1) : stream_begin]
+        if text[begin : begin + 1] and text[begin] in preceding:
+            shared = text[begin : text_anchor + ANCHOR]
+            num_same = len(shared) - len(shared.lstrip(shared[:1]))
+            begin, stream_begin = begin + num_same, stream_begin + num_same
+        at = Agreement(begin, stream_begin, 0)
     found.append(at._replace(size=size))
     return [part for part in found if part.size > 0]
 
