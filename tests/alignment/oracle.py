@@ -7,6 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
+from tide.alignment import Stretches
+
+
+def within(spans, start, end):
+    """The tokens that lie wholly inside a stretch of the text, and their positions."""
+    stretches = Stretches.of([(start, end)])
+    found = spans.positions(stretches)
+    return spans.gathered(stretches, *found)[0], slice(*(int(of[0]) for of in found))
+
 
 def owners(spans):
     """The token that holds each byte of the text as it is; None for no token."""

@@ -117,7 +117,7 @@ def test_a_text_that_repeats_aligns_to_its_own_place(pair, text, copies):
     size, per_copy = len(text.encode()), []
     for copy in range(copies):
         start = copy * (size + len("<|end|>"))
-        sides = [side[0].within(start, start + size) for side in found]
+        sides = [oracle.within(side[0], start, start + size) for side in found]
         ids = [np.array(side[1].ids)[kept].tolist() for side, (_, kept) in zip(found, sides, strict=True)]
         alignment = align_spans(sides[0][0], sides[1][0])
         per_copy.append((ids, chunk_groups(alignment), alignment.starts.tolist(), alignment.ends.tolist()))

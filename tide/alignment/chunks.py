@@ -76,7 +76,7 @@ def align_spans(
     if student.text != teacher.text:
         raise ValueError(
             f"align_spans: both sides must hold the same text; got {_shown(student.text)} and "
-            f"{_shown(teacher.text)}. Cut both with `within` to the content that they share."
+            f"{_shown(teacher.text)}. Cut both with `TokenSpans.gathered` to the content that they share."
         )
     check_merging("align_spans", merge, max_bytes, max_tokens)
     pieces = _checked_borders(borders, len(student.text))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left, bisect_right
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tide.alignment.token_spans import runs
 from tide.alignment.token_stream import first_difference, gather
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ class Agreement(NamedTuple):
     text: int
     stream: int
     size: int
-
-
-class _Pairs(NamedTuple):
-    """Characters that agree: places in text and stream, sizes; the first and last may be edges."""
-
-    text: Int64[np.ndarray, " n"]
-    stream: Int64[np.ndarray, " n"]
-    sizes: Int64[np.ndarray, " n"]
-    is_first: bool
-    is_last: bool
 
 
 class Gap(NamedTuple):
@@ -77,7 +68,11 @@ class _Folded(NamedTuple):
         """Fold UTF-8; a byte that is none stands for itself."""
         text = data.decode("utf-8", "surrogateescape")
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        distinct, number = np.unique(points, return_inverse=True)
+        numbers = np.zeros(0x110000, dtype=np.int32)
+        numbers[points] = 1
+        distinct = np.flatnonzero(numbers)
+        numbers[distinct] = np.arange(len(distinct))
+        number = numbers[points]
         folded = [_fold(chr(point)) for point in distinct.tolist()]
         lengths = np.array([len(piece) for piece in folded], dtype=np.int64)
         flat = np.frombuffer(b"".join(folded), dtype=np.uint8)
@@ -106,68 +101,53 @@ def spelled_places(
     Returns:
         [S] int64; the end of each gap's prefix; whether anything of each gap agrees.
     """
-    sides = _Folded.of(text), _Folded.of(stream)
-    (folded, at, _), (folded_stream, stream_at, sizes) = sides
-    ranges = (
-        np.searchsorted(of, bounds).reshape(-1, 2).tolist()
-        for of, bounds in ((at, [gap.text for gap in gaps]), (stream_at, [gap.stream for gap in gaps]))
+    (folded, at, _), (folded_stream, stream_at, sizes) = _Folded.of(text), _Folded.of(stream)
+    bounds = (
+        np.searchsorted(of, ranges).reshape(-1, 2).tolist()
+        for of, ranges in ((at, [gap.text for gap in gaps]), (stream_at, [gap.stream for gap in gaps]))
     )
-    agrees: list[bool] = []
-    pairs: list[_Pairs] = []
+    parts: list[tuple[int, int, int]] = []  # first bytes that agree, as they are compared, and their number
+    copies: list[tuple[int, int, int]] = []  # first bytes of blanks at edges, and their number
     prefix_ends: list[int] = []
-    ints = partial(np.array, dtype=np.int64)
-    for gap, (first, after), (stream_first, stream_after) in zip(gaps, *ranges, strict=True):
+    agrees: list[bool] = []
+    for gap, (first, after), (stream_first, stream_after) in zip(gaps, *bounds, strict=True):
         # A space in front that the text does not have is an added prefix.
         num_blanks = (int(at[first]) if first < after else gap.text[1]) - gap.text[0]
         read = int(stream_at[stream_first]) if stream_first < stream_after else gap.stream[1]
         lead = read - gap.stream[0] == num_blanks + 1 and stream[gap.stream[0]] == ord(" ")
         prefix_ends.append(gap.stream[0] + lead)
         one, other = folded[first:after], folded_stream[stream_first:stream_after]
-        unknown = (np.searchsorted(stream_at, gap.unknown) - stream_first).tolist()
-        num_pairs = len(pairs)
-        for part in agreements(one, other, unknown, may_cut=gap.may_cut):
-            here, there = first + part.text, stream_first + part.stream
-            is_first = part.text == part.stream == 0 and not (unknown and unknown[0] == 0)
-            is_last = (part.text + part.size, part.stream + part.size) == (len(one), len(other))
-            # Where both begin or end, so do the blanks there.
-            before, behind = (gap.text[0] - 1, prefix_ends[-1] - 1), (gap.text[1], gap.stream[1])
-            places_of_part = at[here : here + part.size], stream_at[there : there + part.size]
-            text_places, stream_places = (
-                np.concatenate([ints([before[side]] * is_first), of, ints([behind[side]] * is_last)])
-                for side, of in enumerate(places_of_part)
-            )
-            part_sizes = np.pad(
-                sizes[there : there + part.size], (int(is_first), int(is_last)), constant_values=1
-            )
-            pairs.append(_Pairs(text_places, stream_places, part_sizes, is_first, is_last))
-        agrees.append(len(pairs) > num_pairs or not (one or other))
-    places = _between_pairs(pairs, len(stream))
+        unknown = (np.searchsorted(stream_at, gap.unknown) - stream_first).tolist() if gap.unknown else []
+        found = agreements(one, other, unknown, may_cut=gap.may_cut)
+        parts += [(first + part.text, stream_first + part.stream, part.size) for part in found]
+        agrees.append(bool(found) or not (one or other))
+        if not found:
+            continue
+        # Where both begin or end, so do the blanks there.
+        if (
+            found[0].text == found[0].stream == 0
+            and 0 not in unknown
+            and read - prefix_ends[-1] == num_blanks
+        ):
+            copies.append((prefix_ends[-1], gap.text[0], num_blanks))
+        if (found[-1].text + found[-1].size, found[-1].stream + found[-1].size) == (len(one), len(other)):
+            last, stream_last = int(at[after - 1]), int(stream_at[stream_after - 1])
+            if gap.text[1] - last == gap.stream[1] - stream_last:
+                copies.append((stream_last, last, gap.text[1] - last))
+    places = np.full(len(stream), -1, dtype=np.int64)
+    first, stream_first, counts = np.array(parts, dtype=np.int64).reshape(-1, 3).T
+    pairs, of_part = runs(first, first + counts)
+    stream_pairs = pairs + (stream_first - first)[of_part]
+    # As many bytes between two that follow each other may be the same ones.
+    widths = np.diff(stream_at[stream_pairs], append=0)
+    is_other = (widths != np.diff(at[pairs], append=0)) | (np.diff(of_part, append=-1) != 0)
+    widths = np.where(is_other, sizes[stream_pairs], widths)
+    ranges = np.stack([stream_at[stream_pairs], at[pairs], widths], axis=1)
+    starts, text_starts, widths = np.concatenate([ranges, np.array(copies, dtype=np.int64).reshape(-1, 3)]).T
+    where, of_range = runs(starts, starts + widths)
+    places[where] = where + (text_starts - starts)[of_range]
     cuts = [gap.stream[1] - 1 for gap in gaps if gap.may_cut and gap.stream[0] < gap.stream[1]]
     return _of_whole_characters(text, stream, places, cuts), prefix_ends, agrees
-
-
-def _between_pairs(pairs: Sequence[_Pairs], size: int) -> Int64[np.ndarray, " S"]:
-    """Places of all bytes; as many between two pairs that follow each other may be the same ones."""
-    places = np.full(size, -1, dtype=np.int64)
-    if not pairs:
-        return places
-    at, stream_at = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
-    ends = np.cumsum([len(pair.text) for pair in pairs]) - 1
-    widths = np.diff(stream_at, append=0)
-    sizes = np.concatenate([pair.sizes for pair in pairs])
-    is_other = widths != np.diff(at, append=0)
-    is_other[ends] = True
-    widths[is_other] = sizes[is_other]
-    offset = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
-    is_byte = np.ones(len(at), dtype=np.bool_)
-    is_byte[
-        [end - len(pair.text) + 1 for pair, end in zip(pairs, ends.tolist(), strict=True) if pair.is_first]
-    ] = False
-    is_byte[[end for pair, end in zip(pairs, ends.tolist(), strict=True) if pair.is_last]] = False
-    where = np.repeat(stream_at, widths) + offset
-    kept = (np.repeat(is_byte, widths) | (offset > 0)) & (where < size)
-    places[where[kept]] = (np.repeat(at, widths) + offset)[kept]
-    return places
 
 
 def _of_whole_characters(

@@ -43,28 +43,6 @@ class TokenSpans:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def within(self, start: int, end: int) -> tuple[TokenSpans, slice]:
-        """The tokens that lie wholly inside a stretch of the text.
-
-        Args:
-            start: first byte of the stretch.
-            end: the byte after its last.
-        Returns:
-            Spans of those tokens, with offsets from `start` and the stretch as their text; and their
-            positions in the sequence.
-        Raises:
-            ValueError: not 0 <= start <= end <= length of the text in bytes.
-        """
-        if not 0 <= start <= end <= len(self.text):
-            raise ValueError(
-                f"TokenSpans.within: a stretch must satisfy 0 <= start <= end <= {len(self.text)}, the bytes "
-                f"of the text; got start={start}, end={end}. Offsets are in UTF-8 bytes, not in characters."
-            )
-        stretch = Stretches.of([(start, end)])
-        firsts, afters = self.positions(stretch)
-        spans, _ = self.gathered(stretch, firsts, afters)
-        return spans, slice(int(firsts[0]), int(afters[0]))
-
     def positions(self, stretches: Stretches) -> tuple[Int64[np.ndarray, " A"], Int64[np.ndarray, " A"]]:
         """[A] each: the first token that lies in each stretch, and the one after its last."""
         starts, ends = stretches.starts, stretches.ends
