@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from tide.alignment.token_stream import blank_bytes
-
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
 
     from tide.alignment.token_spans import ChunkAlignment
 
 Merge = Literal["none", "words", "length"]
+# Whitespace of more than one byte: Unicode's White_Space beyond ASCII.
+WIDE_BLANKS = tuple(
+    chr(point).encode()
+    for point in (0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+)
 
 
 def check_merging(function: str, merge: str, max_bytes: int | None, max_tokens: int | None) -> None:
@@ -89,6 +92,19 @@ def merge_chunks(
 
 def _word_begins(text: bytes, places: Int64[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
     """Return True at places with whitespace behind and none before."""
-    is_blank = np.append(blank_bytes(text), False)
+    is_blank = np.append(_blank_bytes(text), False)
     begins: Bool[np.ndarray, " K"] = is_blank[places] & ~is_blank[places - 1]
     return begins
+
+
+def _blank_bytes(data: bytes) -> Bool[np.ndarray, " B"]:
+    """[B] bool, the bytes of whitespace."""
+    codes = np.frombuffer(data, dtype=np.uint8)
+    is_blank: Bool[np.ndarray, " B"] = (codes == 0x20) | ((codes >= 0x09) & (codes <= 0x0D))
+    for blank in () if data.isascii() else WIDE_BLANKS:
+        if blank in data:
+            at = [codes[i : len(codes) - len(blank) + 1 + i] == byte for i, byte in enumerate(blank)]
+            found = np.flatnonzero(np.logical_and.reduce(at))
+            for offset in range(len(blank)):
+                is_blank[found + offset] = True
+    return is_blank

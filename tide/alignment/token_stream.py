@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int64, UInt8
 
 
-# Whitespace of more than one byte: Unicode's White_Space beyond ASCII.
-WIDE_BLANKS = tuple(
-    chr(point).encode()
-    for point in (0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
-)
 ERROR_CONTEXT = 20  # bytes that an error shows on either side of a difference
 
 
@@ -112,16 +107,3 @@ def first_difference(part: bytes, whole: bytes) -> int | None:
     size = min(len(part), len(whole))
     differs = np.frombuffer(part, np.uint8, size) != np.frombuffer(whole, np.uint8, size)
     return int(np.argmax(differs)) if differs.any() else size
-
-
-def blank_bytes(data: bytes) -> Bool[np.ndarray, " B"]:
-    """[B] bool, the bytes of whitespace."""
-    codes = np.frombuffer(data, dtype=np.uint8)
-    is_blank: Bool[np.ndarray, " B"] = (codes == 0x20) | ((codes >= 0x09) & (codes <= 0x0D))
-    for blank in () if data.isascii() else WIDE_BLANKS:
-        if blank in data:
-            at = [codes[i : len(codes) - len(blank) + 1 + i] == byte for i, byte in enumerate(blank)]
-            found = np.flatnonzero(np.logical_and.reduce(at))
-            for offset in range(len(blank)):
-                is_blank[found + offset] = True
-    return is_blank
