@@ -164,7 +164,7 @@ def _texts(
 def _as_written(
     whole: Segment, specials: Sequence[Special], data: bytes, stream: bytes, may_cut: bool
 ) -> tuple[list[Shift], list[Literal]] | None:
-    """Where tokens lie that spell a text as it stands; None where they do not."""
+    """Place tokens that spell a text exactly as written; None if they do not."""
     shifts, literals = [], []
     (place, text_end), at, first = whole.text, whole.stream[0], whole.tokens[0]
     for special in (*specials, Special(whole.tokens[1], whole.stream[1], b"")):
@@ -212,7 +212,7 @@ def _literals(whole: Segment, specials: Sequence[Special], data: bytes) -> list[
 
 
 def _between(whole: Segment, literals: Sequence[Literal]) -> Iterator[Segment]:
-    """What lies between the literals of a text."""
+    """The segments between the literals of a text."""
     text, stream, token = whole.text[0], whole.stream[0], whole.tokens[0]
     for special, start, end in literals:
         yield Segment((text, start), (stream, special.stream), (token, special.token))

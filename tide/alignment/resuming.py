@@ -41,7 +41,7 @@ class Gap(NamedTuple):
 
     Attributes:
         unknown: increasing places in the stream of unknown tokens, which spell nothing.
-        may_cut: the text may go on behind the stream, inside a character, too.
+        may_cut: the stream may end before the text does, also inside a character.
     """
 
     text: tuple[int, int]
@@ -51,7 +51,7 @@ class Gap(NamedTuple):
 
 
 class _Folded(NamedTuple):
-    """What normalizers keep of some bytes.
+    """Bytes folded to what normalizers leave unchanged.
 
     Attributes:
         data: N bytes.
@@ -221,7 +221,7 @@ def agreements(
 
 
 def _anchors(text: bytes, stream: bytes, unknown: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Where strings begin that both streams hold once, without an unknown token inside, in the same order."""
+    """Starts of strings that occur once in text and stream, in one order, with no unknown token inside."""
     is_whole = np.ones(max(0, len(stream) - ANCHOR + 1), dtype=np.bool_)
     for place in unknown:
         is_whole[max(0, place - ANCHOR + 1) : place] = False
