@@ -25,8 +25,10 @@ def test_fp32_equals_the_definition_in_fp64(vocab, rows, backend):
     log_p = call(inputs, backend=backend, workspace_bytes=4 * vocab * 5)
     assert log_p.dtype == torch.float32
     assert relative(log_p, expected) < 16 * EPS32
+    # A gradient of hidden states sums over the vocabulary, in an order that each machine chooses.
+    bound = max(32, 2 * vocab**0.5) * EPS32
     for actual, wanted in zip(gradients(log_p, upstream, inputs), expected_gradients, strict=True):
-        assert relative(actual, wanted) < 32 * EPS32
+        assert relative(actual, wanted) < bound
 
 
 def test_a_vocabulary_of_one_is_certain():
