@@ -60,6 +60,24 @@ class Literal(NamedTuple):
     end: int
 
 
+class Spelled(NamedTuple):
+    """Where tokens spell their text, in bytes of it.
+
+    Attributes:
+        starts, ends: [L] int64, if a token is spelled there.
+        spelled: [L] bool.
+        agrees: [L] bool, something beside the token is the text's.
+        low, high: [L] int64, the text that the token may stand for.
+    """
+
+    starts: Int64[np.ndarray, " L"]
+    ends: Int64[np.ndarray, " L"]
+    spelled: Bool[np.ndarray, " L"]
+    agrees: Bool[np.ndarray, " L"]
+    low: Int64[np.ndarray, " L"]
+    high: Int64[np.ndarray, " L"]
+
+
 def place_tokens(
     texts: Texts,
     tokens: Tokens,
@@ -91,47 +109,21 @@ def place_tokens(
         shifts += found[0]
         literals += found[1]
 
-    first, shift, floor = np.array(shifts, dtype=np.int64).reshape(-1, 3).T
-    counts = np.diff(np.append(first, len(tokens.ids)))
-    shift, floor = np.repeat(shift, counts), np.repeat(floor, counts)
-    starts, ends = (np.maximum(of + shift, floor) for of in (tokens.starts, tokens.ends))
-    spelled = tokens.lengths > 0
-    # The text that a token may stand for.
-    low, high = (np.repeat(of, np.diff(tokens.borders)) for of in (texts.bytes[:-1], texts.bytes[1:]))
-    agrees = spelled.copy()  # something beside the token is the text's
-    if resumed:
-        gaps = [
-            Gap(
-                segment.text,
-                segment.stream,
-                tokens.starts[
-                    segment.tokens[0] + np.flatnonzero(is_unknown[slice(*segment.tokens)])
-                ].tolist(),
-                may_cut,
-            )
-            for segment, may_cut in resumed
-        ]
-        of_gaps = np.concatenate([np.arange(*segment.tokens) for segment, _ in resumed])
-        sizes = [segment.tokens[1] - segment.tokens[0] for segment, _ in resumed]
-        low[of_gaps], high[of_gaps] = (np.repeat([gap.text[side] for gap in gaps], sizes) for side in (0, 1))
-        starts[of_gaps], ends[of_gaps], spelled[of_gaps], agrees[of_gaps] = _resumed(
-            gaps, sizes, of_gaps, texts, tokens
-        )
-
+    at = _spelled(texts, tokens, shifts, resumed, is_unknown)
     num_agreeing, num_missing, num_unknown = (
         np.diff(np.append(0, np.cumsum(of))[tokens.borders])
-        for of in (agrees, ~spelled & (tokens.lengths > 0), is_unknown)
+        for of in (at.agrees, ~at.spelled & (tokens.lengths > 0), is_unknown)
     )
     is_foreign = (num_missing > 0) & (num_unknown == 0) & (spells_text | (num_agreeing == 0))
-    spelled &= ~np.repeat(is_foreign, np.diff(tokens.borders))
-    is_placed = spelled.copy()
+    spelled = at.spelled & ~np.repeat(is_foreign, np.diff(tokens.borders))
+    starts, ends, is_placed = at.starts, at.ends, spelled.copy()
     for literal in literals:
-        at = literal.special.token
-        starts[at], ends[at], is_placed[at] = literal.start, literal.end, True
+        token = literal.special.token
+        starts[token], ends[token], is_placed[token] = literal.start, literal.end, True
 
     # Other tokens stand between what is spelled before and behind them; without bytes, at its end.
-    before = np.maximum.accumulate(np.where(is_placed, ends, low))
-    behind = np.minimum.accumulate(np.where(is_placed, starts, high)[::-1])[::-1]
+    before = np.maximum.accumulate(np.where(is_placed, ends, at.low))
+    behind = np.minimum.accumulate(np.where(is_placed, starts, at.high)[::-1])[::-1]
     is_empty = (tokens.lengths == 0) & ~is_unknown
     reach = np.where(is_empty, before, np.maximum(before, behind))
     ends = np.maximum.accumulate(np.where(is_placed, ends, reach))
@@ -140,6 +132,35 @@ def place_tokens(
     has_bytes = spelled & (starts < ends)
     spans = TokenSpans(texts.data, starts, ends, has_bytes, tokens.special, rejected)
     return spans, np.flatnonzero(is_foreign)
+
+
+def _spelled(
+    texts: Texts,
+    tokens: Tokens,
+    shifts: Sequence[Shift],
+    resumed: Sequence[tuple[Segment, bool]],
+    is_unknown: Bool[np.ndarray, " L"],
+) -> Spelled:
+    """Where tokens spell their text, by the shifts of texts as written and in segments to resume."""
+    first, shift, floor = np.array(shifts, dtype=np.int64).reshape(-1, 3).T
+    counts = np.diff(np.append(first, len(tokens.ids)))
+    shift, floor = np.repeat(shift, counts), np.repeat(floor, counts)
+    starts, ends = (np.maximum(of + shift, floor) for of in (tokens.starts, tokens.ends))
+    low, high = (np.repeat(of, np.diff(tokens.borders)) for of in (texts.bytes[:-1], texts.bytes[1:]))
+    spelled = tokens.lengths > 0
+    agrees = spelled.copy()
+    if resumed:
+        ranges = [slice(*segment.tokens) for segment, _ in resumed]
+        unknown = [of.start + np.flatnonzero(is_unknown[of]) for of in ranges]
+        gaps = [
+            Gap(segment.text, segment.stream, tokens.starts[of].tolist(), may_cut)
+            for (segment, may_cut), of in zip(resumed, unknown, strict=True)
+        ]
+        at = np.concatenate([np.arange(of.start, of.stop) for of in ranges])
+        sizes = [of.stop - of.start for of in ranges]
+        low[at], high[at] = (np.repeat([gap.text[side] for gap in gaps], sizes) for side in (0, 1))
+        starts[at], ends[at], spelled[at], agrees[at] = _resumed(gaps, sizes, at, texts, tokens)
+    return Spelled(starts, ends, spelled, agrees, low, high)
 
 
 def _texts(

@@ -51,11 +51,11 @@ class Gap(NamedTuple):
 
 
 class _Folded(NamedTuple):
-    """Bytes folded to what normalizers leave unchanged.
+    """Parts of a text or stream, folded to what normalizers leave unchanged.
 
     Attributes:
         data: N bytes.
-        at: [N] int64, where the character of each begins.
+        at: [N] int64, where in the whole the character of each begins.
         sizes: [N] int64, bytes of that character.
     """
 
@@ -64,11 +64,13 @@ class _Folded(NamedTuple):
     sizes: Int64[np.ndarray, " N"]
 
     @classmethod
-    def of(cls, data: bytes) -> _Folded:
-        """Fold UTF-8; a byte that is none stands for itself."""
-        text = data.decode("utf-8", "surrogateescape")
+    def of(cls, data: bytes, parts: Sequence[tuple[int, int]]) -> _Folded:
+        """Fold parts of UTF-8, in order; a byte that is none stands for itself."""
+        ranges = np.array(parts, dtype=np.int64).reshape(-1, 2)
+        whole, _ = runs(ranges[:, 0], ranges[:, 1])
+        text = b"".join(data[start:end] for start, end in parts).decode("utf-8", "surrogateescape")
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        numbers = np.zeros(0x110000, dtype=np.int32)
+        numbers = np.zeros(int(points.max(initial=0)) + 1, dtype=np.int32)
         numbers[points] = 1
         distinct = np.flatnonzero(numbers)
         numbers[distinct] = np.arange(len(distinct))
@@ -79,7 +81,7 @@ class _Folded(NamedTuple):
         widths = 1 + (distinct >= 0x80) + (distinct >= 0x800) + (distinct >= 0x10000)
         widths[(distinct >= 0xDC80) & (distinct < 0xDD00)] = 1
         counts, widths = lengths[number], widths[number]
-        starts = np.cumsum(widths) - widths
+        starts = whole[np.cumsum(widths) - widths]
         kept = gather(flat, (np.cumsum(lengths) - lengths)[number], counts)
         return cls(kept.tobytes(), np.repeat(starts, counts), np.repeat(widths, counts))
 
@@ -101,10 +103,11 @@ def spelled_places(
     Returns:
         [S] int64; the end of each gap's prefix; whether anything of each gap agrees.
     """
-    (folded, at, _), (folded_stream, stream_at, sizes) = _Folded.of(text), _Folded.of(stream)
+    sides = ((text, [gap.text for gap in gaps]), (stream, [gap.stream for gap in gaps]))
+    (folded, at, _), (folded_stream, stream_at, sizes) = (_Folded.of(*side) for side in sides)
     bounds = (
         np.searchsorted(of, ranges).reshape(-1, 2).tolist()
-        for of, ranges in ((at, [gap.text for gap in gaps]), (stream_at, [gap.stream for gap in gaps]))
+        for of, (_, ranges) in zip((at, stream_at), sides, strict=True)
     )
     parts: list[tuple[int, int, int]] = []  # first bytes that agree, as they are compared, and their number
     copies: list[tuple[int, int, int]] = []  # first bytes of blanks at edges, and their number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tide.config.problem import Place, Problem, RecipeError, at_key
 from tide.config.recipe import Recipe, load_recipe
-from tide.config.records import Record, decode
+from tide.config.records import Record, decode, differences
 from tide.config.sections import (
     DataConfig,
     MaskingConfig,
@@ -28,5 +28,6 @@ __all__ = [
     "TrainingConfig",
     "at_key",
     "decode",
+    "differences",
     "load_recipe",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import json
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Record(BaseModel):
@@ -35,3 +39,23 @@ def decode(kind: type[_Record], text: str | bytes, *, where: str, remedy: str) -
             for problem in error.errors(include_url=False)
         ]
         raise ValueError(f"{where}: {'; '.join(problems)}. {remedy}") from None
+
+
+def differences(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """What two nested mappings of JSON values hold at the keys where they differ, in the order of the keys.
+
+    Keys are dotted, with the numbers of list items; what is missing is None. 1, 1.0 and true are three
+    values.
+    """
+    pair = _flat(one), _flat(other)
+    held = {key: (pair[0].get(key), pair[1].get(key)) for key in sorted(pair[0].keys() | pair[1].keys())}
+    return {key: values for key, values in held.items() if json.dumps(values[0]) != json.dumps(values[1])}
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, list | tuple):
+            value = {str(at): item for at, item in enumerate(value)}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tide.config import differences
 from tide.data import Rejected, file_hash
 from tide.preparation.manifest import (
     MANIFEST_FILE,
@@ -14,7 +15,6 @@ from tide.preparation.manifest import (
     Manifest,
     PartReport,
     Plan,
-    different_keys,
     read_plan,
 )
 
@@ -95,8 +95,8 @@ class ShardDirectory:
         begun = read_plan(self.path)
         versions = {} if begun is None else begun.versions
         return [
-            f"{name} {versions.get(name, 'not recorded')} (here {plan.versions.get(name)})"
-            for name in different_keys(versions, plan.versions)
+            f"{name} {there or 'not recorded'} (here {here})"
+            for name, (there, here) in differences(versions, plan.versions).items()
         ]
 
     def clear(self) -> None:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field
 
 from tide._version import __version__
-from tide.config import Record, decode
+from tide.config import Record, decode, differences
 from tide.data import ShardedExamples, file_hash, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from transformers import PreTrainedTokenizerFast
 
@@ -122,8 +122,8 @@ class Plan(Record):
 
     def differences(self, other: Plan) -> list[str]:
         """Return the keys, dotted, in which two plans differ. 1, 1.0 and true are three values."""
-        ours, theirs = (_flat(plan.model_dump(exclude={"versions"})) for plan in (self, other))
-        return different_keys(ours, theirs)
+        ours, theirs = (plan.model_dump(exclude={"versions"}) for plan in (self, other))
+        return list(differences(ours, theirs))
 
 
 class Shard(Record):
@@ -239,21 +239,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
         "special": {role: str(token) for role, token in tokenizer.special_tokens_map.items()},
         "split_special_tokens": bool(tokenizer.split_special_tokens),
     }
-    return hashlib.sha256(_canonical(decisive).encode()).hexdigest()
-
-
-def different_keys(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    """Return the keys, sorted, whose values are not the same JSON; a key that is missing is null."""
-    return [
-        key
-        for key in sorted(one.keys() | other.keys())
-        if _canonical(one.get(key)) != _canonical(other.get(key))
-    ]
-
-
-def _canonical(value: object) -> str:
-    """JSON that is equal for equal values alone: in Python, 1 == 1.0 == True."""
-    return json.dumps(value, sort_keys=True)
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _read(kind: type[_Kind], path: Path, remedy: str) -> _Kind:
@@ -276,12 +262,3 @@ def _not_as_prepared(path: Path, found: str) -> ValueError:
         f"prepared data: the shard {str(path)!r} is not the one that was prepared: {found}. Run "
         "`tide prepare` again with the recipe that it was made with: it makes this shard again."
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, list):
-            value = {str(at): item for at, item in enumerate(value)}
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -7,15 +7,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tide.config import SourceConfig, at_key
+from tide.config import SourceConfig, at_key, differences
 from tide.data import ShardedExamples, files_at, open_source
 from tide.methods import METHODS
 from tide.preparation.examples import Part, build_part, no_examples
-from tide.preparation.manifest import MANIFEST_FILE, Counts, Manifest, different_keys
+from tide.preparation.manifest import MANIFEST_FILE, Counts, Manifest
 from tide.preparation.plan import Preparation, example_builder, fingerprints, layout_options, mixing_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from tide.batch import Example
     from tide.config import Recipe
@@ -108,26 +108,23 @@ def _check_manifest(manifest: Manifest, recipe: Recipe, tokenizers: Tokenizers) 
     layout = layout_options(recipe)
     wanted, made = layout, plan.options
     if recipe.data.mixture:
-        sources = _by_key([source.model_dump() for source in recipe.data.mixture])
-        wanted, made = wanted | mixing_options(recipe) | sources, made | _by_key(plan.sources)
+        sources = [source.model_dump() for source in recipe.data.mixture]
+        wanted = wanted | mixing_options(recipe) | {"sources": sources}
+        # What else a plan holds of a source is no key of the recipe.
+        named = [{name: source.get(name) for name in SourceConfig.model_fields} for source in plan.sources]
+        made = made | {"sources": named}
     # Other options of the plan are of no consequence to this method.
-    changed = [key for key in different_keys(made, wanted) if key in wanted or key.startswith("sources.")]
+    changed = differences({name: made.get(name) for name in wanted}, wanted)
     if not changed:
         return
-    differences = ", ".join(f"{key} {made.get(key)!r} (here {wanted.get(key)!r})" for key in changed)
+    listed = ", ".join(f"{key} {there!r} (here {here!r})" for key, (there, here) in changed.items())
     remedy = "or use the recipe that it was made with."
-    if not layout.keys() & set(changed):
+    if not layout.keys() & {key.split(".")[0] for key in changed}:
         remedy += " To train on it whatever its rows are, name neither data.train nor data.sources."
     raise ValueError(
-        f"prepared data: {where} was made with {differences}. Run `tide prepare` with this recipe and "
+        f"prepared data: {where} was made with {listed}. Run `tide prepare` with this recipe and "
         f"another data.prepared, {remedy}"
     )
-
-
-def _by_key(sources: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """The recipe's keys of sources, dotted; what else a plan holds is left out."""
-    names = SourceConfig.model_fields
-    return {f"sources.{at}.{name}": source.get(name) for at, source in enumerate(sources) for name in names}
 
 
 def _check_held_out(recipe: Recipe) -> None:

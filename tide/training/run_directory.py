@@ -13,12 +13,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tide.config import load_recipe
+from tide.config import differences, load_recipe
 from tide.data import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tide.config import Recipe
 
 RECIPE_FILE, INPUTS_FILE, SUMMARY_FILE = "recipe.yaml", "inputs.sha256", "summary.json"
@@ -114,24 +112,16 @@ class RunDirectory:
     def _check_same_recipe(self) -> None:
         written = self.path / RECIPE_FILE
         earlier = load_recipe(written) if written.is_file() else self.recipe
-        before, now = _flat(earlier.to_dict()), _flat(self.recipe.to_dict())
-        changed = {key for key in before | now if before.get(key) != now.get(key)}
+        changed = differences(earlier.to_dict(), self.recipe.to_dict())
         # A run that was moved, or is named by another path, is the same run.
-        changed.discard("training.output_dir")
+        changed.pop("training.output_dir", None)
         if changed:
             raise ValueError(
                 f"distill: the recipe differs from the run in {str(self.path)!r} at "
-                f"{', '.join(sorted(changed))}. Resume with that run's recipe.yaml, or name another "
+                f"{', '.join(changed)}. Resume with that run's recipe.yaml, or name another "
                 "training.output_dir."
             )
 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[-1])
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
