@@ -13,7 +13,6 @@ class Contract:
     Attributes:
         mask_id: id of the mask token.
         block_size: tokens per block; blocks are counted from the start of the text, the last may be short.
-        order: of the two halves of the input.
         shift: output i predicts token i + shift.
     Raises:
         ValueError: block_size is below 1.
@@ -21,7 +20,6 @@ class Contract:
 
     mask_id: int
     block_size: int
-    order: Literal["x_t, x_0"] = "x_t, x_0"
     shift: Literal[0] = 0
 
     def __post_init__(self) -> None:

@@ -61,20 +61,13 @@ class Literal(NamedTuple):
 
 
 class Spelled(NamedTuple):
-    """Where tokens spell their text, in bytes of it.
+    """Where tokens spell their text."""
 
-    Attributes:
-        starts, ends: [L] int64, if a token is spelled there.
-        spelled: [L] bool.
-        agrees: [L] bool, something beside the token is the text's.
-        low, high: [L] int64, the text that the token may stand for.
-    """
-
-    starts: Int64[np.ndarray, " L"]
+    starts: Int64[np.ndarray, " L"]  # in bytes of the text, if a token is spelled there
     ends: Int64[np.ndarray, " L"]
     spelled: Bool[np.ndarray, " L"]
-    agrees: Bool[np.ndarray, " L"]
-    low: Int64[np.ndarray, " L"]
+    agrees: Bool[np.ndarray, " L"]  # something beside the token is the text's
+    low: Int64[np.ndarray, " L"]  # the text that a token may stand for
     high: Int64[np.ndarray, " L"]
 
 

@@ -44,8 +44,7 @@ def decode(kind: type[_Record], text: str | bytes, *, where: str, remedy: str) -
 def differences(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """What two nested mappings of JSON values hold at the keys where they differ, in the order of the keys.
 
-    Keys are dotted, with the numbers of list items; what is missing is None. 1, 1.0 and true are three
-    values.
+    Keys are dotted, with the numbers of list items; what is missing is None. 1, 1.0 and true differ.
     """
     pair = _flat(one), _flat(other)
     held = {key: (pair[0].get(key), pair[1].get(key)) for key in sorted(pair[0].keys() | pair[1].keys())}

@@ -89,7 +89,7 @@ class DataConfig(Section):
     max_length: Count = Field(512, description="student tokens; a multiple of masking.block_size")
     teacher_max_length: Count | None = Field(None, description="teacher tokens, likewise; null: max_length")
     end_fill: Literal["learnt", "unlearnt", "none"] = Field(
-        "learnt", description="fill the last block with end-of-text, trained on or not"
+        "learnt", description="end-of-text up to the end of the last block: in the loss, outside it, or none"
     )
     chunk_merging: Literal["none", "words", "length"] = Field(
         "none", description='merge chunks; "words": no chunk ends inside a word'
