@@ -84,6 +84,7 @@ def test_counts_match_the_examples(tiny_checkpoints, tmp_path):
     assert prepare(shared, workers=1).counts.without_chunks == 0
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_again_and_with_more_workers(tiny_checkpoints, tmp_path, bad_rows):
     data = {"train": None, "sources": [{"path": str(bad_rows)}, {"path": str(tiny_checkpoints.rows)}]}
     written = []

@@ -112,7 +112,7 @@ def test_template_arguments_are_compared_by_type_and_value(tiny_checkpoints, tmp
     recipe = Recipe.from_dict(values)
     with pytest.raises(
         ValueError,
-        match=r"student_template_arguments {'enable_thinking': 1} \(here {'enable_thinking': True}",
+        match=r"student_template_arguments.enable_thinking 1 \(here True\)",
     ):
         examples_of(recipe)
     with pytest.raises(

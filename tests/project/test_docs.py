@@ -67,6 +67,7 @@ def test_a_broken_link_is_found() -> None:
     assert links == ["gone.md", "g.md#z", "../../out", "no.png"]
 
 
+@pytest.mark.slow
 def test_python_in_the_documents_runs(documents: dict[str, str], root: Path, tmp_path: Path) -> None:
     assert "tide.losses" in python_in(documents["README.md"])
     # README sends those who look for these options to this page.

@@ -84,6 +84,7 @@ def test_one_version_everywhere(wheel: Path, root: Path) -> None:
     assert [version, version, version] == [newest[1], citation["version"], tide.__version__]
 
 
+@pytest.mark.slow
 def test_it_installs_into_an_empty_folder_and_imports_from_there(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     install = ["install", "--no-deps", "--no-index", "--quiet", "--target", str(target), str(wheel)]
