@@ -24,7 +24,6 @@ class Family:
         official: fields that the published TIDE code runs a teacher at instead.
         mask_token: text of the mask token.
         adds_mask_token: True if the published tokenizer lacks the mask token; its id is the next free one.
-        tokenizer_type: model type whose tokenizer reads the files, if they name one that transformers lacks.
         config_keys: keys of config.json to the names that the host gives them.
         config_defaults: what the host has to be told where config.json is silent.
         host_assumes: keys of config.json, each with the only value that the host computes.
@@ -43,7 +42,6 @@ class Family:
     official: Mapping[str, Any] = field(default_factory=dict)
     mask_token: str | None = None
     adds_mask_token: bool = False
-    tokenizer_type: str | None = None
     config_keys: Mapping[str, str] = field(default_factory=dict)
     config_defaults: Mapping[str, Any] = field(default_factory=dict)
     host_assumes: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +129,6 @@ FAMILIES: Mapping[str, Family] = {
         host="Qwen2ForCausalLM",
         contract={"mask_id": 151666, "block_size": None, "shift": 1},
         mask_token="<|mask|>",
-        tokenizer_type="qwen2",
         weight="CART",
         stops=("<|endoftext|>",),
         sampler={"rule": "entropy", "temperature": 0.1, "top_p": 0.9},
@@ -179,6 +176,9 @@ FAMILIES: Mapping[str, Family] = {
 REFUSED: Mapping[str, str] = {
     "diffusion_gemma": "it is not mask-based: it denoises random tokens, and has no mask token to distil at",
 }
+
+# Tokenizer classes that transformers lacks, with the model type whose tokenizer reads their files.
+TOKENIZER_TYPES: Mapping[str, str] = {"DreamTokenizer": "qwen2"}
 
 
 def find_family(model_type: str | None, architectures: Sequence[str] | None = None) -> str | None:

@@ -10,11 +10,33 @@ from typing import Any
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
+    ConversionOps,
     MergeModulelist,
-    Split,
     WeightConverter,
     WeightRenaming,
 )
+
+
+class SplitHeads(ConversionOps):  # type: ignore[misc]
+    """Split the rows of one projection into query, key and value heads; concatenate them to save."""
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **context: Any,
+    ) -> dict[str, Any]:
+        ((weight,),) = input_dict.values()
+        config = context["config"]
+        query, key = config.num_attention_heads, config.num_key_value_heads
+        head = len(weight) // (query + 2 * key)
+        parts = weight.split([query * head, key * head, key * head])
+        return {name: part.contiguous() for name, part in zip(target_patterns, parts, strict=True)}
+
+    @property
+    def reverse_op(self) -> Concatenate:
+        return Concatenate(dim=0)
 
 
 def _llada() -> list[Any]:
@@ -50,7 +72,7 @@ def _llada2(*, merged_experts: bool) -> list[Any]:
     projections = [f"self_attn.{name}_proj.weight" for name in "qkv"]
     maps = [
         *(WeightRenaming(theirs, ours) for theirs, ours in names.items()),
-        WeightConverter("attention.query_key_value.weight", projections, [Split(dim=0)]),
+        WeightConverter("attention.query_key_value.weight", projections, [SplitHeads()]),
         WeightConverter(
             [expert.format("gate"), expert.format("up")],
             "mlp.experts.gate_up_proj",

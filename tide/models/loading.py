@@ -40,8 +40,9 @@ def load_config(path: str) -> PretrainedConfig:
             raise FileNotFoundError("no such file")
     try:
         return host_config(values)
-    except ValueError as error:
-        raise ValueError(f"load_config: {path!r}: {error}.") from None
+    except Exception as error:  # ours, or of the configuration's types
+        reason = " ".join(str(error).split())
+        raise ValueError(f"load_config: {path!r} cannot be loaded: {reason}.") from error
 
 
 def check_weights(path: str) -> None:

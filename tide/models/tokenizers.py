@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from tide.models.catalog import TOKENIZER_TYPES
 from tide.models.hosts import family_of
 from tide.models.loading import load_config
 from tide.models.paths import location, reading
@@ -34,12 +36,11 @@ def load_tokenizer(
         if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
             # transformers would make an empty tokenizer of the model's type.
             raise FileNotFoundError("no such file")
-        config = _config_beside(path) if config is None else config
-        own_type = None if config is None else family_of(config).tokenizer_type
         where, options = location(path)
-        # Without trust_remote_code, transformers asks on stdin whether to run code that the files name.
+        named = get_tokenizer_config(where).get("tokenizer_class")
+        # Left out, trust_remote_code has transformers ask on stdin whether to run code that the files name.
         tokenizer = AutoTokenizer.from_pretrained(
-            where, tokenizer_type=own_type, trust_remote_code=False, **options
+            where, tokenizer_type=TOKENIZER_TYPES.get(named), trust_remote_code=False, **options
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
@@ -48,6 +49,7 @@ def load_tokenizer(
         )
     if not needs_mask:
         return tokenizer
+    config = _config_beside(path) if config is None else config
     if tokenizer.mask_token_id is None and config is not None:
         _name_mask_token(tokenizer, config)
     if tokenizer.mask_token_id is None:
