@@ -63,7 +63,7 @@ def test_half_precision_weights_load_as_fp32_masters(tiny_checkpoints, checkpoin
     assert all(torch.equal(value, saved[name].float()) for name, value in model.state_dict().items())
 
 
-def test_a_converted_checkpoint_loads_as_qwen3(checkpoint):
+def test_a_converted_checkpoint_is_hosted_by_qwen3(checkpoint):
     edit_config(
         checkpoint,
         model_type="a2d-qwen3",
@@ -71,9 +71,10 @@ def test_a_converted_checkpoint_loads_as_qwen3(checkpoint):
         auto_map={"AutoModelForCausalLM": "modeling_a2d.A2DQwen3LMHeadModel"},
     )
     config = load_config(str(checkpoint))
-    assert type(config) is Qwen3Config and config.model_type == "qwen3"
+    assert isinstance(config, Qwen3Config) and config.model_type == "a2d-qwen3"
     assert (config.hidden_size, config.vocab_size, config.num_key_value_heads) == (32, 300, 2)
     model = load_model(str(checkpoint), trainable=False)
+    assert isinstance(model, Qwen3ForCausalLM)
     assert torch.equal(model.model.norm.weight, make_model(300, seed=1).model.norm.weight)
     assert torch.equal(model.lm_head.weight, make_model(300, seed=1).lm_head.weight)
 
@@ -124,7 +125,7 @@ def break_config(checkpoint: Path) -> None:
 
 
 def other_architecture(checkpoint: Path) -> None:
-    edit_config(checkpoint, model_type="llama")
+    edit_config(checkpoint, model_type="bert2")
 
 
 def no_architecture(checkpoint: Path) -> None:
@@ -136,8 +137,8 @@ def no_architecture(checkpoint: Path) -> None:
     [
         (remove_config, r"load_config: no readable config.json at .*checkpoint.*no such file.*Give a folder"),
         (break_config, r"load_config: no readable config.json at .*checkpoint.*Give a folder"),
-        (other_architecture, r"load_config: .* model_type 'llama'; supported.* qwen3, a2d-qwen3\."),
-        (no_architecture, r"load_config: .* model_type None; supported.* qwen3, a2d-qwen3\."),
+        (other_architecture, r"load_config: .* model_type 'bert2'; supported are llada2, .* Convert"),
+        (no_architecture, r"load_config: .* model_type None; supported are llada2, .* Convert"),
     ],
 )
 def test_unreadable_or_unsupported_configurations_are_errors(checkpoint, damage, message):

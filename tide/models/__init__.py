@@ -1,23 +1,23 @@
-"""Models: loading, and forward passes that stop before the head."""
+"""Models: families, loading, contracts, and forward passes that stop before the head."""
 
+from tide.models.catalog import FAMILIES, Family
+from tide.models.contracts import contract_of, record_contract
 from tide.models.forward import DiffusionModel, output_head, run
-from tide.models.loading import (
-    check_weights,
-    load_config,
-    load_model,
-    load_tokenizer,
-    mask_remedy,
-    without_progress_bars,
-)
+from tide.models.loading import check_weights, load_config, load_model, without_progress_bars
+from tide.models.tokenizers import load_tokenizer, mask_remedy
 
 __all__ = [
+    "FAMILIES",
     "DiffusionModel",
+    "Family",
     "check_weights",
+    "contract_of",
     "load_config",
     "load_model",
     "load_tokenizer",
     "mask_remedy",
     "output_head",
+    "record_contract",
     "run",
     "without_progress_bars",
 ]
