@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tide.config import Record, at_key, decode
-from tide.contract import Contract
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
 from tide.methods import METHODS
-from tide.models import DiffusionModel, check_weights, load_config, load_model
+from tide.models import DiffusionModel, check_weights, contract_of, load_config, load_model, record_contract
 from tide.preparation import (
     check_embeddings,
     check_shared_ids,
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from tide.batch import Example
-    from tide.config import Recipe
+    from tide.config import ModelConfig, Recipe
+    from tide.contract import Contract
     from tide.preparation import Tokenizers, TrainingData
 
 
@@ -149,16 +149,50 @@ def distill(
 
 
 def load_models(recipe: Recipe, tokenizers: Tokenizers) -> tuple[DiffusionModel, DiffusionModel | None]:
-    """Load the student and, if the method has one, the teacher."""
-    block_size, teacher = recipe.masking.block_size, None
+    """Load the student and, if the method has one, the teacher, each with its contract."""
+    contracts, teacher = model_contracts(recipe, tokenizers), None
     with at_key("student.path"):
         network = load_model(recipe.student.path, trainable=True)
-        student = DiffusionModel(network, Contract(tokenizers.student.mask_token_id, block_size))
-    if recipe.teacher is not None and tokenizers.teacher is not None:
+    record_contract(network.config, contracts["student"])
+    student = DiffusionModel(network, contracts["student"])
+    if recipe.teacher is not None and "teacher" in contracts:
         with at_key("teacher.path"):
-            network = load_model(recipe.teacher.path, dtype=recipe.teacher.dtype, trainable=False)
-        teacher = DiffusionModel(network, Contract(tokenizers.teacher.mask_token_id, block_size))
+            network = load_model(
+                recipe.teacher.path,
+                dtype=recipe.teacher.dtype,
+                trainable=False,
+                quantization=recipe.teacher.quantization,
+                device=recipe.teacher.device,
+            )
+        teacher = DiffusionModel(network, contracts["teacher"])
     return student, teacher
+
+
+def model_contracts(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, Contract]:
+    """The contracts of the student and, if the method has one, the teacher, from their configurations.
+
+    Raises:
+        ValueError: a contract is unknown or ambiguous, or the recipe's block size is not the student's.
+    """
+    contracts = {}
+    for role, tokenizer in tokenizers.by_role().items():
+        model: ModelConfig = getattr(recipe, role)
+        with at_key(f"{role}.contract"):
+            contracts[role] = contract_of(
+                load_config(model.path),
+                tokenizer,
+                name=model.contract,
+                values=model.contract_values,
+                block_size=recipe.masking.block_size if role == "student" else None,
+            )
+    trained, wanted = contracts["student"].block_size, recipe.masking.block_size
+    if trained != wanted:
+        raise ValueError(
+            f"masking.block_size: {wanted}, and the student was trained at {trained or 'the whole text'}. Set "
+            f"it to {trained or 'the size of a block'}, or train another: student.contract_values: "
+            f"{{block_size: {wanted}}}."
+        )
+    return contracts
 
 
 def check(recipe: Recipe, *, resume: bool = False) -> str:
@@ -190,6 +224,7 @@ def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Exam
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
     check_embeddings(recipe, tokenizers)
+    check_contracts(METHODS[recipe.method], **model_contracts(recipe, tokenizers))
     data = training_data(recipe, tokenizers)
     check_shared_ids(tokenizers, data.counts.highest_id)
     return tokenizers, data, held_out_examples(recipe, tokenizers)

@@ -39,10 +39,11 @@ def test_the_quickstart_recipes_name_its_models_and_data(name, method, student):
     assert (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size) == (128, 128, 16)
 
 
-def test_the_paper_recipe_mixes_its_data():
-    recipe = load_recipe(ROOT / "recipes" / "paper_cross.yaml")
-    assert recipe.method == "tide_cross"
-    assert (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size) == (512, 1024, 32)
+@pytest.mark.parametrize(("name", "teacher_length"), [("llada2_calm", 1024), ("wedlm_kl", 768)])
+def test_the_paper_recipes_mix_their_data(name, teacher_length):
+    recipe = load_recipe(ROOT / "recipes" / "paper" / f"{name}.yaml")
+    lengths = (recipe.data.max_length, recipe.data.teacher_length, recipe.masking.block_size)
+    assert lengths == (512, teacher_length, 32)
     paths = [source.path for source in recipe.data.sources]
     assert paths[:2] == ["allenai/tulu-3-sft-mixture", "HuggingFaceTB/smoltalk"]
     python = {source.path for source in recipe.data.sources if source.answer_contains == "python"}

@@ -64,6 +64,22 @@ def _(recipe: Sections) -> Iterator[str]:
         yield "the student is the model that trains, got false; leave trainable out"
 
 
+@_rule("student.quantization", "quantization")
+@_rule("student.device", "device")
+def _(recipe: Sections, key: str) -> Iterator[str]:
+    if (value := getattr(recipe.student, key)) is not None:
+        yield f"the student trains whole, where accelerate puts it, got {value}; leave {key} out"
+
+
+@_rule("student.contract")
+def _(recipe: Sections) -> Iterator[str]:
+    if recipe.student.contract != "trained":
+        yield (
+            f"a student is trained by its own contract, got {recipe.student.contract}; leave contract out, or "
+            "give student.contract_values"
+        )
+
+
 @_rule("teacher.trainable")
 def _(recipe: Sections) -> Iterator[str]:
     if recipe.teacher is not None and recipe.teacher.trainable:

@@ -51,6 +51,20 @@ class ModelConfig(Section):
     trainable: bool | None = Field(
         None, description="follows from the role: true for student, false for teacher"
     )
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="of a teacher's linear layers, by bitsandbytes"
+    )
+    device: Text | None = Field(None, description="of a teacher, such as cuda:1; null: the student's")
+    contract: Literal["trained", "official", "ar"] = Field(
+        "trained",
+        description="how it reads a text: as its makers trained it, as the published TIDE code runs it, or as "
+        "an autoregressive model",
+    )
+    contract_values: NamedValues = Field(
+        default_factory=dict,
+        description="values in place of the contract's: mask_id, block_size (0: the whole text), in_block, "
+        "shift, lowest_rate, highest_rate",
+    )
     template_arguments: NamedValues = Field(
         default_factory=dict, description="variables of the chat template, such as enable_thinking: false"
     )

@@ -104,8 +104,11 @@ def _shared_vocab_size(
 
 
 def _tokenizer_of(role: str, model: ModelConfig) -> PreTrainedTokenizerFast:
+    with at_key(f"{role}.path"):
+        config = load_config(model.path)
     with at_key(f"{role}.{model.tokenizer_key}"):
-        return load_tokenizer(model.tokenizer_path)
+        # An autoregressive teacher reads no mask.
+        return load_tokenizer(model.tokenizer_path, needs_mask=role == "student", config=config)
 
 
 def _width_of(role: str, model: ModelConfig) -> int:
