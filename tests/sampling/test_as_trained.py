@@ -12,7 +12,7 @@ from tide import generate
 from tide.config import MaskingConfig
 from tide.contract import Contract
 from tide.data import Collator, TextRow
-from tide.layouts import block_diffusion_layout
+from tide.layouts import noised_layout
 from tide.masking import Noiser
 from tide.methods import METHODS
 from tide.models import output_head, run
@@ -35,7 +35,7 @@ def noised_at(rows: list[TextRow], tokenizer, *, times: list[float], seed: int =
 
 
 def rows_of(model, noised):
-    return run(model, block_diffusion_layout(noised, Contract(MASK, BLOCK)))
+    return run(model, noised_layout(noised, Contract(MASK, BLOCK)))
 
 
 @pytest.mark.parametrize("num_prompt", [0, 2, 4, 5])
