@@ -56,7 +56,7 @@ def double():
         ),
     ),
 )
-@settings(max_examples=30)
+@settings(max_examples=50)
 @torch.no_grad()
 def test_rows_are_those_of_the_definition_in_fp64(double, noised, contract):
     rows = run(double, noised_layout(noised, contract))
@@ -155,10 +155,7 @@ def test_layers_that_take_no_mask_are_an_error():
 @pytest.mark.parametrize("name", ["blocks", "observed first", "autoregressive"])
 @torch.no_grad()
 def test_flex_attention_reads_the_same_mask(name):
-    model, layout = (
-        make_model(VOCAB, initializer_range=0.05),
-        noised_layout(texts(), CONTRACTS[name]),
-    )
+    model, layout = make_model(VOCAB, initializer_range=0.05), noised_layout(texts(), CONTRACTS[name])
     dense = run(model, layout)
     model.set_attn_implementation("flex_attention")
     assert_close(run(model, layout), dense, rtol=0, atol=1e-6)
