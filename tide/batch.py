@@ -1,7 +1,7 @@
 """The records that travel between stages: Example -> Batch -> NoisedBatch -> Layout -> HiddenRows.
 
-Legend: B sequences, L tokens of a text (padded), S tokens of a model's input, K noised views, C chunks,
-N masked rows, d hidden size, V vocabulary entries.
+Legend: B sequences, L tokens of a text (padded), K noised views, R rows of W tokens in a model's input,
+C chunks, N masked tokens, d hidden size, V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -143,21 +143,55 @@ class NoisedBatch(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The input of one forward pass.
+class Layout(_TensorRecord):
+    """The input of one forward pass. Several texts may share a row of its grid.
 
     Attributes:
-        token_ids: [B, S] int64.
-        positions: [B, S] int64, of every token in its text.
-        attends: attends(sequence, head, query, key) is True where the query may attend to the key; all four
-            are integer tensors that broadcast. The signature of FlexAttention's mask functions.
-        rows: [N] int64; flat index into [B, S] of the hidden rows that count.
+        token_ids: [R, W] int64.
+        positions: [R, W] int64, of every token in its text.
+        text: [R, W] int64, the number of the text in the batch. Padding is negative, and no two tokens of it
+            are alike in a row.
+        segment: [R, W] int64; 0 is x_0, noised views are 1, 2, ...
+        block: [R, W] int64, of every token in its text.
+        masked: [R, W] bool, mask tokens.
+        rows: [N] int64; flat index into [R, W] of the hidden rows that count, one for every token to predict.
+        mask: the model's attention rule, which makes `attends` of the tensors above.
     """
 
-    token_ids: Int[Tensor, "B S"]
-    positions: Int[Tensor, "B S"]
-    attends: MaskFunction
+    token_ids: Int[Tensor, "R W"]
+    positions: Int[Tensor, "R W"]
+    text: Int[Tensor, "R W"]
+    segment: Int[Tensor, "R W"]
+    block: Int[Tensor, "R W"]
+    masked: Bool[Tensor, "R W"]
     rows: Int[Tensor, "N"]
+    mask: Callable[[Layout], MaskFunction]
+
+    @property
+    def attends(self) -> MaskFunction:
+        """attends(row, head, query, key) is True where the query may attend to the key.
+
+        All four are integer tensors that broadcast. The signature of FlexAttention's mask functions.
+        """
+        return self.mask(self)
+
+
+@dataclass(frozen=True)
+class Layouts(_TensorRecord):
+    """The inputs of a step's forward passes; `teacher` is None without a teacher."""
+
+    student: Layout
+    teacher: Layout | None
+
+    def metrics(self, num_examples: int) -> dict[str, Float[Tensor, ""]]:
+        """By side, the tokens that a forward pass computes per example, and the grid's share of padding."""
+        metrics = {}
+        for side, layout in (("student", self.student), ("teacher", self.teacher)):
+            if layout is not None:
+                used = (layout.text >= 0).float()
+                metrics[f"{side}_tokens"] = used.sum() / num_examples
+                metrics[f"{side}_padding"] = 1 - used.mean()
+        return metrics
 
 
 class Head(NamedTuple):

@@ -105,7 +105,8 @@ def test_a_term_alone_brings_the_student_to_its_teacher(
     recipe = recipe.replace(objective={"ce_weight": 0.0, "chunk_divergence": "kl"})
     trainer = trainer_of(recipe)
     noised = fixed_noise(trainer)
-    before = float(trainer.module(noised, 1.0).loss.detach())
+    layouts = trainer.module.layouts(noised)
+    before = float(trainer.module(noised, layouts, 1.0).loss.detach())
     trainer.train()
-    after = float(trainer.module(noised, 1.0).loss.detach())
+    after = float(trainer.module(noised, layouts, 1.0).loss.detach())
     assert 0 < after < 0.8 * before

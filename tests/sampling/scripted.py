@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedConfig
 
 
 class Call(NamedTuple):
@@ -43,7 +44,7 @@ class ScriptedModel(torch.nn.Module):
             self.logits[:, favourite] = 100.0
         self.head = torch.nn.Linear(vocab_size, vocab_size, bias=False)
         torch.nn.init.eye_(self.head.weight)
-        self.config = SimpleNamespace(_attn_implementation="sdpa")
+        self.config = PreTrainedConfig(attn_implementation="sdpa")
         self.device = torch.device("cpu")
         self.calls: list[Call] = []
 

@@ -12,7 +12,7 @@ from tide import generate
 from tide.config import MaskingConfig
 from tide.contract import Contract
 from tide.data import Collator, TextRow
-from tide.layouts import block_diffusion_layout
+from tide.layouts import noised_layout
 from tide.masking import Noiser
 from tide.methods import METHODS
 from tide.models import output_head, run
@@ -35,7 +35,7 @@ def noised_at(rows: list[TextRow], tokenizer, *, times: list[float], seed: int =
 
 
 def rows_of(model, noised):
-    return run(model, block_diffusion_layout(noised, Contract(MASK, BLOCK)))
+    return run(model, noised_layout(noised, Contract(MASK, BLOCK)))
 
 
 @pytest.mark.parametrize("num_prompt", [0, 2, 4, 5])
@@ -47,19 +47,21 @@ def test_the_open_block_is_read_as_in_training(tokenizer, num_prompt, num_comple
     length = noised.token_ids.shape[1]
     model = ScriptedModel(258, noised.token_ids[0].tolist() + [0] * 16)
 
-    rows_of(model, noised)
+    layout = noised_layout(noised, Contract(MASK, BLOCK))
+    run(model, layout)
     trained = model.calls.pop()
     assert generate(model, tokenizer, [row.prompt], max_new_tokens=16, block_size=BLOCK) == [row.completion]
     assert model.calls[-1].input_ids.shape[1] == length  # The last block of training is the last one opened.
 
-    def seen_from(call: Call, position: int) -> list[tuple[int, int]]:
-        seen = call.mask[0, position]
+    def seen_from(call: Call, column: int) -> list[tuple[int, int]]:
+        seen = call.mask[0, column]
         return sorted(zip(call.positions[0, seen].tolist(), call.input_ids[0, seen].tolist(), strict=True))
 
     for start in range(num_prompt // BLOCK * BLOCK, length, BLOCK):
         opened = next(call for call in model.calls if call.input_ids.shape[1] == start + BLOCK)
         for position in range(start, start + BLOCK):
-            assert seen_from(opened, position) == seen_from(trained, position)
+            noisy = (layout.segment == 1) & (layout.positions == position)
+            assert seen_from(opened, position) == seen_from(trained, int(noisy[0].nonzero()))
 
 
 def test_a_model_trained_on_two_texts_ends_them_where_they_end(tokenizer):

@@ -54,11 +54,12 @@ seen = {}
 for method in METHODS:
     trainer = trainer_of(Recipe.from_dict(json.loads((folder / f"{method}.json").read_text())))
     module, noised = trainer.module, noised_batch(trainer)
+    layouts = module.layouts(noised)
     for layer in module.student.base_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
     parameters = dict(module.student.named_parameters())
-    loss = module(noised, PROGRESS).loss
+    loss = module(noised, layouts, PROGRESS).loss
     loss.backward()
     seen[method] = {
         "loss": loss.detach(),
@@ -93,7 +94,8 @@ def steps(request: pytest.FixtureRequest, folder: Path) -> tuple[dict[str, Any],
     """One method's step on the whole module, and what each rank has of it."""
     method = request.param
     trainer = trainer_of(Recipe.from_dict(json.loads((folder / f"{method}.json").read_text())))
-    loss = trainer.module(noised_batch(trainer), PROGRESS).loss
+    noised = noised_batch(trainer)
+    loss = trainer.module(noised, trainer.module.layouts(noised), PROGRESS).loss
     loss.backward()
     gradients = {name: x.grad for name, x in trainer.module.student.named_parameters()}
     return {"loss": loss.detach(), "gradients": gradients}, [

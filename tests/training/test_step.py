@@ -104,7 +104,7 @@ def test_the_step_is_its_definition(tiny_checkpoints: TinyCheckpoints, tmp_path:
     if method == "tide_cross":
         assert int(noised.chunk_mask.sum()) > 3
 
-    out = trainer.module(noised, PROGRESS)
+    out = trainer.module(noised, trainer.module.layouts(noised), PROGRESS)
     out.loss.backward()
     gradients = {
         name: parameter.grad.double() for name, parameter in trainer.module.student.named_parameters()

@@ -14,7 +14,7 @@ import torch
 from tide.alignment import ByteTable
 from tide.config import Record
 from tide.data import Collator
-from tide.layouts import block_diffusion_layout
+from tide.layouts import noised_layout
 from tide.masking import keyed_generator, one_view
 from tide.models import output_head, run
 from tide_kernels import token_logprob, token_scores
@@ -22,11 +22,11 @@ from tide_kernels import token_logprob, token_scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-    from tide.batch import Example, NoisedTokens
+    from tide.batch import Example, Layout
     from tide.models import DiffusionModel
 
 TIMES = (0.25, 0.5, 0.75)
@@ -72,9 +72,17 @@ def held_out_likelihood(
         Likelihood and accuracy at every time, without end-of-text tokens, which stand for no byte. Bytes are
         those that the tokenizer reads (`ByteTable.spells_text`): where it drops whitespace or respells the
         text, the figures do not compare with another tokenizer's.
+    Raises:
+        ValueError: the model is autoregressive.
     """
+    mask_id = model.contract.mask_id
+    if mask_id is None:
+        raise ValueError(
+            "held_out_likelihood: the model must predict masked tokens; got an autoregressive one. "
+            "Evaluate its likelihood from left to right."
+        )
     byte_lengths = torch.from_numpy(ByteTable.from_tokenizer(tokenizer).lengths)
-    collator = Collator(student_pad_id=0, pad_to_multiple_of=model.contract.block_size)
+    collator = Collator(student_pad_id=0)
     nats, correct, tokens, num_bytes = (torch.zeros(len(times), dtype=torch.float64) for _ in range(4))
     by_length = sorted(enumerate(examples), key=lambda numbered: len(numbered[1].student.token_ids))
     for start in range(0, len(by_length), batch_size):
@@ -85,9 +93,11 @@ def held_out_likelihood(
             # The same in any batch; a token is masked at times above its noise.
             noise[row, :length] = torch.rand(length, generator=keyed_generator(seed, number))
         for column, time in enumerate(times):
-            noised = one_view(batch, (noise < time) & batch.loss_mask, model.contract.mask_id)
+            noised = one_view(batch, (noise < time) & batch.loss_mask, mask_id)
             lengths = byte_lengths[noised.labels]
-            log_p, hits = _score_rows(model, noised.on_device(model.network.device))
+            layout = noised_layout(noised, model.contract)
+            device = model.network.device
+            log_p, hits = _score_rows(model, layout.on_device(device), noised.labels.to(device))
             counted = lengths > 0
             nats[column] -= log_p.cpu().double()[counted].sum()
             correct[column] += hits.cpu()[counted].sum()
@@ -102,9 +112,11 @@ def held_out_likelihood(
     )
 
 
-def _score_rows(model: DiffusionModel, noised: NoisedTokens) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+def _score_rows(
+    model: DiffusionModel, layout: Layout, labels: Int[Tensor, "N"]
+) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
     """Log-probability of every row's label, and True where it is the most likely token."""
-    hidden = run(model.network, block_diffusion_layout(noised, model.contract))
+    hidden = run(model.network, layout)
     hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     logits = output_head(model.network).logits(hidden)
-    return token_logprob(logits, noised.labels), token_scores(logits).token_ids == noised.labels
+    return token_logprob(logits, labels), token_scores(logits).token_ids == labels

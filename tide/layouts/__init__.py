@@ -1,5 +1,5 @@
 """Layouts: the input of a forward pass, with its attention mask and the rows that count."""
 
-from tide.layouts.block_diffusion import block_diffusion_layout, text_layout
+from tide.layouts.inputs import batch_layouts, noised_layout, text_layout
 
-__all__ = ["block_diffusion_layout", "text_layout"]
+__all__ = ["batch_layouts", "noised_layout", "text_layout"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tide.batch import Example, NoisedBatch
+    from tide.batch import Example, Layouts, NoisedBatch
     from tide.data import Collator
     from tide.masking import Noiser
     from tide.training.step import DistillationModule
@@ -78,21 +78,23 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: NoisedBatch,
+        inputs: tuple[NoisedBatch, Layouts],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Run one step through the (possibly wrapped) module; metrics stay on the device."""
-        loss, metrics = model(inputs, self.state.global_step / max(self.state.max_steps, 1))
-        self.metric_means.add(metrics, self._num_tokens)
+        noised, layouts = inputs
+        loss, metrics = model(noised, layouts, self.state.global_step / max(self.state.max_steps, 1))
+        self.metric_means.add(metrics | layouts.metrics(len(noised.t)), self._num_tokens)
         return (loss, metrics) if return_outputs else loss
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> NoisedBatch:
-        """Noise the batch on the host, then move it."""
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> tuple[NoisedBatch, Layouts]:
+        """Noise the batch and lay it out on the host, then move both."""
         batch = inputs["batch"]
         self._num_tokens = int(batch.student.valid.sum())
-        noised: NoisedBatch = self.noiser(batch, self._noise_generator()).on_device(self.args.device)
-        return noised
+        noised = self.noiser(batch, self._noise_generator())
+        layouts = self.module.layouts(noised)
+        return noised.on_device(self.args.device), layouts.on_device(self.args.device)
 
     def _noise_generator(self) -> torch.Generator:
         """Keyed by (seed, step, micro-step, rank) alone, so that resuming changes nothing."""

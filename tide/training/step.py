@@ -1,4 +1,4 @@
-"""One distillation step: noised batch -> layouts -> masked rows of both models -> objective.
+"""One distillation step: noised batch, laid out -> masked rows of both models -> objective.
 
 `DistillationModule` is the step as the module that data-parallel wrappers wrap, loss included.
 """
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from tide.batch import HiddenRows
-from tide.layouts import block_diffusion_layout
+from tide.layouts import batch_layouts
 from tide.models import DiffusionModel, output_head, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tide.batch import NoisedBatch, NoisedTokens
+    from tide.batch import Layout, Layouts, NoisedBatch
     from tide.losses.objective import Objective, ObjectiveOutput
 
 
@@ -25,6 +25,7 @@ def distillation_step(
     student: DiffusionModel,
     teacher: DiffusionModel | None,
     noised: NoisedBatch,
+    layouts: Layouts,
     objective: Objective,
     progress: float,
 ) -> ObjectiveOutput:
@@ -35,20 +36,20 @@ def distillation_step(
         teacher: frozen; None without distillation. It reads its own views of the text: two complementary ones
             under CompDemo, one with whole chunks masked across tokenizers.
         noised: on the models' device.
+        layouts: of `noised`, by the models' contracts (`tide.layouts.batch_layouts`); on their device.
         objective: cross-entropy and a distillation term.
         progress: share of training done, in [0, 1].
     """
-    student_rows = _masked_rows(student, noised.student)
+    student_rows = _hidden_rows(student, layouts.student)
     teacher_rows = None
-    if teacher is not None and noised.teacher is not None:
+    if teacher is not None and layouts.teacher is not None:
         with torch.no_grad():
-            teacher_rows = _masked_rows(teacher, noised.teacher)
+            teacher_rows = _hidden_rows(teacher, layouts.teacher)
     return objective(student_rows, teacher_rows, noised, progress)
 
 
-def _masked_rows(model: DiffusionModel, tokens: NoisedTokens) -> HiddenRows:
-    hidden = run(model.network, block_diffusion_layout(tokens, model.contract))
-    return HiddenRows(hidden, output_head(model.network))
+def _hidden_rows(model: DiffusionModel, layout: Layout) -> HiddenRows:
+    return HiddenRows(run(model.network, layout), output_head(model.network))
 
 
 class DistillationModule(nn.Module):
@@ -79,7 +80,12 @@ class DistillationModule(nn.Module):
         """The frozen teacher's network."""
         return None if self._teacher is None else self._teacher.network
 
-    def forward(self, noised: NoisedBatch, progress: float) -> ObjectiveOutput:
+    def layouts(self, noised: NoisedBatch) -> Layouts:
+        """What both models read of a noised batch on the host."""
+        teacher = None if self._teacher is None else self._teacher.contract
+        return batch_layouts(noised, self.contract, teacher)
+
+    def forward(self, noised: NoisedBatch, layouts: Layouts, progress: float) -> ObjectiveOutput:
         """Loss and metrics of one noised batch; `progress` is the share of training done."""
         student = DiffusionModel(self.student, self.contract)
-        return distillation_step(student, self._teacher, noised, self.objective, progress)
+        return distillation_step(student, self._teacher, noised, layouts, self.objective, progress)
