@@ -20,6 +20,7 @@ from tests.batches import (
 )
 from tide.batch import Batch, NoisedTokens
 from tide.config import MaskingConfig
+from tide.contract import Contract
 from tide.masking import Noiser, touched_chunks
 from tide.methods import METHODS
 
@@ -29,13 +30,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def noiser_of(method: str, **masking: object) -> Noiser:
-    teacher_mask_id = TEACHER_MASK if METHODS[method].has_teacher else None
-    return Noiser(
-        MaskingConfig(**masking),
-        METHODS[method],
-        student_mask_id=STUDENT_MASK,
-        teacher_mask_id=teacher_mask_id,
-    )
+    teacher = Contract(TEACHER_MASK, 4) if METHODS[method].has_teacher else None
+    return Noiser(MaskingConfig(**masking), METHODS[method], Contract(STUDENT_MASK, 4), teacher)
 
 
 def masked_set(noised: NoisedTokens) -> torch.Tensor:
