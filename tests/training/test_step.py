@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.flow.recipes import tiny_recipe, trainer_of
+from tests.training.recording import recorded
+from tide.methods import METHODS
 from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
 
 if TYPE_CHECKING:
@@ -90,6 +92,27 @@ def expected_loss(
             p.append((log_ps[of_chunk].sum() / 2).exp().clamp(1e-7, 1 - 1e-7))
         values.append(-(p[0] * p[1].log() + (1 - p[0]) * (1 - p[1]).log()))
     return loss + torch.stack(values).mean()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_steps_of_every_method(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str) -> None:
+    """The loss is the weighted sum of the two terms, which the next step sees from other weights."""
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path, method, max_steps=2)
+    given = {"ce_weight": 0.7, "distill_weight": 0.3}
+    trainer = trainer_of(recipe.replace(objective=given))
+    others = list(given) if METHODS[method].has_teacher else ["distill_weight"]
+    alone = [trainer_of(recipe.replace(objective={**given, other: 0.0})) for other in others]
+    record = recorded(trainer)
+    assert len(record.outputs) == 2
+    losses = [float(out.loss.detach()) for out in record.outputs]
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses) and losses[0] != losses[1]
+    for gradients in record.gradients:
+        assert all(bool(g.isfinite().all()) for g in gradients.values())
+        assert any(bool(g.any()) for g in gradients.values())
+    # Untrained, as the first step saw them.
+    terms = [float(other.module(record.noised[0], 0.0).loss.detach()) for other in alone]
+    assert sum(terms) == pytest.approx(losses[0], rel=1e-5)
+    assert all(term > 0 for term in terms)
 
 
 @pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross"])
