@@ -104,12 +104,8 @@ def test_draws_are_the_recorded_ones(methods, masking, digest):
         "any": cross_batch(student, teacher),
     }
     for method in methods:
-        noiser, draw, batch = (
-            noiser_of(method, student_masking=masking),
-            generator(),
-            batches[METHODS[method].teacher],
-        )
-        digests = ""
+        noiser, batch = noiser_of(method, student_masking=masking), batches[METHODS[method].teacher]
+        draw, digests = generator(), ""
         for _ in range(20):
             noised, drawn = noiser(batch, draw), hashlib.sha256()
             sides = [side for side in (noised.student, noised.teacher) if side is not None]

@@ -74,9 +74,9 @@ def expected_loss(
         return loss
     with torch.no_grad():
         teacher_logits = masked_logits(teacher, noised.teacher)
+    lambda_t = (0.1 + 0.8 * PROGRESS) * (1 - t)  # The cosine is half way at one half.
+    weight = torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2))
     if method == "tide_shared":
-        lambda_t = (0.1 + 0.8 * PROGRESS) * (1 - t)  # The cosine is half way at one half.
-        weight = torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2))
         kl, _ = interpolated_kl_reference(logits, teacher_logits, lambda_t[sequence], 2.0)
         return loss + 4 * (weight[sequence] * kl).mean()
     teacher_log_p = token_log_p(teacher_logits, noised.teacher)
@@ -90,7 +90,11 @@ def expected_loss(
             of_chunk = (chunks.flatten()[side.rows] == chunk) & (side.rows // chunks.shape[1] == row)
             assert int(of_chunk.sum()) == int((chunks[row] == chunk).sum()), "a chunk that counts is whole"
             p.append((log_ps[of_chunk].sum() / 2).exp().clamp(1e-7, 1 - 1e-7))
-        values.append(-(p[0] * p[1].log() + (1 - p[0]) * (1 - p[1]).log()))
+        if method == "tide_cross":
+            values.append(-(p[0] * p[1].log() + (1 - p[0]) * (1 - p[1]).log()))
+            continue
+        target = ((1 - lambda_t[row]) * p[0] + lambda_t[row] * p[1]).detach()
+        values.append(-weight[row] * (target * p[0].log() + (1 - target) * (1 - p[0]).log()))
     return loss + torch.stack(values).mean()
 
 
@@ -115,16 +119,16 @@ def test_two_steps_of_every_method(tiny_checkpoints: TinyCheckpoints, tmp_path: 
     assert all(term > 0 for term in terms)
 
 
-@pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross"])
+@pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross", "tide_shared_chunks"])
 def test_the_step_is_its_definition(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str) -> None:
     trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, method))
     examples = [trainer.train_dataset[index] for index in (0, 1, 6)]
     batch = trainer.data_collator(examples)["batch"]
     assert not batch.student.valid.all(), "one sequence is shorter"
     noised = trainer.noiser(batch, torch.Generator().manual_seed(5), torch.tensor([0.4, 0.55, 0.7]))
-    if method == "tide_shared":
+    if METHODS[method].comp_demo:
         assert noised.teacher.views.shape[1] == 2 and set(noised.teacher.row_views.tolist()) == {0, 1}
-    if method == "tide_cross":
+    if METHODS[method].across_tokenizers:
         assert int(noised.chunk_mask.sum()) > 3
 
     out = trainer.module(noised, PROGRESS)
