@@ -84,5 +84,14 @@ def noised_tokens(
     return NoisedTokens(token_ids, valid, noised, rows, view_of_token.flatten()[rows])
 
 
+def masked_set(noised: NoisedTokens) -> torch.Tensor:
+    """[B, L], True on the rows."""
+    return (
+        torch.zeros(noised.token_ids.numel(), dtype=torch.bool)
+        .index_fill(0, noised.rows, True)
+        .view_as(noised.token_ids)
+    )
+
+
 def random_masked(num: int = 3, length: int = 10, seed: int = 0) -> torch.Tensor:
     return torch.rand((num, length), generator=torch.Generator().manual_seed(seed)) < 0.5

@@ -16,4 +16,5 @@ def test_method_names_and_what_each_needs() -> None:
         "tide_shared": ("shared", "both", "midrange", True),
         "calm": ("any", "both", "uniform", False),
         "tide_cross": ("any", "both", "uniform", False),
+        "tide_shared_chunks": ("any", "both", "midrange", True),
     }

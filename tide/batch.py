@@ -101,10 +101,10 @@ class NoisedTokens(_TensorRecord):
     Attributes:
         token_ids: [B, L] int64, the clean text x_0.
         valid: [B, L] bool.
-        views: [B, K, L] int64, x_t: masked tokens replaced by the mask id.
+        views: [B, K, L] int64, x_t: masked tokens replaced by the mask id; K = 0 for a model of clean text.
         rows: [N] int64, ascending; flat index into [B, L] of the tokens to predict. Made on the host: their
             number is known without waiting for the device.
-        row_views: [N] int64; the view that predicts each row.
+        row_views: [N] int64; the view that predicts each row; 0 without views.
     """
 
     token_ids: Int[Tensor, "B L"]
@@ -124,9 +124,11 @@ class NoisedBatch(_TensorRecord):
     """A batch after masking, complete for the forward passes and the losses.
 
     Attributes:
-        student, teacher: noised tokens of either side.
+        student, teacher: noised tokens of either side. Within one vocabulary, the teacher's rows are those
+            of the student's that are distilled. A text without a row of the teacher is not valid there.
         t: [B] fp32 diffusion time in (0, 1].
-        diffusion_weight: [B] fp32, −α'(t) / (1 − α(t)), the cross-entropy weight of a masked token.
+        diffusion_weight: [B] or [B, L_s] fp32, −α'(t) / (1 − α(t)), the cross-entropy weight of a masked
+            token.
         loss_mask: [B, L_s] bool, of the student.
         student_chunks, teacher_chunks: [B, L] int64, −1 for none.
         chunk_mask: [B, C] bool, chunks that both sides mask whole.
@@ -135,7 +137,7 @@ class NoisedBatch(_TensorRecord):
     student: NoisedTokens
     teacher: NoisedTokens | None
     t: Float[Tensor, "B"]
-    diffusion_weight: Float[Tensor, "B"]
+    diffusion_weight: Float[Tensor, "B *L"]
     loss_mask: Bool[Tensor, "B L"]
     student_chunks: Int[Tensor, "B L"]
     teacher_chunks: Int[Tensor, "B M"] | None

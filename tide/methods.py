@@ -10,7 +10,7 @@ from typing import Literal
 
 LambdaAxis = Literal["both", "training", "timestep"]
 TimestepWeight = Literal["uniform", "midrange"]
-Term = Literal["cross_entropy", "forward_kl", "reverse_kl", "tidal", "calm", "reverse_calm"]
+Term = Literal["cross_entropy", "forward_kl", "reverse_kl", "tidal", "calm", "reverse_calm", "tidal_chunks"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,16 @@ METHODS: dict[str, Method] = {
     "tide_shared": Method("tidal", "TIDAL + CompDemo", "shared", timestep_weight="midrange", comp_demo=True),
     "calm": Method("calm", "chunk likelihoods, forward, across tokenizers", "any"),
     "tide_cross": Method("reverse_calm", "Reverse CALM across tokenizers", "any"),
+    "tide_shared_chunks": Method(
+        "tidal_chunks",
+        "TIDAL on chunk likelihoods + CompDemo by whole chunks, across tokenizers",
+        "any",
+        timestep_weight="midrange",
+        comp_demo=True,
+    ),
 }
 
 
 def names_across_tokenizers() -> str:
-    """The methods that align two tokenizers, for a remedy in an error: "calm or tide_cross"."""
+    """The methods that align two tokenizers, for a remedy in an error: "calm or ..."."""
     return " or ".join(name for name, method in METHODS.items() if method.across_tokenizers)

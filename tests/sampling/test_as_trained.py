@@ -30,7 +30,7 @@ def noised_at(rows: list[TextRow], tokenizer, *, times: list[float], seed: int =
     """The student's side of `rows` as training noises it at the given times."""
     examples = examples_of(rows, tokenizer, max_length=32, block_size=BLOCK)
     batch = Collator(student_pad_id=0, pad_to_multiple_of=BLOCK)(examples)
-    noiser = Noiser(MaskingConfig(), METHODS["none"], student_mask_id=MASK)
+    noiser = Noiser(MaskingConfig(), METHODS["none"], Contract(MASK, BLOCK))
     return noiser(batch, torch.Generator().manual_seed(seed), torch.tensor(times)).student
 
 

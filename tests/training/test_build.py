@@ -36,7 +36,7 @@ def test_noiser_has_the_recipes_masking_and_method(tiny_checkpoints: TinyCheckpo
     recipe = recipe.replace(masking={"time_epsilon": 0.01, "demo_ratio": 0.3})
     noiser = trainer_of(recipe).noiser
     assert (noiser.masking, noiser.method) == (recipe.masking, METHODS["tide_shared"])
-    assert (noiser.student_mask_id, noiser.teacher_mask_id) == (1, 1)
+    assert (noiser.student.mask_id, noiser.teacher.mask_id) == (1, 1)
 
 
 def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.flow.recipes import tiny_recipe, trainer_of
+from tests.training.recording import recorded
+from tide.methods import METHODS
 from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
 
 if TYPE_CHECKING:
@@ -72,9 +74,9 @@ def expected_loss(
         return loss
     with torch.no_grad():
         teacher_logits = masked_logits(teacher, noised.teacher)
+    lambda_t = (0.1 + 0.8 * PROGRESS) * (1 - t)  # The cosine is half way at one half.
+    weight = torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2))
     if method == "tide_shared":
-        lambda_t = (0.1 + 0.8 * PROGRESS) * (1 - t)  # The cosine is half way at one half.
-        weight = torch.exp(-((t - 0.5) ** 2) / (2 * 0.15**2))
         kl, _ = interpolated_kl_reference(logits, teacher_logits, lambda_t[sequence], 2.0)
         return loss + 4 * (weight[sequence] * kl).mean()
     teacher_log_p = token_log_p(teacher_logits, noised.teacher)
@@ -88,20 +90,45 @@ def expected_loss(
             of_chunk = (chunks.flatten()[side.rows] == chunk) & (side.rows // chunks.shape[1] == row)
             assert int(of_chunk.sum()) == int((chunks[row] == chunk).sum()), "a chunk that counts is whole"
             p.append((log_ps[of_chunk].sum() / 2).exp().clamp(1e-7, 1 - 1e-7))
-        values.append(-(p[0] * p[1].log() + (1 - p[0]) * (1 - p[1]).log()))
+        if method == "tide_cross":
+            values.append(-(p[0] * p[1].log() + (1 - p[0]) * (1 - p[1]).log()))
+            continue
+        target = ((1 - lambda_t[row]) * p[0] + lambda_t[row] * p[1]).detach()
+        values.append(-weight[row] * (target * p[0].log() + (1 - target) * (1 - p[0]).log()))
     return loss + torch.stack(values).mean()
 
 
-@pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross"])
+@pytest.mark.parametrize("method", METHODS)
+def test_two_steps_of_every_method(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str) -> None:
+    """The loss is the weighted sum of the two terms, which the next step sees from other weights."""
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path, method, max_steps=2)
+    given = {"ce_weight": 0.7, "distill_weight": 0.3}
+    trainer = trainer_of(recipe.replace(objective=given))
+    others = list(given) if METHODS[method].has_teacher else ["distill_weight"]
+    alone = [trainer_of(recipe.replace(objective={**given, other: 0.0})) for other in others]
+    record = recorded(trainer)
+    assert len(record.outputs) == 2
+    losses = [float(out.loss.detach()) for out in record.outputs]
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses) and losses[0] != losses[1]
+    for gradients in record.gradients:
+        assert all(bool(g.isfinite().all()) for g in gradients.values())
+        assert any(bool(g.any()) for g in gradients.values())
+    # Untrained, as the first step saw them.
+    terms = [float(other.module(record.noised[0], 0.0).loss.detach()) for other in alone]
+    assert sum(terms) == pytest.approx(losses[0], rel=1e-5)
+    assert all(term > 0 for term in terms)
+
+
+@pytest.mark.parametrize("method", ["none", "tide_shared", "tide_cross", "tide_shared_chunks"])
 def test_the_step_is_its_definition(tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str) -> None:
     trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, method))
     examples = [trainer.train_dataset[index] for index in (0, 1, 6)]
     batch = trainer.data_collator(examples)["batch"]
     assert not batch.student.valid.all(), "one sequence is shorter"
     noised = trainer.noiser(batch, torch.Generator().manual_seed(5), torch.tensor([0.4, 0.55, 0.7]))
-    if method == "tide_shared":
+    if METHODS[method].comp_demo:
         assert noised.teacher.views.shape[1] == 2 and set(noised.teacher.row_views.tolist()) == {0, 1}
-    if method == "tide_cross":
+    if METHODS[method].across_tokenizers:
         assert int(noised.chunk_mask.sum()) > 3
 
     out = trainer.module(noised, trainer.module.layouts(noised), PROGRESS)

@@ -65,6 +65,22 @@ def test_logs_are_means_over_the_micro_steps_since_the_last(
     } - {f"{side}_{count}" for side in ("student", "teacher") for count in ("tokens", "padding")}
 
 
+@pytest.mark.parametrize(
+    ("decay", "growth"),
+    [("linear", [0.0, 0.25, 0.5, 0.75]), ("cosine", [0.0, 0.14644661, 0.5, 0.85355339])],
+)
+@pytest.mark.parametrize("method", ["taid", "tide_shared_chunks"])
+def test_lambda_grows_with_the_steps_of_a_run(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str, decay: str, growth: list[float]
+) -> None:
+    recipe = tiny_recipe(tiny_checkpoints, tmp_path, method, max_steps=4, gradient_accumulation_steps=2)
+    objective = {"lambda_init": 0.2, "lambda_max": 0.6, "lambda_decay": decay, "lambda_axis": "training"}
+    trainer = trainer_of(recipe.replace(objective=objective))
+    trainer.train()
+    logged = [entry["lambda"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == pytest.approx([0.2 + 0.4 * share for share in growth], rel=1e-6)
+
+
 def test_throughput_counts_the_students_tokens_without_padding(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

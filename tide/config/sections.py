@@ -130,8 +130,20 @@ class MaskingConfig(Section):
 
     block_size: Count = Field(32, description="tokens of a block")
     time_epsilon: InnerFraction = Field(1e-3, description="smallest timestep; bounds the weight 1/t")
-    student_masking: Literal["tokens", "chunks"] = Field(
-        "tokens", description='unit of masking; "chunks": spans whole in both tokenizations'
+    student_masking: Literal["tokens", "chunks", "consistent"] = Field(
+        "tokens",
+        description='unit of masking; "chunks": spans whole in both tokenizations, at rate t; "consistent": '
+        "whole where any of their tokens is drawn, as the official code does",
+    )
+    consistent_weight: Literal["unbiased", "official"] = Field(
+        "unbiased",
+        description='cross-entropy weight under "consistent": one over the rate at which a chunk is masked, '
+        "or over t",
+    )
+    teacher_rates: Literal["clip", "skip", "ignore"] = Field(
+        "clip",
+        description="texts outside the mask rates that the teacher was trained at: show it more or less of "
+        "them, distil none of them, or ask it all the same",
     )
     demo_ratio: InnerFraction = Field(
         0.5, description="CompDemo: share of masked tokens revealed in the teacher's first view"

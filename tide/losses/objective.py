@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss
+from tide.losses.chunk_likelihood import calm_loss, reverse_calm_loss, tidal_chunk_loss
 from tide.losses.cross_entropy import linear_token_log_probs
-from tide.losses.reductions import row_weights
+from tide.losses.reductions import reduce_rows, row_weights
 from tide.losses.schedules import lambda_schedule, timestep_weight
 from tide_kernels import LinearDivergence, linear_interpolated_kl, linear_reverse_kl
 
@@ -66,6 +66,7 @@ class Objective:
 
         Args:
             student, teacher: masked rows, in the order of `noised.student.rows` and `noised.teacher.rows`.
+                Within one vocabulary, a row that only the student has is not distilled.
             noised: the batch, on the models' device.
             progress: share of training done, in [0, 1].
         Raises:
@@ -105,6 +106,12 @@ class _Step(NamedTuple):
             axis=settings.lambda_axis or self.objective.method.lambda_axis,
         )
 
+    def weight_t(self) -> Float[Tensor, " B"]:
+        """Weight of each sequence's timestep in the distillation term."""
+        objective = self.objective
+        kind = objective.settings.timestep_weight or objective.method.timestep_weight
+        return timestep_weight(self.noised.t, kind)
+
     def ce_weights(self) -> Float[Tensor, " N"]:
         """Cross-entropy weight of each student row, normaliser included."""
         settings, rows, loss_mask = self.objective.settings, self.noised.student.rows, self.noised.loss_mask
@@ -129,18 +136,24 @@ def _cross_entropy(step: _Step) -> ObjectiveOutput:
 def _token_divergence(
     step: _Step, op: Callable[..., LinearDivergence], lambda_t: float | Float[Tensor, " B"] | None = None
 ) -> ObjectiveOutput:
-    """T² times a divergence of token distributions over one vocabulary, mean over rows."""
+    """T² times a divergence of token distributions over one vocabulary, mean over the distilled rows."""
     objective, student, teacher, noised = step.objective, step.student, step.teacher, step.noised
-    assert teacher is not None
-    settings, method = objective.settings, objective.method
-    weight_t = timestep_weight(noised.t, settings.timestep_weight or method.timestep_weight)
-    scale = settings.distill_weight * settings.temperature**2 / max(len(noised.student.rows), 1)
+    assert teacher is not None and noised.teacher is not None
+    settings, num_rows, num_distilled = objective.settings, len(student.hidden), len(teacher.hidden)
+    scale = settings.distill_weight * settings.temperature**2 / max(num_distilled, 1)
+    weight, teacher_hidden, distilled = scale * step.weight_t()[step.sequence], teacher.hidden, None
+    if num_distilled < num_rows:
+        # The other rows have a cross-entropy alone: a weight of 0, and any finite teacher.
+        distilled = torch.searchsorted(noised.student.rows, noised.teacher.rows)
+        weight = torch.zeros_like(weight).index_copy(0, distilled, weight[distilled])
+        everywhere = teacher.hidden.new_zeros(num_rows, teacher.hidden.shape[1])
+        teacher_hidden = everywhere.index_copy(0, distilled, teacher.hidden)
     # The divergence may stop at the shared part of the vocabulary; the cross-entropy never does.
     one_pass = objective.shared_vocab_size is None
     ce_weight = step.ce_weights()
     arguments: dict[str, Any] = {
         "temperature": settings.temperature,
-        "weight": scale * weight_t[step.sequence],
+        "weight": weight,
         "labels": noised.student.labels if one_pass else None,
         "ce_weight": ce_weight if one_pass else None,
         "vocab_size": objective.shared_vocab_size,
@@ -154,14 +167,17 @@ def _token_divergence(
         lambda_t = lambda_t[step.sequence]
     if lambda_t is not None:
         arguments["lambda_t"] = lambda_t
-    loss, kl, ce = op(student_hidden=student.hidden, teacher_hidden=teacher.hidden, **arguments)
+    loss, kl, ce = op(student_hidden=student.hidden, teacher_hidden=teacher_hidden, **arguments)
     if ce is None:
         ce = -step.log_p(student, noised.student.labels)
         loss = loss + (ce_weight * ce).sum()
-    return ObjectiveOutput(loss, {"cross_entropy": _mean(ce), method.term: _mean(kl), **metrics})
+    kl = kl if distilled is None else kl[distilled]
+    return ObjectiveOutput(loss, {"cross_entropy": _mean(ce), objective.method.term: _mean(kl), **metrics})
 
 
-def _chunk_likelihood(step: _Step, loss: Callable[..., Float[Tensor, ""]]) -> ObjectiveOutput:
+def _chunk_likelihood(
+    step: _Step, loss: Callable[..., Float[Tensor, "B C"]], lambda_t: Float[Tensor, " B"] | None = None
+) -> ObjectiveOutput:
     """A divergence of chunk likelihoods across tokenizers, mean over active chunks."""
     objective, noised = step.objective, step.noised
     settings = objective.settings
@@ -169,7 +185,11 @@ def _chunk_likelihood(step: _Step, loss: Callable[..., Float[Tensor, ""]]) -> Ob
     student_log_p = step.log_p(step.student, noised.student.labels)
     with torch.no_grad():
         teacher_log_p = step.log_p(step.teacher, noised.teacher.labels)
-    distillation = loss(
+    options: dict[str, Any] = {"divergence": settings.chunk_divergence}
+    weight, metrics = None, {}
+    if lambda_t is not None:
+        options, weight, metrics = {"lambda_t": lambda_t}, step.weight_t(), {"lambda": _mean(lambda_t)}
+    values = loss(
         _on_grid(student_log_p, noised.student.rows, noised.student_chunks.shape),
         _on_grid(teacher_log_p, noised.teacher.rows, noised.teacher_chunks.shape),
         noised.student_chunks,
@@ -177,16 +197,21 @@ def _chunk_likelihood(step: _Step, loss: Callable[..., Float[Tensor, ""]]) -> Ob
         noised.chunk_mask,
         temperature=settings.chunk_temperature,
         eps=settings.chunk_eps,
-        divergence=settings.chunk_divergence,
+        reduction="none",
         backend=objective.backend,
+        **options,
     )
-    metrics = {
+
+    def mean(weight: Float[Tensor, " B"] | None) -> Float[Tensor, ""]:
+        return reduce_rows("Objective", "weight", weight, noised.chunk_mask, values, "mean")
+
+    metrics |= {
         "cross_entropy": _mean(-student_log_p),
-        objective.method.term: distillation.detach(),
+        objective.method.term: mean(None).detach(),
         "active_chunks": noised.chunk_mask.float().sum(),
     }
     ce = -(step.ce_weights() * student_log_p).sum()
-    return ObjectiveOutput(ce + settings.distill_weight * distillation, metrics)
+    return ObjectiveOutput(ce + settings.distill_weight * mean(weight), metrics)
 
 
 # s, z: logits of student and teacher; p_s, p_t: their softmax at T; P_s, P_t: chunk likelihoods.
@@ -203,6 +228,8 @@ TERMS: dict[Term, Callable[[_Step], ObjectiveOutput]] = {
     "calm": lambda step: _chunk_likelihood(step, calm_loss),
     # -[P_s log P_t + (1 - P_s) log(1 - P_t)]
     "reverse_calm": lambda step: _chunk_likelihood(step, reverse_calm_loss),
+    # -[P log P_s + (1 - P) log(1 - P_s)], P = (1 - λ(t, p)) P_s + λ(t, p) P_t held constant
+    "tidal_chunks": lambda step: _chunk_likelihood(step, tidal_chunk_loss, step.lambda_t()),
 }
 
 

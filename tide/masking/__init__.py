@@ -2,18 +2,27 @@
 
 from tide.masking.masks import (
     chunk_consistent_mask,
-    complementary_views,
+    clip_to_rates,
+    complementary_masks,
     random_mask,
     teacher_chunk_mask,
+    touched_chunk_mask,
     touched_chunks,
 )
-from tide.masking.noising import Noiser, keyed_generator, one_view
-from tide.masking.schedule import diffusion_weight, masking_probability, sample_timesteps
+from tide.masking.noising import Noiser, check_teacher, keyed_generator, one_view
+from tide.masking.schedule import (
+    diffusion_weight,
+    masking_probability,
+    sample_timesteps,
+    touched_probability,
+)
 
 __all__ = [
     "Noiser",
+    "check_teacher",
     "chunk_consistent_mask",
-    "complementary_views",
+    "clip_to_rates",
+    "complementary_masks",
     "diffusion_weight",
     "keyed_generator",
     "masking_probability",
@@ -21,5 +30,7 @@ __all__ = [
     "random_mask",
     "sample_timesteps",
     "teacher_chunk_mask",
+    "touched_chunk_mask",
     "touched_chunks",
+    "touched_probability",
 ]

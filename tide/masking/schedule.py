@@ -35,6 +35,12 @@ def masking_probability(t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return t
 
 
+def touched_probability(t: Float[Tensor, "B L"], count: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Probability that at least one of `count` tokens is masked at time t: 1 − α(t)^count."""
+    # In fp64, so that it is t itself for one token.
+    return (1 - (1 - masking_probability(t).double()) ** count).to(t.dtype)
+
+
 def diffusion_weight(t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Weight of a masked token's cross-entropy in the diffusion bound: −α'(t) / (1 − α(t)) = 1/t."""
     return 1.0 / t

@@ -59,15 +59,12 @@ def build_trainer(
     return DistillationTrainer(
         DistillationModule(student, teacher, objective),
         noiser=Noiser(
-            recipe.masking,
-            method,
-            student_mask_id=student.contract.mask_id,
-            teacher_mask_id=None if teacher is None else teacher.contract.mask_id,
+            recipe.masking, method, student.contract, None if teacher is None else teacher.contract
         ),
         collator=Collator(
             student_pad_id=_pad_id(student_tokenizer),
             teacher_pad_id=None if teacher_tokenizer is None else _pad_id(teacher_tokenizer),
-            pad_to_multiple_of=student.contract.block_size,
+            pad_to_multiple_of=student.contract.block_size or 1,
         ),
         args=training_arguments(recipe),
         train_dataset=examples,
