@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's models with the widths of their vocabularies: two layers of 32, nothing trained."""
+"""Checkpoints of the paper's models with their vocabularies: two random layers of width 32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 ROLES = (
     "{% for message in messages %}<role>{{ 'HUMAN' if message.role == 'user' else message.role | upper }}"
@@ -58,7 +58,7 @@ QWEN_WIDTH, LLADA2_WIDTH = 151936, 157184
 def wide_tokenizer(
     specials: Mapping[str, int], *, num_entries: int, words: bool, **roles: str
 ) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 300 or 340 live entries, special tokens at their published ids, and idle ones between."""
+    """Byte-level BPE of 300 or 340 live entries, special tokens at their published ids, idle ones between."""
     small = json.loads(make_tokenizer(300 if words else 340, words=words).backend_tokenizer.to_str())["model"]
     vocab = {token: at for at, token in enumerate(t for t in small["vocab"] if not t.startswith("<|"))}
     first = min(specials.values())

@@ -230,3 +230,9 @@ class HiddenRows(NamedTuple):
 
     hidden: Float[Tensor, "N d"]
     head: Head
+
+    def on_device(self, device: torch.device) -> HiddenRows:
+        """Copy hidden rows and head to `device`, where they are not there."""
+        weight, bias, *others = self.head
+        head = Head(weight.to(device), None if bias is None else bias.to(device), *others)
+        return HiddenRows(self.hidden.to(device), head)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tide.config import Record, at_key, decode
 from tide.evaluation import HeldOutLikelihood, held_out_likelihood
+from tide.masking import check_teacher
 from tide.methods import METHODS
 from tide.models import DiffusionModel, check_weights, contract_of, load_config, load_model, record_contract
 from tide.preparation import (
@@ -188,8 +189,8 @@ def model_contracts(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, Contrac
     trained, wanted = contracts["student"].block_size, recipe.masking.block_size
     if trained != wanted:
         raise ValueError(
-            f"masking.block_size: {wanted}, and the student was trained at {trained or 'the whole text'}. Set "
-            f"it to {trained or 'the size of a block'}, or train another: student.contract_values: "
+            f"masking.block_size: {wanted}, and the student was trained at {trained or 'the whole text'}. "
+            f"Set it to {trained or 'the size of a block'}, or train another: student.contract_values: "
             f"{{block_size: {wanted}}}."
         )
     return contracts
@@ -224,7 +225,7 @@ def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Exam
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
     check_embeddings(recipe, tokenizers)
-    check_contracts(METHODS[recipe.method], **model_contracts(recipe, tokenizers))
+    check_teacher(METHODS[recipe.method], model_contracts(recipe, tokenizers).get("teacher"))
     data = training_data(recipe, tokenizers)
     check_shared_ids(tokenizers, data.counts.highest_id)
     return tokenizers, data, held_out_examples(recipe, tokenizers)

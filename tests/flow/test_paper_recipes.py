@@ -101,9 +101,7 @@ def test_a_recipe_trains_two_steps(folder: Path, tmp_path: Path, name: str) -> N
         ("llada2_calm", Contract(156895, 32, rates=(0.3, 0.8))),
     ],
 )
-def test_each_side_keeps_its_own_contract(
-    folder: Path, tmp_path: Path, name: str, teacher: Contract
-) -> None:
+def test_each_side_keeps_its_own_contract(folder: Path, tmp_path: Path, name: str, teacher: Contract) -> None:
     recipe = recipe_at(folder, name, tmp_path)
     sides = load_models(recipe, load_tokenizers(recipe))
     assert [side.contract for side in sides if side] == [Contract(151669, 32, rates=(1e-3, 1.0)), teacher]

@@ -75,8 +75,8 @@ def _(recipe: Sections, key: str) -> Iterator[str]:
 def _(recipe: Sections) -> Iterator[str]:
     if recipe.student.contract != "trained":
         yield (
-            f"a student is trained by its own contract, got {recipe.student.contract}; leave contract out, or "
-            "give student.contract_values"
+            f"a student is trained by its own contract, got {recipe.student.contract}; leave contract out, "
+            "or give student.contract_values"
         )
 
 

@@ -57,8 +57,8 @@ class ModelConfig(Section):
     device: Text | None = Field(None, description="of a teacher, such as cuda:1; null: the student's")
     contract: Literal["trained", "official", "ar"] = Field(
         "trained",
-        description="how it reads a text: as its makers trained it, as the published TIDE code runs it, or as "
-        "an autoregressive model",
+        description="how it reads a text: as its makers trained it, as the published TIDE code runs it, or "
+        "as an autoregressive model",
     )
     contract_values: NamedValues = Field(
         default_factory=dict,

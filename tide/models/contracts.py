@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tide.contract import AUTOREGRESSIVE, Contract
@@ -13,60 +12,70 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 CONTRACT_NAMES = ("trained", "official", "ar")
+VALUE_NAMES = ("mask_id", "block_size", "in_block", "shift", "lowest_rate", "highest_rate")
 
 
 def contract_of(
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerFast | None = None,
     *,
-    contract: str | Mapping[str, Any] = "trained",
+    name: str = "trained",
+    values: Mapping[str, Any] | None = None,
     block_size: int | None = None,
 ) -> Contract:
     """Say how a model reads a text.
 
-    What `contract` names counts before what config.json records (mask_token_id, block_size), and that before
-    the family's values. The mask id is the tokenizer's where config.json records none.
+    `values` count before what `name` says, that before what config.json records (mask_token_id, block_size),
+    and that before the family's values. The mask id is the tokenizer's where config.json records none.
 
     Args:
         config: as `load_config` reads it.
         tokenizer: the model's; needed where neither config nor family knows the mask id.
-        contract: "trained": as its makers trained it. "official": as the published TIDE code runs it.
-            "ar": the clean text alone. Or fields of the contract that replace those of "trained".
+        name: "trained": as its makers trained it. "official": as the published TIDE code runs it. "ar": the
+            clean text alone.
+        values: by `VALUE_NAMES`; a block_size of 0 makes the whole text one block.
         block_size: of a student whose configuration is that of an autoregressive model, and records none.
     Raises:
-        ValueError: an unknown name or field, no mask id, two of them, or one without an embedding.
+        ValueError: an unknown name or value, no mask id, two of them, or one without an embedding; or a model
+            that may be of either kind.
     """
-    name = contract if isinstance(contract, str) else "fields"
-    given = contract if isinstance(contract, Mapping) else {}
-    family, known_fields = family_of(config), {field.name for field in fields(Contract)}
-    if name not in (*CONTRACT_NAMES, "fields") or not given.keys() <= known_fields:
+    given, family, recorded = dict(values or {}), family_of(config), _recorded(config)
+    if name not in CONTRACT_NAMES or not given.keys() <= set(VALUE_NAMES) or (name == "ar" and given):
         raise ValueError(
-            f"contract_of: contract must be one of {', '.join(CONTRACT_NAMES)}, or fields among "
-            f"{', '.join(sorted(known_fields))}; got {contract!r}. Correct the name."
+            f"contract_of: the name must be one of {', '.join(CONTRACT_NAMES)}, and values among "
+            f"{', '.join(VALUE_NAMES)}, none for ar; got {name!r}, {given}. Correct them."
         )
-    if name == "official" and not (given := family.official):
+    if name == "official" and not family.official:
         raise ValueError(
             f"contract_of: the published TIDE code runs no {config.model_type} model off its contract. "
             "Use 'trained'."
         )
-    recorded = _recorded(config)
-    is_plain = not family.contract and len(recorded) < 2 and block_size is None
-    if name == "ar" or (name == "trained" and is_plain):
-        return AUTOREGRESSIVE
     own = None if tokenizer is None else tokenizer.mask_token_id
-    values = {"block_size": block_size, **family.contract}
+    is_plain = not family.contract and "block_size" not in {**recorded, **given} and block_size is None
+    if is_plain and name == "trained" and own is not None:
+        raise ValueError(
+            f"contract_of: a {config.model_type} model with a mask token (id {own}) may be autoregressive or "
+            "a diffusion model, and config.json records no block_size. Give the contract 'ar', or a "
+            "block_size."
+        )
+    if name == "ar" or is_plain:
+        return AUTOREGRESSIVE
+    known = {"block_size": block_size, **family.contract}
     if own is not None:
-        values["mask_id"] = own
-    values |= recorded
-    values |= given
-    mask_id = values.get("mask_id")
+        known["mask_id"] = own
+    known |= {**recorded, **(family.official if name == "official" else {}), **given}
+    if "block_size" in given:
+        known["block_size"] = given["block_size"] or None
+    low, high = known.pop("rates", (0.0, 1.0))
+    known["rates"] = known.pop("lowest_rate", low), known.pop("highest_rate", high)
+    mask_id = known.get("mask_id")
     if mask_id is None or mask_id >= config.vocab_size or (own not in (None, mask_id)):
         raise ValueError(
             f"contract_of: the mask id must be known, below {config.vocab_size} (embeddings) and the "
             f"tokenizer's; got {mask_id}, the tokenizer's {own}. Give the model's own tokenizer, or record "
             "mask_token_id in its config.json."
         )
-    return Contract(**values)
+    return Contract(**known)
 
 
 def record_contract(config: PretrainedConfig, contract: Contract) -> None:

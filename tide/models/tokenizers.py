@@ -27,7 +27,8 @@ def load_tokenizer(
     Args:
         path: a folder, a GGUF file, or the id of a repository on the hub.
         needs_mask: False accepts a tokenizer without a mask token, as autoregressive models have.
-        config: the model's, as `load_config` reads it; by default the one beside the tokenizer, if any.
+        config: the model's, as `load_config` reads it; by default the one beside the tokenizer, if any, where
+            a mask token is needed.
     Raises:
         ValueError: no readable tokenizer at `path`, a slow one, or no mask token apart from eos, pad and bos.
     """
@@ -47,11 +48,11 @@ def load_tokenizer(
             f"load_tokenizer: {path!r} holds a slow tokenizer ({type(tokenizer).__name__}); alignment needs "
             "a fast one. Load it with use_fast=True and save it with tokenizer.save_pretrained."
         )
-    if not needs_mask:
-        return tokenizer
-    config = _config_beside(path) if config is None else config
+    config = _config_beside(path) if needs_mask and config is None else config
     if tokenizer.mask_token_id is None and config is not None:
         _name_mask_token(tokenizer, config)
+    if not needs_mask:
+        return tokenizer
     if tokenizer.mask_token_id is None:
         raise ValueError(
             f"load_tokenizer: the tokenizer at {path!r} has no mask token, which diffusion needs. "

@@ -52,7 +52,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self.metric_means = MetricMeans()
         self._num_tokens = 0
         self._noise_position = (-1, 0)
-        if module.teacher is not None:
+        # transformers places a teacher that has a device of its own, or is quantized.
+        if module.teacher is not None and getattr(module.teacher, "hf_device_map", None) is None:
             module.teacher.to(self.args.device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:

@@ -44,12 +44,14 @@ def distillation_step(
     teacher_rows = None
     if teacher is not None and layouts.teacher is not None:
         with torch.no_grad():
-            teacher_rows = _hidden_rows(teacher, layouts.teacher)
+            teacher_rows = _hidden_rows(teacher, layouts.teacher).on_device(student_rows.hidden.device)
     return objective(student_rows, teacher_rows, noised, progress)
 
 
 def _hidden_rows(model: DiffusionModel, layout: Layout) -> HiddenRows:
-    return HiddenRows(run(model.network, layout), output_head(model.network))
+    # A teacher may have a device of its own.
+    hidden = run(model.network, layout.on_device(model.network.device))
+    return HiddenRows(hidden, output_head(model.network))
 
 
 class DistillationModule(nn.Module):
