@@ -83,7 +83,7 @@ def test_a_steps_gradient_is_the_mean_of_its_micro_batches(
     module = trainer_of(recipe).module
     assert len(record.noised) == 3
     for noised in record.noised:
-        (module(noised, 0.0).loss / 3).backward()
+        (module(noised, module.layouts(noised), 0.0).loss / 3).backward()
     expected = {name: parameter.grad for name, parameter in module.student.named_parameters()}
     assert module.objective == objective
     assert distance(expected, record.gradients[0]) < 1e-6
@@ -126,7 +126,7 @@ def test_per_token_each_micro_batch_counts_the_same(
     # Weighted by their tokens, the micro-batches' gradients are those of the whole batch.
     module = trainer_of(recipe).module
     for noised, count in zip(parts.noised, counts, strict=True):
-        (module(noised, 0.0).loss * count / sum(counts)).backward()
+        (module(noised, module.layouts(noised), 0.0).loss * count / sum(counts)).backward()
     by_token = {name: parameter.grad for name, parameter in module.student.named_parameters()}
     assert distance(whole.gradients[0], by_token) < 1e-5
 
@@ -147,7 +147,8 @@ def test_the_last_short_step_of_an_epoch_is_a_mean_over_what_it_has(
     record = recorded(trainer_of(recipe))
     assert [len(noised.t) for noised in record.noised] == [3, 3, 2]
     module = trainer_of(recipe).module
-    module(record.noised[2], 0.5).loss.backward()
+    noised = record.noised[2]
+    module(noised, module.layouts(noised), 0.5).loss.backward()
     expected = {name: parameter.grad for name, parameter in module.student.named_parameters()}
     assert distance(expected, record.gradients[1]) < 1e-5
 
