@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tide.contract import AUTOREGRESSIVE, Contract
@@ -51,8 +51,8 @@ def contract_of(
         )
     recorded = _recorded(config)
     is_plain = not family.contract and len(recorded) < 2 and block_size is None
-    if name == "ar" or (name == "trained" and is_plain):
-        return AUTOREGRESSIVE
+    if name == "ar" or (is_plain and not given.keys() & {"mask_id", "block_size"}):
+        return replace(AUTOREGRESSIVE, **given)
     own = None if tokenizer is None else tokenizer.mask_token_id
     values = {"block_size": block_size, **family.contract}
     if own is not None:

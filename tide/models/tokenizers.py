@@ -49,8 +49,7 @@ def load_tokenizer(
         )
     if not needs_mask:
         return tokenizer
-    config = _config_beside(path) if config is None else config
-    if tokenizer.mask_token_id is None and config is not None:
+    if tokenizer.mask_token_id is None and (config := config or _config_beside(path)):
         _name_mask_token(tokenizer, config)
     if tokenizer.mask_token_id is None:
         raise ValueError(
