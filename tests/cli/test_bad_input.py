@@ -109,7 +109,7 @@ def broken_config(bench: Bench) -> None:
 
 
 def other_architecture(bench: Bench) -> None:
-    edit_json(bench.student / "config.json", model_type="llama")
+    edit_json(bench.student / "config.json", model_type="bert2")
 
 
 def no_weights(bench: Bench) -> None:
@@ -183,7 +183,7 @@ def more_tokens_than_embeddings(bench: Bench) -> None:
         (no_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_tokenizer, "no readable tokenizer at '.*student' .*Give a folder with tokenizer.json"),
         (broken_config, "no readable config.json at '.*teacher' .*Give a folder saved by save_pretrained"),
-        (other_architecture, "'.*student' has model_type 'llama'; supported are qwen3, a2d-qwen3. .*Convert"),
+        (other_architecture, "'.*student' cannot be loaded: model_type 'bert2'; supported are .*Convert"),
         (no_weights, "weights at '.*student' cannot be read .*Copy or download the checkpoint again"),
         (cut_weights, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),
         (no_weights_at_all, "weights at '.*teacher' cannot be read .*Copy or download the checkpoint again"),

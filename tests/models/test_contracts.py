@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
@@ -109,7 +110,10 @@ def test_fields_replace_those_of_the_family(read):
         1, None, "bidirectional", 1, (0.1, 0.9)
     )
     assert contract_of(config, contract=fields).mask_id == 9
-    assert contract_of(read("qwen3", vocab_size=300), contract="ar") == AUTOREGRESSIVE
+    plain = read("qwen3", vocab_size=300)
+    assert contract_of(plain, contract="ar") == AUTOREGRESSIVE
+    assert contract_of(plain, contract={"rates": (0.1, 0.9)}) == replace(AUTOREGRESSIVE, rates=(0.1, 0.9))
+    assert contract_of(plain, make_tokenizer(300), contract={"block_size": 8}) == Contract(1, 8)
 
 
 @pytest.mark.parametrize("contract", ["offical", {"blocksize": 4}])

@@ -82,7 +82,7 @@ def load_model(
         ValueError: weights are missing, corrupt, or do not match the configuration; quantization of a
             trainable model, or without bitsandbytes.
     """
-    config = load_config(path)
+    config, quantized = load_config(path), _quantization_config(quantization, dtype, trainable)
     where, options = location(path)
     # transformers reports in many lines what is checked below.
     with _reading_weights("load_model", path), _without_warnings():
@@ -92,7 +92,7 @@ def load_model(
             dtype=DTYPES[dtype],
             attn_implementation="sdpa",
             device_map=device,
-            quantization_config=_quantization_config(quantization, dtype, trainable),
+            quantization_config=quantized,
             trust_remote_code=False,
             output_loading_info=True,
             **options,
