@@ -233,6 +233,6 @@ class HiddenRows(NamedTuple):
 
     def on_device(self, device: torch.device) -> HiddenRows:
         """Copy hidden rows and head to `device`, where they are not there."""
-        weight, bias, *others = self.head
-        head = Head(weight.to(device), None if bias is None else bias.to(device), *others)
+        bias = None if self.head.bias is None else self.head.bias.to(device)
+        head = self.head._replace(weight=self.head.weight.to(device), bias=bias)
         return HiddenRows(self.hidden.to(device), head)

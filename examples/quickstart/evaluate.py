@@ -12,9 +12,8 @@ from pathlib import Path
 
 from examples.quickstart.results import Evaluation, Model
 from tide.config import load_recipe
-from tide.contract import Contract
 from tide.evaluation import held_out_likelihood
-from tide.models import DiffusionModel, load_model
+from tide.models import DiffusionModel, contract_of, load_model
 from tide.preparation import held_out_examples, load_tokenizers
 
 
@@ -23,7 +22,7 @@ def evaluate(recipe_path: str, held_out: str, checkpoint: str) -> Model:
     overrides = ["method=none", f"student.path={checkpoint}", f"data.held_out={held_out}"]
     recipe = load_recipe(recipe_path, overrides)
     tokenizers, network = load_tokenizers(recipe), load_model(checkpoint, trainable=False)
-    contract = Contract(tokenizers.student.mask_token_id, recipe.masking.block_size)
+    contract = contract_of(network.config, tokenizers.student, block_size=recipe.masking.block_size)
     model, examples = DiffusionModel(network, contract), held_out_examples(recipe, tokenizers)
     found = held_out_likelihood(model, tokenizers.student, examples)
     return Model(

@@ -307,37 +307,30 @@ def test_sample_prints_each_prompt_with_its_completion(
     assert any(expected), "an untrained model says something"
 
 
-@pytest.mark.parametrize("written", ["run/recipe.yaml", "recipe.yaml", None])
 def test_sample_takes_the_block_size_of_training(
-    tiny_checkpoints: TinyCheckpoints,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    written: str | None,
-) -> None:
-    run, size, said = shutil.copytree(tiny_checkpoints.student, tmp_path / "run"), 32, "as no recipe.yaml"
-    if written is not None:
-        recipe = tiny_recipe(tiny_checkpoints, run)
-        trained = recipe.replace(masking={"block_size": 4})
-        (tmp_path / written).write_text(trained.to_yaml())
-        size, said = 4, f"from {tmp_path / written}"
-    model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))
-    (expected,) = generate(model, tokenizer, ["def add"], max_new_tokens=10, block_size=size)
-    capsys.readouterr()
-    assert main(["sample", str(run), "def add", "--max-new-tokens=10"]) == 0
-    out, err = capsys.readouterr()
-    assert out == f"def add{expected}\n"
-    assert f"tide sample: block size {size}, {said}" in err
-    assert main(["sample", str(run), "def add", "--max-new-tokens=10", "--block-size=8"]) == 0
-    assert "block size" not in capsys.readouterr().err, "it was given"
-
-
-def test_sample_passes_over_a_recipe_of_another_program(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
-    (run / "recipe.yaml").write_text("ingredients: [flour]\n")
-    assert main(["sample", str(run), "x", "--max-new-tokens=1"]) == 0
-    assert "tide sample: block size 32, as no recipe.yaml" in capsys.readouterr().err
+    assert main(["sample", str(run), "x"]) == 2
+    assert "config.json records no block_size" in capsys.readouterr().err
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**values, "mask_token_id": 1, "block_size": 4}))
+    model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))
+    for options, size in ([], 4), (["--block-size=8"], 8):
+        (expected,) = generate(model, tokenizer, ["def add"], max_new_tokens=10, block_size=size)
+        capsys.readouterr()
+        assert main(["sample", str(run), "def add", "--max-new-tokens=10", *options]) == 0
+        assert capsys.readouterr().out == f"def add{expected}\n"
+
+
+def test_sample_refuses_a_model_that_reads_otherwise(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**values, "mask_token_id": 1, "model_type": "wedlm"}))
+    assert main(["sample", str(run), "x"]) == 2
+    assert "wedlm model, which reads a text otherwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

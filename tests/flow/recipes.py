@@ -32,7 +32,7 @@ def tiny_values(
     return {
         "method": method,
         "student": {"path": str(checkpoints.student)},
-        "teacher": None if teacher is None else {"path": str(teacher)},
+        "teacher": teacher and {"path": str(teacher), "contract_values": {"block_size": 8}},
         "data": {"train": str(checkpoints.rows), "max_length": 48},
         "masking": {"block_size": 8},
         "training": {

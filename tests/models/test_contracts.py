@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
@@ -90,36 +89,41 @@ def test_a_host_that_records_both_is_a_block_diffusion_model(read):
 def test_a_student_of_a_plain_host_gets_the_block_size_of_the_recipe(read):
     config = read("qwen3", vocab_size=300)
     assert contract_of(config, make_tokenizer(300), block_size=16) == Contract(1, 16)
-    assert contract_of(config, make_tokenizer(300)) == AUTOREGRESSIVE
+    with pytest.raises(ValueError, match=r"contract_of: .* may be autoregressive or .* the contract 'ar'"):
+        contract_of(config, make_tokenizer(300))
     recorded = read("qwen3", vocab_size=300, mask_token_id=1, block_size=8)
     assert contract_of(recorded, make_tokenizer(300), block_size=16) == Contract(1, 8)
 
 
 def test_the_official_use_of_both_teachers_goes_by_name(read):
     llada2, wedlm = read("llada2_moe", vocab_size=WIDE, block_size=32), read("wedlm", vocab_size=WIDE)
-    assert contract_of(llada2, contract="official") == Contract(156895, None)
-    assert contract_of(wedlm, contract="official") == Contract(151665, 32)
+    assert contract_of(llada2, name="official") == Contract(156895, None)
+    assert contract_of(wedlm, name="official") == Contract(151665, 32)
     with pytest.raises(ValueError, match=r"contract_of: .* runs no sdar model.*Use 'trained'"):
-        contract_of(read("sdar", vocab_size=WIDE), contract="official")
+        contract_of(read("sdar", vocab_size=WIDE), name="official")
 
 
 def test_fields_replace_those_of_the_family(read):
     config = read("wedlm", vocab_size=300)
-    fields = {"mask_id": 9, "block_size": None, "in_block": "bidirectional", "shift": 1, "rates": (0.1, 0.9)}
-    assert contract_of(config, make_tokenizer(300), contract={**fields, "mask_id": 1}) == Contract(
-        1, None, "bidirectional", 1, (0.1, 0.9)
+    values = {"mask_id": 9, "block_size": 0, "in_block": "bidirectional", "shift": 1, "lowest_rate": 0.1}
+    assert contract_of(config, make_tokenizer(300), values={**values, "mask_id": 1}) == Contract(
+        1, None, "bidirectional", 1, (0.1, 1.0)
     )
-    assert contract_of(config, contract=fields).mask_id == 9
+    assert contract_of(config, values=values).mask_id == 9
+    llada2 = read("llada2_moe", vocab_size=WIDE)
+    assert contract_of(llada2, values={"highest_rate": 0.9}).rates == (0.3, 0.9)
+    assert contract_of(llada2, name="official", values={"block_size": 16}) == Contract(156895, 16)
     plain = read("qwen3", vocab_size=300)
-    assert contract_of(plain, contract="ar") == AUTOREGRESSIVE
-    assert contract_of(plain, contract={"rates": (0.1, 0.9)}) == replace(AUTOREGRESSIVE, rates=(0.1, 0.9))
-    assert contract_of(plain, make_tokenizer(300), contract={"block_size": 8}) == Contract(1, 8)
+    assert contract_of(plain, make_tokenizer(300), name="ar") == contract_of(plain) == AUTOREGRESSIVE
+    assert contract_of(plain, make_tokenizer(300), values={"block_size": 8}) == Contract(1, 8)
 
 
-@pytest.mark.parametrize("contract", ["offical", {"blocksize": 4}])
-def test_an_unknown_name_or_field_is_an_error(read, contract):
-    with pytest.raises(ValueError, match=r"contract_of: contract must be one of trained, official, ar, or "):
-        contract_of(read("sdar", vocab_size=WIDE), contract=contract)
+@pytest.mark.parametrize(
+    "given", [{"name": "offical"}, {"values": {"blocksize": 4}}, {"name": "ar", "values": {"shift": 1}}]
+)
+def test_an_unknown_name_or_value_is_an_error(read, given):
+    with pytest.raises(ValueError, match=r"contract_of: the name must be one of trained, official, ar, and "):
+        contract_of(read("sdar", vocab_size=WIDE), **given)
 
 
 @pytest.mark.parametrize("mask_id", [0, 300])

@@ -67,7 +67,7 @@ def test_saving_writes_the_names_values_and_contract_that_were_read(name, tmp_pa
     assert {key: saved.get(key) for key in kept} == {key: read[key] for key in kept}
     fields = {"mask_id": 310}
     again = load_config(str(tmp_path / "1GB"))
-    assert contract_of(again, contract=fields) == contract_of(config, contract=fields)
+    assert contract_of(again, values=fields) == contract_of(config, values=fields)
 
 
 @pytest.mark.parametrize("name", ["llada", "llada2"])

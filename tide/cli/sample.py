@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tide.cli.subparsers import count
@@ -26,7 +24,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--block-size",
         type=count,
-        help="as in training (default: that of the checkpoint's recipe.yaml, or a recipe's default)",
+        help="as in training (default: that of the checkpoint's config.json)",
     )
     parser.add_argument(
         "--steps-per-block", type=count, help="denoising steps per block (default: one token a step)"
@@ -36,11 +34,17 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from tide.models import load_model, load_tokenizer
+    from tide.models import contract_of, load_config, load_model, load_tokenizer
     from tide.sampling import generate
 
-    tokenizer = load_tokenizer(arguments.checkpoint)
-    block_size = arguments.block_size or _trained_block_size(arguments.checkpoint)
+    config, tokenizer = load_config(arguments.checkpoint), load_tokenizer(arguments.checkpoint)
+    given = {} if arguments.block_size is None else {"block_size": arguments.block_size}
+    contract = contract_of(config, tokenizer, values=given)
+    if contract.block_size is None or contract.in_block != "bidirectional":
+        raise ValueError(
+            f"tide sample: decodes block by block, each of them bidirectional; {arguments.checkpoint!r} is a "
+            f"{config.model_type} model, which reads a text otherwise. Give a block-diffusion student."
+        )
     model = load_model(arguments.checkpoint, trainable=False)
     prompts = [prompt.replace("\\n", "\n") for prompt in arguments.prompts]
     completions = generate(
@@ -48,26 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer,
         prompts,
         max_new_tokens=arguments.max_new_tokens,
-        block_size=block_size,
+        block_size=contract.block_size,
         steps_per_block=arguments.steps_per_block,
     )
     print("\n\n".join(prompt + completion for prompt, completion in zip(prompts, completions, strict=True)))
     return 0
-
-
-def _trained_block_size(checkpoint: str) -> int:
-    """The block size in the recipe that `tide distill` writes beside a student; logs it with its source."""
-    from tide.config import MaskingConfig, RecipeError, load_recipe
-
-    size, source = MaskingConfig().block_size, "as no recipe.yaml beside the checkpoint names one"
-    folder = Path(checkpoint)
-    # A student's recipe is in its folder, that of a `checkpoint-N` in the folder above.
-    for path in (folder / "recipe.yaml", folder.absolute().parent / "recipe.yaml"):
-        if folder.is_dir() and path.is_file():
-            try:
-                size, source = load_recipe(path).masking.block_size, f"from {path}"
-            except RecipeError:  # another program's: the name is common
-                continue
-            break
-    print(f"tide sample: block size {size}, {source}", file=sys.stderr, flush=True)
-    return size

@@ -51,7 +51,7 @@ def contract_of(
             "Use 'trained'."
         )
     own = None if tokenizer is None else tokenizer.mask_token_id
-    is_plain = not family.contract and "block_size" not in {**recorded, **given} and block_size is None
+    is_plain = not family.contract and len(recorded) < 2 and "block_size" not in given and block_size is None
     if is_plain and name == "trained" and own is not None:
         raise ValueError(
             f"contract_of: a {config.model_type} model with a mask token (id {own}) may be autoregressive or "
