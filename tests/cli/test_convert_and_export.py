@@ -63,32 +63,34 @@ def test_the_defaults_are_block_32_and_the_tokenizers_mask(
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
-        ("convert", (), "the output folder"),
-        ("convert", ("--mask-token", "<|end|>"), "the mask token needs a text of its own"),
-        ("export", ("--format", "sdar"), "counts as autoregressive"),
-        ("export", ("--format", "sdar", "--block-size", "8"), None),
+        ("convert", ["--mask-token", "<|end|>"], "the mask token needs a text of its own"),
+        ("export", ["--format", "sdar"], "counts as autoregressive"),
     ],
 )
 def test_bad_input_is_one_line(
     command: str,
-    options: tuple[str, ...],
-    message: str | None,
+    options: list[str],
+    message: str,
     tiny_checkpoints: TinyCheckpoints,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "output"
-    if message == "the output folder":
-        output.write_text("a file")
-        message = "is not an empty folder. Give a new one."
-    status = main([command, str(tiny_checkpoints.student), str(output), *options])
-    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tide")]
-    if message is None:
-        assert status == 0
-        return
-    assert status == 2
-    (line,) = err
-    assert line.startswith(f"tide {command}: ") and message in line
+    assert main([command, str(tiny_checkpoints.student), str(output), *options]) == 2
+    assert not output.exists()
+    output.write_text("a file")
+    assert main([command, str(tiny_checkpoints.student), str(output), *options]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"tide {command}: ") and message in first
+    assert second == f"tide {command}: {str(output)!r} is not an empty folder. Give a new one."
+
+
+def test_a_block_size_that_is_not_recorded_is_an_option(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path
+) -> None:
+    arguments = ["--format", "a2d-qwen3", "--block-size", "8"]
+    assert main(["export", str(tiny_checkpoints.student), str(tmp_path / "output"), *arguments]) == 0
+    assert contract_of(load_config(str(tmp_path / "output"))).block_size == 8
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,18 @@ def test_the_configuration_of_a2d_is_what_dllm_reads(student, tmp_path):
     assert not files & {"configuration_sdar.py", "sglang.yaml"}
 
 
+@pytest.mark.parametrize("format", ["sdar", "a2d-qwen3"])
+def test_version_4_of_transformers_finds_the_tokenizers_class(student, tmp_path, format):
+    export_model(student(), str(tmp_path / "output"), format=format)
+    values = json.loads((tmp_path / "output" / "tokenizer_config.json").read_text())
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert values["additional_special_tokens"] == ["<|im_end|>"] and "extra_special_tokens" not in values
+    loaded, original = load_tokenizer(str(tmp_path / "output")), load_tokenizer(str(tmp_path / "student"))
+    assert loaded.all_special_tokens == original.all_special_tokens
+    text = f"def size(x)<|im_end|>{MASK}"
+    assert loaded(text)["input_ids"] == original(text)["input_ids"]
+
+
 READ_AS_AN_ENGINE = """
 import copy, json, pickle, sys
 from transformers import AutoConfig
@@ -232,22 +244,21 @@ def test_a_block_size_that_is_not_recorded_is_given(student, tmp_path):
     assert contract_of(load_config(str(tmp_path / "output"))) == Contract(1, 8, rates=(1e-3, 1.0))
 
 
-@pytest.mark.parametrize(
-    ("format", "warning"),
-    [("sdar", "with id 151669, .* the student's is 1"), ("a2d-qwen3", "dllm masks with <|mask|>; .* [MASK]")],
-)
-def test_what_readers_hard_code_is_warned_of(student, tmp_path, format, warning):
+def test_a_mask_id_that_engines_do_not_know_is_warned_of(student, tmp_path):
+    (line,) = export_model(student(), str(tmp_path / "output"), format="sdar").warnings
+    assert "mask with id 151669" in line and "the student's is 1" in line
+
+
+def test_a_mask_token_that_dllm_does_not_know_is_warned_of(student, tmp_path):
     folder = student()
-    if format == "a2d-qwen3":
-        assert export_model(folder, str(tmp_path / "silent"), format=format).warnings == ()
-        tokenizer = load_tokenizer(folder)
-        tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-        tokenizer.save_pretrained(folder)
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"mask_token_id": tokenizer.mask_token_id}))
-    (line,) = export_model(folder, str(tmp_path / "output"), format=format).warnings
-    parts = [part for part in warning.split(".*")]
-    assert all(part.strip() in line for part in parts), line
+    assert export_model(folder, str(tmp_path / "known"), format="a2d-qwen3").warnings == ()
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask_token_id": tokenizer.mask_token_id}))
+    (line,) = export_model(folder, str(tmp_path / "output"), format="a2d-qwen3").warnings
+    assert "dllm masks with <|mask|>" in line and "[MASK]" in line
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Qwen3Config
@@ -19,6 +20,8 @@ from tide.models.paths import refuse_to_overwrite
 from tide.models.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from tide.contract import Contract
@@ -151,15 +154,27 @@ def _end_ids(student: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> li
 
 
 def _finish_files(folder: Path, format: str, contract: Contract) -> None:
-    """Write config.json as releases 4 and 5 of transformers read it, and what engines need beside it."""
-    file = folder / "config.json"
-    values = {**json.loads(file.read_text(encoding="utf-8")), "rope_scaling": None}
-    del values["rope_parameters"]
+    """Make files that versions 4 and 5 of transformers read, and add what engines need beside them."""
+    with _editing(folder / "config.json") as values:
+        del values["rope_parameters"]
+        values["rope_scaling"] = None
+        if format == "sdar":
+            values["auto_map"] = {"AutoConfig": f"{CONFIGURATION.stem}.SDARConfig"}
+    with _editing(folder / "tokenizer_config.json") as values:
+        if values["tokenizer_class"] == "TokenizersBackend":
+            values["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if isinstance(special := values.pop("extra_special_tokens", None), list):
+            values["additional_special_tokens"] = special
     if format == "sdar":
-        values["auto_map"] = {"AutoConfig": f"{CONFIGURATION.stem}.SDARConfig"}
         shutil.copyfile(CONFIGURATION, folder / CONFIGURATION.name)
         (folder / SGLANG_FILE).write_text(f"block_size: {contract.block_size}\n", encoding="utf-8")
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _editing(file: Path) -> Iterator[dict[str, Any]]:
+    values = json.loads(file.read_text(encoding="utf-8"))
+    yield values
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _warnings(format: str, contract: Contract, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
