@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.tiny import TinyCheckpoints
 
-COMMANDS = ("recipe", "align", "prepare", "distill", "sample")
+COMMANDS = ("recipe", "align", "prepare", "distill", "sample", "convert", "export")
 
 
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -74,6 +74,8 @@ def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[st
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
         "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
+        "convert": ["MODEL", "OUTPUT", "--block-size", "--mask-token", "--dtype"],
+        "export": ["STUDENT", "OUTPUT", "--format", "--dtype", "--block-size"],
     }
     for command, names in options.items():
         out = shown([command, "--help"], capsys)

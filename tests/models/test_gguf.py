@@ -11,7 +11,7 @@ import torch
 
 from tests.tiny import END, MASK, make_model, make_tokenizer
 from tide.contract import AUTOREGRESSIVE
-from tide.models import check_weights, contract_of, load_config, load_model, load_tokenizer
+from tide.models import check_weights, contract_of, convert_model, load_config, load_model, load_tokenizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -84,6 +84,18 @@ def test_configuration_and_tokenizer_come_from_the_file(written):
     text = "def size(values)"
     assert tokenizer(text)["input_ids"] == make_tokenizer(300)(text)["input_ids"]
     assert tokenizer.eos_token == END
+
+
+def test_a_file_is_converted(written, tmp_path):
+    path, weights = written
+    done = convert_model(str(path), str(tmp_path / "output"), mask_token="<|new|>")
+    tokenizer = load_tokenizer(str(tmp_path / "output"))
+    assert (tokenizer.mask_token, tokenizer.mask_token_id) == ("<|new|>", done.contract.mask_id)
+    assert contract_of(load_config(str(tmp_path / "output")), tokenizer) == done.contract
+    state = load_model(str(tmp_path / "output"), trainable=False).state_dict()
+    for name, weight in weights.items():
+        assert torch.equal(state[name][: len(weight)], weight), name
+    assert len(state["model.embed_tokens.weight"]) == 300 + done.added_rows == done.contract.mask_id + 1
 
 
 @pytest.mark.parametrize("load", [load_config, load_tokenizer])

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tide._version import __version__
-from tide.cli import align, distill, prepare, recipe, sample
+from tide.cli import align, convert, distill, export, prepare, recipe, sample
 from tide.cli.subparsers import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tide", description="Distil diffusion language models.")
     top.add_argument("--version", action="version", version=f"tide {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (recipe, prepare, distill, sample, align):
+    for command in (recipe, prepare, distill, sample, align, convert, export):
         command.add_parser(commands)
     for one in commands.choices.values():
         one.set_defaults(parser=one)  # its usage belongs to errors that `main` finds

@@ -33,6 +33,16 @@ def add_recipe(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def add_dtype(parser: argparse.ArgumentParser, *, default: str | None, meaning: str) -> None:
+    """Add the type of the weights that a command writes."""
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default=default,
+        help=f"of the weights (default: {meaning})",
+    )
+
+
 def status_log(command: str) -> Callable[[str], None]:
     """A callback that prints status lines of a command to the standard error."""
     return lambda line: print(f"tide {command}: {line}", file=sys.stderr, flush=True)

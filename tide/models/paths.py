@@ -22,6 +22,13 @@ def location(path: str) -> tuple[str, dict[str, str]]:
     return str(Path(path).parent), {"gguf_file": Path(path).name}
 
 
+def refuse_to_overwrite(function: str, folder: str) -> None:
+    """Raise a ValueError if a folder to write is a file or holds something."""
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{function}: {folder!r} is not an empty folder. Give a new one.")
+
+
 @contextmanager
 def reading(function: str, file: str, path: str, remedy: str) -> Iterator[None]:
     """Read ``file`` at ``path`` inside the block; any error becomes a ValueError of one line.

@@ -90,13 +90,7 @@ def _name_mask_token(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfi
 
 def mask_remedy(tokenizer: PreTrainedTokenizerFast, num_embeddings: int | None = None) -> str:
     """How to give a tokenizer a mask token below ``num_embeddings``, as part of a sentence."""
-    taken = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.mask_token}
-    candidates = [
-        token
-        for token, token_id in sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
-        if "mask" in token.casefold() and token not in taken
-        if num_embeddings is None or token_id < num_embeddings
-    ]
+    candidates = mask_like_tokens(tokenizer, num_embeddings)
     existing = "name an unused token of the vocabulary (tokenizer.mask_token = ...)"
     if candidates:
         existing = f"name the one that looks like it (tokenizer.mask_token = {candidates[0]!r})"
@@ -105,3 +99,14 @@ def mask_remedy(tokenizer: PreTrainedTokenizerFast, num_embeddings: int | None =
         '(tokenizer.add_special_tokens({"mask_token": "<|mask|>"})), call '
         "model.resize_token_embeddings(len(tokenizer)) if the model has fewer embeddings, and save both"
     )
+
+
+def mask_like_tokens(tokenizer: PreTrainedTokenizerFast, num_embeddings: int | None = None) -> list[str]:
+    """Added tokens without a role, below ``num_embeddings``, that look like a mask token; lowest id first."""
+    taken = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.mask_token}
+    return [
+        token
+        for token, token_id in sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
+        if "mask" in token.casefold() and token not in taken
+        if num_embeddings is None or token_id < num_embeddings
+    ]
