@@ -220,7 +220,8 @@ def test_overrides_may_come_in_any_order(
         ["--check", str(recipe), "method=kl", last],
         [str(recipe), "method=none", "--check", "method=kl", "--resume", last],  # The later one wins.
     ):
-        assert main(["distill", *arguments, f"teacher.path={tiny_checkpoints.teacher}"]) == 0
+        teacher = f"teacher={{path: '{tiny_checkpoints.teacher}', contract_values: {{block_size: 8}}}}"
+        assert main(["distill", *arguments, teacher]) == 0
         said = "method kl, student's vocabulary 300, teacher's vocabulary 300; 8 rows, 8 examples, "
         assert said in capsys.readouterr().out
 
@@ -338,7 +339,7 @@ def test_sample_refuses_a_model_that_reads_otherwise(
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere/model", "no folder 'nowhere/model' here; no readable tokenizer at 'nowhere/model' "),
+        ("nowhere/model", "no folder 'nowhere/model' here; no readable config.json at 'nowhere/model' "),
         ("./model", "no folder './model' here. Give a folder"),
     ],
 )
@@ -349,7 +350,7 @@ def test_sample_reports_bad_input_in_one_line(
     out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("tide sample: ")]
-    assert len(lines) == 1 and f"load_tokenizer: {message}" in lines[0]
+    assert len(lines) == 1 and f"load_config: {message}" in lines[0]
     assert "Traceback" not in err
 
 

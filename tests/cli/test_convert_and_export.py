@@ -64,7 +64,7 @@ def test_the_defaults_are_block_32_and_the_tokenizers_mask(
     ("command", "options", "message"),
     [
         ("convert", ["--mask-token", "<|end|>"], "the mask token needs a text of its own"),
-        ("export", ["--format", "sdar"], "counts as autoregressive"),
+        ("export", ["--format", "sdar"], "config.json records no block_size"),
     ],
 )
 def test_bad_input_is_one_line(

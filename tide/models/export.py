@@ -78,7 +78,7 @@ def export_model(
     config = load_config(path)
     _check_network(path, config)
     tokenizer = load_tokenizer(path, config=config)
-    contract = _contract(path, config, tokenizer, block_size)
+    contract = _contract(config, tokenizer, block_size)
     student = load_model(path, dtype=dtype, trainable=False)
     exported = _under_names_of(format, student, contract)
     exported.generation_config.eos_token_id = _end_ids(student, tokenizer)
@@ -108,16 +108,10 @@ def _check_network(path: str, config: PretrainedConfig) -> None:
 
 
 def _contract(
-    path: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, block_size: int | None
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, block_size: int | None
 ) -> Contract:
-    contract = contract_of(
-        config, tokenizer, contract="trained" if block_size is None else {"block_size": block_size}
-    )
-    if contract.autoregressive:
-        raise ValueError(
-            f"export: {path!r} counts as autoregressive: its config.json records no block size. Give "
-            "--block-size, as in training, or export a student."
-        )
+    given = {} if block_size is None else {"block_size": block_size}
+    contract = contract_of(config, tokenizer, values=given)
     if contract.block_size is None or contract.in_block != "bidirectional" or contract.shift:
         raise ValueError(
             f"export: both formats stand for block diffusion with bidirectional blocks; got {contract}. "
