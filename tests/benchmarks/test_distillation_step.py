@@ -1,4 +1,4 @@
-"""The benchmark of the whole step at tiny sizes: both sides, their agreement, tokens, and the GPU's case."""
+"""The benchmark of the whole step at tiny sizes: agreement of its sides, tokens, and the case of a GPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import _steps, bench_distillation_step, distillation_step
+from benchmarks import _steps, bench_distillation_step, distillation_step, layout_tokens
 from benchmarks._steps import MASKING, MODELS, OBJECTIVE, SIDES
 from benchmarks._timing import Rounds
 from benchmarks.distillation_step import markdown, measure, measure_all
+from benchmarks.layout_tokens import full_examples, tokens_per_example
 from tide.config import MaskingConfig, ObjectiveConfig
+from tide.masking import Noiser
 
 CPU = torch.device("cpu")
 ONE_ROUND = Rounds(0.0, 1, 1, 0)
@@ -138,3 +140,16 @@ def test_it_imports_with_what_make_gpu_asks_for():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_tokens_of_layouts_with_prompts_and_padding(monkeypatch):
+    def noiser(*values):
+        return lambda batch, generator: Noiser(*values)(batch, generator, torch.ones(2))
+
+    monkeypatch.setattr(layout_tokens, "Noiser", noiser)
+    examples = full_examples(128, 0.5, 1) + full_examples(64, 0.5, 1)
+    # 96 tokens of x_0 and 64 of each view of the first text, 32 and 32 of the second, in equally wide rows.
+    assert tokens_per_example(examples, block_size=32, batch_size=2, num_batches=1) == {
+        "student": ((160 + 64) / 2, 160, 2 * 128),
+        "teacher": ((224 + 96) / 2, 224, 4 * 128),
+    }
