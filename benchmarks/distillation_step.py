@@ -27,8 +27,11 @@ from benchmarks._timing import Rounds, Timed, alternate, quantiles
 from benchmarks._worker import in_process
 
 ROUNDS = {"cpu": Rounds(20.0, 3, 7, 0), "cuda": Rounds(10.0, 5, 20, 1)}
-# Largest difference of loss and gradients over their size, by bf16: both sides round, at different places.
-LIMITS = {False: 1e-4, True: 0.1}
+# Largest difference over the size, by bf16: both sides round, at different places.
+LIMITS = {
+    False: {"loss_difference": 1e-5, "gradient_difference": 1e-4},
+    True: {"loss_difference": 1e-2, "gradient_difference": 0.2},
+}
 
 
 def measure(
@@ -44,15 +47,15 @@ def measure(
         rounds: of alternating steps.
 
     Returns:
-        By side ``time_s`` and ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a GPU,
-        ``peak`` (bytes); the differences between the sides; ``rows``, the number of masked tokens.
+        By side ``time_s`` and, on a CPU, ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a
+        GPU, ``peak`` (bytes); the differences between the sides; ``rows``, the number of masked tokens.
 
     Raises:
         RuntimeError: the sides disagree, so no time is reported.
     """
     work = build(models, batch_size, t, device)
     differences = _differences(work)
-    if not all(value <= LIMITS[models.bf16] for value in differences.values()):
+    if not all(differences[name] <= limit for name, limit in LIMITS[models.bf16].items()):
         raise RuntimeError(f"distillation_step: the sides disagree: {differences}; no time is reported.")
     processor: dict[str, list[float]] = {side: [] for side in SIDES}
 
@@ -72,22 +75,21 @@ def measure(
         "rows": len(work.noised.student.rows),
         "rounds": len(seconds["tide"]),
         "time_s": {side: quantiles(seconds[side]) for side in SIDES},
-        "processor_s": {side: quantiles(processor[side]) for side in SIDES},
         "tokens": tokens_per_example(work, models),
         **differences,
     }
     if device.type == "cuda":
-        result["peak"] = {side: _gpu_peak(work, side) for side in SIDES}
-    return result
+        return result | {"peak": {side: _gpu_peak(work, side) for side in SIDES}}
+    return result | {"processor_s": {side: quantiles(processor[side]) for side in SIDES}}
 
 
 def tokens_per_example(work: Work, models: Models) -> dict[str, dict[str, float]]:
     """Tokens that student and teacher compute per example, by side; padding included."""
+    sides = {"student": work.layouts.student, "teacher": work.layouts.teacher}
     ours = {
-        "student": work.layouts.student.token_ids.numel() / len(work.noised.t),
-        "teacher": work.layouts.teacher.token_ids.numel() / len(work.noised.t)
-        if work.layouts.teacher
-        else 0.0,
+        side: layout.token_ids.numel() / len(work.noised.t)
+        for side, layout in sides.items()
+        if layout is not None
     }
     return {"official": {"student": 2.0 * models.length, "teacher": 4.0 * models.length}, "tide": ours}
 
@@ -149,15 +151,14 @@ def markdown(results: list[dict[str, Any]]) -> str:
     columns += " | GiB added, tide | share"
     lines = [f"| {columns} |", "|" + "--:|" * 15]
     for row in results:
-        seconds, processor = (
-            [row[clock][side]["median"] for side in SIDES] for clock in ("time_s", "processor_s")
-        )
         tokens = [
             " / ".join(f"{row['tokens'][side][of]:,.0f}" for side in SIDES) for of in ("student", "teacher")
         ]
         cells = [f"{row['batch_size']}", f"{row['t']}", f"{row['rows']:,}", *tokens]
+        seconds = [row["time_s"][side]["median"] for side in SIDES]
         cells += [f"{seconds[0]:.3g}", f"{seconds[1]:.3g}", f"{seconds[0] / seconds[1]:.1f}x"]
-        cells.append(f"{processor[0] / processor[1]:.1f}x")
+        processor = [times["median"] for times in row.get("processor_s", {}).values()]
+        cells.append(f"{processor[0] / processor[1]:.1f}x" if processor else "-")
         for kind in ("all", "step"):
             peaks = [row["peak"][side][kind] / 2**30 for side in SIDES]
             cells += [f"{peaks[0]:.2f}", f"{peaks[1]:.2f}", f"{peaks[1] / peaks[0]:.0%}"]
