@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from tests.data.templates import (
     FOLDED,
@@ -23,7 +24,7 @@ from tests.data.templates import (
     chat,
     tokenizer_with,
 )
-from tests.tiny import make_tokenizer
+from tests.tiny import END, make_tokenizer
 from tide.data.conversation import Conversation, Message, RejectedRow, TextRow
 from tide.data.rendering import Rendered, check_chat_template, render, shared_contents
 
@@ -136,6 +137,22 @@ def test_a_text_row_has_two_pieces_and_needs_no_template():
     row = render(TextRow("one ", "two"), make_tokenizer(258))
     expected = Rendered("one two", ("one ", "two"), ((0, 4), (4, 7)), (0, 0), ((4, 7),))
     assert row == expected
+
+
+def test_a_text_row_begins_as_its_tokenizer_begins_texts():
+    tokenizer = make_tokenizer(258)
+    tokenizer.bos_token = END
+    assert render(TextRow("one ", "two"), tokenizer).text == "one two"  # it has the token, and adds none
+    tokenizer = make_tokenizer(258)
+    tokenizer.bos_token = END
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, tokenizer.bos_token_id)]
+    )
+    begun = f"{END}one "
+    row, split = render(TextRow("one ", "two"), tokenizer), len(begun)
+    contents = (len(END), split), (split, split + 3)
+    assert row == Rendered(f"{begun}two", (begun, "two"), contents, (0, 0), contents[1:])
+    assert tokenizer(begun, add_special_tokens=False)["input_ids"] == tokenizer("one ")["input_ids"]
 
 
 @pytest.mark.parametrize(

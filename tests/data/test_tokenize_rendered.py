@@ -187,4 +187,4 @@ def test_a_slow_tokenizer_is_an_error():
         is_fast = False
 
     with pytest.raises(ValueError, match=r"tokenize_rendered: Slow is not a fast tokenizer.*Load it with"):
-        tokenize_rendered([render(TextRow("a", "b"), None)], Slow())
+        tokenize_rendered([render(TextRow("a", "b"), make_tokenizer(258))], Slow())

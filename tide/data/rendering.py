@@ -45,7 +45,7 @@ class Rendered:
 def render(
     row: Row, tokenizer: PreTrainedTokenizerFast, template_arguments: Mapping[str, Any] | None = None
 ) -> Rendered:
-    """Render a row by the tokenizer's chat template; a TextRow needs none.
+    """Render a row by the tokenizer's chat template; a TextRow only begins as the tokenizer begins texts.
 
     The loss reads an answer with what ends its turn: all that `{% generation %}` marks, in a template that
     has it; otherwise the content and on to the end of the special token behind it, which the model has to
@@ -65,9 +65,10 @@ def render(
             before any row is read.
     """
     if isinstance(row, TextRow):
-        split, end = len(row.prompt), len(row.prompt) + len(row.completion)
-        pieces = row.prompt, row.completion
-        return Rendered("".join(pieces), pieces, ((0, split), (split, end)), (0, 0), ((split, end),))
+        pieces = _beginning(tokenizer) + row.prompt, row.completion
+        split, end = len(pieces[0]), len(pieces[0]) + len(row.completion)
+        contents = (split - len(row.prompt), split), (split, end)
+        return Rendered("".join(pieces), pieces, contents, (0, 0), contents[1:])
     return _chat_template(tokenizer, template_arguments).render(row)
 
 
@@ -241,6 +242,13 @@ def _marked_turns(
 
 def _held(shown: Sequence[Place], mark: Span) -> list[Place]:
     return [place for place in shown if place.start < mark[1] and mark[0] < place.end]
+
+
+@lru_cache(maxsize=8)
+def _beginning(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that the tokenizer puts before every text: without it, models such as Gemma predict badly."""
+    begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(tokenizer.bos_token) if begins else ""
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, Any] | None) -> _ChatTemplate:
