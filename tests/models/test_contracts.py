@@ -168,3 +168,11 @@ def test_how_a_student_reads_is_recorded_too(read, model_type, values):
     plain = read("qwen3", vocab_size=300)
     record_contract(plain, Contract(1, 16))
     assert not {"in_block", "shift"} & plain.to_dict().keys()
+
+
+def test_the_embeddings_of_a_model_with_images_are_those_of_its_text(read):
+    config = read("gemma3", text_config={"vocab_size": 300})
+    assert contract_of(config) == AUTOREGRESSIVE
+    assert contract_of(config, values={"mask_id": 299, "block_size": 8}) == Contract(299, 8)
+    with pytest.raises(ValueError, match=r"contract_of: .* below 300 \(embeddings\).* got 300"):
+        contract_of(config, values={"mask_id": 300, "block_size": 8})

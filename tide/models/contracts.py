@@ -72,11 +72,11 @@ def contract_of(
         known["block_size"] = given["block_size"] or None
     low, high = known.pop("rates", (0.0, 1.0))
     known["rates"] = known.pop("lowest_rate", low), known.pop("highest_rate", high)
-    mask_id = known.get("mask_id")
-    has_embedding = isinstance(mask_id, int) and 0 <= mask_id < config.vocab_size
+    mask_id, width = known.get("mask_id"), config.get_text_config().vocab_size
+    has_embedding = isinstance(mask_id, int) and 0 <= mask_id < width
     if not has_embedding or own not in (None, mask_id):
         raise ValueError(
-            f"contract_of: the mask id must be known, below {config.vocab_size} (embeddings) and the "
+            f"contract_of: the mask id must be known, below {width} (embeddings) and the "
             f"tokenizer's; got {mask_id}, the tokenizer's {own}. Give the model's own tokenizer, or record "
             "mask_token_id in its config.json."
         )
