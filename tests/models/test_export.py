@@ -261,13 +261,32 @@ def test_a_mask_token_that_dllm_does_not_know_is_warned_of(student, tmp_path):
     assert "dllm masks with <|mask|>" in line and "[MASK]" in line
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_other_networks_are_refused(model_type, tmp_path):
+@pytest.mark.parametrize(
+    ("model_type", "format"), [("llama", "sdar"), ("qwen2", "a2d-qwen3"), ("qwen3", "a2d-llama")]
+)
+def test_other_networks_are_refused(model_type, format, tmp_path):
+    folder = converted(model_type, tmp_path)
+    with pytest.raises(ValueError, match=f"export: .* is a {model_type} model, and {format} holds"):
+        export_model(folder, str(tmp_path / "output"), format=format)
+
+
+def converted(model_type, tmp_path):
     make(model_type, 300, tied=True).save_pretrained(tmp_path / "ar")
     make_tokenizer(300).save_pretrained(tmp_path / "ar")
-    convert_model(str(tmp_path / "ar"), str(tmp_path / "student"))
-    with pytest.raises(ValueError, match=f"export: .* is a {model_type} model, .* Qwen3's layout"):
-        export_model(str(tmp_path / "student"), str(tmp_path / "output"), format="sdar")
+    convert_model(str(tmp_path / "ar"), str(tmp_path / "student"), block_size=16)
+    return str(tmp_path / "student")
+
+
+def test_a_student_of_llama_is_exported(tmp_path):
+    folder, output = converted("llama", tmp_path), str(tmp_path / "output")
+    assert export_model(folder, output, format="a2d-llama", dtype="float32").warnings == ()
+    values = json.loads((tmp_path / "output" / "config.json").read_text())
+    assert values["architectures"] == ["A2DLlamaLMHeadModel"] and values["model_type"] == "a2d-llama"
+    original = load_model(folder, trainable=False)
+    assert values["rope_theta"] == original.config.rope_parameters["rope_theta"]
+    exported = load_model(output, trainable=False)
+    assert torch.equal(logits_of(exported), logits_of(original))
+    assert contract_of(load_config(output), load_tokenizer(output)) == Contract(1, 16, rates=(1e-3, 1.0))
 
 
 def test_observed_first_blocks_are_refused(tmp_path):
@@ -278,7 +297,7 @@ def test_observed_first_blocks_are_refused(tmp_path):
     values = json.loads((folder / "config.json").read_text()) | {"mask_token_id": tokenizer.mask_token_id}
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(
-        ValueError, match=r"export: both formats .* bidirectional blocks; got .*observed_first"
+        ValueError, match=r"export: the formats .* bidirectional blocks; got .*observed_first"
     ):
         export_model(str(folder), str(tmp_path / "output"), format="sdar")
 
@@ -304,5 +323,5 @@ def test_nothing_is_overwritten_and_formats_are_checked(student, tmp_path):
     folder = student()
     with pytest.raises(ValueError, match=r"export: .*student' is not an empty folder"):
         export_model(folder, folder, format="sdar")
-    with pytest.raises(ValueError, match=r"export: format must be one of sdar, a2d-qwen3; got 'gguf'"):
+    with pytest.raises(ValueError, match=r"format must be one of sdar, a2d-qwen3, a2d-llama; got 'gguf'"):
         export_model(folder, str(tmp_path / "output"), format="gguf")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from tests.tiny import END, MASK, make_model, make_tokenizer
 from tide.contract import AUTOREGRESSIVE
@@ -84,6 +87,18 @@ def test_configuration_and_tokenizer_come_from_the_file(written):
     text = "def size(values)"
     assert tokenizer(text)["input_ids"] == make_tokenizer(300)(text)["input_ids"]
     assert tokenizer.eos_token == END
+
+
+def test_the_configuration_is_read_once_and_again_when_the_file_changes(written, tmp_path, monkeypatch):
+    path = tmp_path / "copy.gguf"
+    shutil.copyfile(written[0], path)
+    read, calls = PretrainedConfig.get_config_dict, []
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", lambda *a, **k: calls.append(a) or read(*a, **k))
+    first = load_config(str(path))
+    first.vocab_size = 1
+    assert load_config(str(path)).vocab_size == 300 and len(calls) == 1
+    os.utime(path, ns=(0, 0))
+    assert load_config(str(path)).vocab_size == 300 and len(calls) == 2
 
 
 def test_a_file_is_converted(written, tmp_path):

@@ -23,12 +23,15 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "export",
         help="write a student for serving engines, or for dllm",
-        description="Write a block-diffusion student of Qwen3's layout, with its tokenizer, as SDAR, which "
-        "SGLang and LMDeploy serve, or as a2d-qwen3, which dllm loads.",
+        description="Write a block-diffusion student, with its tokenizer, as SDAR, which SGLang and LMDeploy "
+        "serve, or as a2d-qwen3 or a2d-llama, which dllm loads. a2d-llama holds students of Llama's network, "
+        "the others those of Qwen3's.",
     )
     parser.add_argument("student", metavar="STUDENT", help="folder or hub id of the student")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, new or empty")
-    parser.add_argument("--format", choices=("sdar", "a2d-qwen3"), required=True, help="layout of the files")
+    parser.add_argument(
+        "--format", choices=("sdar", "a2d-qwen3", "a2d-llama"), required=True, help="layout of the files"
+    )
     add_dtype(parser, default="bfloat16", meaning="%(default)s")
     parser.add_argument(
         "--block-size", type=count, metavar="N", help="as in training, if config.json does not record it"

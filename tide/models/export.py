@@ -1,4 +1,4 @@
-"""A student in the files of other programs: SDAR for serving engines, a2d-qwen3 for dllm."""
+"""A student in the files of other programs: SDAR for serving engines, a2d-qwen3 and a2d-llama for dllm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Qwen3Config
+import transformers
 
 from tide.models.catalog import FAMILIES
 from tide.models.contracts import contract_of, record_contract
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from tide.contract import Contract
 
-FORMATS = ("sdar", "a2d-qwen3")
+FORMATS = ("sdar", "a2d-qwen3", "a2d-llama")
 CONFIGURATION = Path(__file__).with_name("configuration_sdar.py")
 SGLANG_FILE = "sglang.yaml"
 
-# What readers of either format compute, whatever config.json says.
+# What readers of some format compute, whatever config.json says.
 _ASSUMED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
 
 
@@ -57,26 +57,27 @@ def export_model(
     dtype: str = "bfloat16",
     block_size: int | None = None,
 ) -> Export:
-    """Write a student of Qwen3's layout in another program's format, with its tokenizer.
+    """Write a student in another program's format, with its tokenizer.
 
     "sdar" is what SGLang and LMDeploy serve: the head is not tied, and the class of `configuration_sdar.py`
-    reads config.json. "a2d-qwen3" is what dllm loads. Weight names are the same in both.
+    reads config.json. "a2d-qwen3" and "a2d-llama" are what dllm loads. Weight names stay. "a2d-llama" holds
+    Llama's network, the others Qwen3's.
 
     Args:
         path: folder or hub id of the student.
         output: the folder to write; new or empty.
-        format: "sdar" or "a2d-qwen3".
+        format: "sdar", "a2d-qwen3" or "a2d-llama".
         dtype: of the weights: "float32", "bfloat16" or "float16".
         block_size: that the student was trained at, where its config.json records none.
     Raises:
-        ValueError: `output` holds files, an unknown format, a network other than Qwen3's, or a contract other
-            than block diffusion.
+        ValueError: `output` holds files, an unknown format, a network other than the format's, or a contract
+            other than block diffusion.
     """
     if format not in FORMATS:
         raise ValueError(f"export: format must be one of {', '.join(FORMATS)}; got {format!r}.")
     refuse_to_overwrite("export", output)
     config = load_config(path)
-    _check_network(path, config)
+    _check_network(path, config, format)
     tokenizer = load_tokenizer(path, config=config)
     contract = _contract(config, tokenizer, block_size)
     student = load_model(path, dtype=dtype, trainable=False)
@@ -90,13 +91,14 @@ def export_model(
     )
 
 
-def _check_network(path: str, config: PretrainedConfig) -> None:
-    if not isinstance(config, Qwen3Config):
+def _check_network(path: str, config: PretrainedConfig, format: str) -> None:
+    host = getattr(transformers, FAMILIES[format].host or "")
+    if not issubclass(host_class(config), host):
         raise ValueError(
-            f"export: {path!r} is a {config.model_type} model, and both formats hold Qwen3's layout alone. "
-            "Export a student made from Qwen3."
+            f"export: {path!r} is a {config.model_type} model, and {format} holds the network of "
+            f"{host.__name__} alone. Choose another of {', '.join(FORMATS)}, or a student made from it."
         )
-    actual = {key: getattr(config, key) for key in _ASSUMED} | {
+    actual = {key: getattr(config, key, only) for key, only in _ASSUMED.items()} | {
         "rope_type": config.rope_parameters["rope_type"]
     }
     for key, only in {**_ASSUMED, "rope_type": "default"}.items():
@@ -114,7 +116,7 @@ def _contract(
     contract = contract_of(config, tokenizer, values=given)
     if contract.block_size is None or contract.in_block != "bidirectional" or contract.shift:
         raise ValueError(
-            f"export: both formats stand for block diffusion with bidirectional blocks; got {contract}. "
+            f"export: the formats stand for block diffusion with bidirectional blocks; got {contract}. "
             "Export a student that was trained so."
         )
     return contract
@@ -178,6 +180,6 @@ def _warnings(format: str, contract: Contract, tokenizer: PreTrainedTokenizerFas
             f"SGLang and LMDeploy mask with id {family.contract['mask_id']}, whatever config.json says; the "
             f"student's is {contract.mask_id}",
         )
-    if format == "a2d-qwen3" and tokenizer.mask_token != family.mask_token:
+    if format != "sdar" and tokenizer.mask_token != family.mask_token:
         return (f"dllm masks with {family.mask_token}; the student's mask token is {tokenizer.mask_token}",)
     return ()

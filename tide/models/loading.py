@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -35,8 +37,10 @@ def load_config(path: str) -> PretrainedConfig:
         ValueError: no readable config.json at `path`, or an unsupported architecture.
     """
     with reading("load_config", "config.json", path, "saved by save_pretrained"):
-        where, options = location(path)
-        values, _ = PretrainedConfig.get_config_dict(where, **options)
+        if is_gguf(path):
+            values = deepcopy(_gguf_values(path, Path(path).stat().st_mtime_ns))
+        else:
+            values, _ = PretrainedConfig.get_config_dict(path)
         if not values:  # transformers reads a folder without the file as an empty configuration
             raise FileNotFoundError("no such file")
     try:
@@ -44,6 +48,13 @@ def load_config(path: str) -> PretrainedConfig:
     except Exception as error:  # ours, or of the configuration's types
         reason = " ".join(str(error).split())
         raise ValueError(f"load_config: {path!r} cannot be loaded: {reason}.") from error
+
+
+@lru_cache(maxsize=4)
+def _gguf_values(path: str, modified_ns: int) -> dict[str, Any]:
+    # transformers decodes every token to find the configuration: half a minute for 262,144.
+    where, options = location(path)
+    return PretrainedConfig.get_config_dict(where, **options)[0]  # type: ignore[no-any-return]
 
 
 def check_weights(path: str) -> None:
