@@ -326,14 +326,19 @@ def test_sample_takes_the_block_size_of_training(
         assert capsys.readouterr().out == f"def add{expected}\n"
 
 
+@pytest.mark.parametrize("read", [{"model_type": "wedlm"}, {"in_block": "observed_first"}, {"shift": 1}])
 def test_sample_refuses_a_model_that_reads_otherwise(
-    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    read: dict[str, object],
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
     values = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**values, "mask_token_id": 1, "model_type": "wedlm"}))
+    values |= {"mask_token_id": 1, "block_size": 4, **read}
+    (run / "config.json").write_text(json.dumps(values))
     assert main(["sample", str(run), "x"]) == 2
-    assert "wedlm model, which reads a text otherwise" in capsys.readouterr().err
+    assert f"{values['model_type']} model, which reads a text otherwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
