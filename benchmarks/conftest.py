@@ -57,8 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def key(item: pytest.Item) -> tuple[int, bool, bool, int]:
         callspec = getattr(item, "callspec", None)
-        if callspec is None:
-            return (0, False, False, 0)
+        if callspec is None:  # the whole step, after the headlines
+            return (0, False, True, 1)
         case: Case = callspec.params["case"]
         # Cases with heads take several times as long.
         slow = case.student_hidden > 0

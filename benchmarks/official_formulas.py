@@ -28,8 +28,10 @@ def eager_tidal(
     mask: Bool[Tensor, " N"],
     lambda_t: Float[Tensor, " N"],
     temperature: float,
+    weight: float | Float[Tensor, " N"] = 1.0,
 ) -> Float[Tensor, ""]:
-    """T² times the mean over masked rows of KL(r || p_s); r = softmax of the interpolated logits, detached.
+    """T² times the mean over masked rows of weight KL(r || p_s); r = softmax of the interpolated logits,
+    detached.
 
     The formula runs on all rows and discards the others at the end.
     """
@@ -38,7 +40,7 @@ def eager_tidal(
     target = (interpolated / temperature).softmax(dim=-1)
     log_p = functional.log_softmax(student_logits / temperature, dim=-1)
     kl = (target * (target.clamp_min(TARGET_FLOOR).log() - log_p)).sum(dim=-1)
-    return (kl * mask).sum() / mask.sum().clamp_min(1) * temperature**2
+    return (kl * weight * mask).sum() / mask.sum().clamp_min(1) * temperature**2
 
 
 def eager_forward_kl(

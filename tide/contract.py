@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 InBlock = Literal["bidirectional", "observed_first"]
 
@@ -24,7 +24,8 @@ class Contract:
         shift: output i predicts token i + shift.
         rates: lowest and highest mask rate that the model was trained at.
     Raises:
-        ValueError: block_size is below 1, or rates are not within [0, 1] in order.
+        ValueError: in_block or shift has another value, block_size is below 1, or rates are not within
+            [0, 1] in order.
     """
 
     mask_id: int | None
@@ -34,6 +35,12 @@ class Contract:
     rates: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        # Layouts would take any other value for bidirectional blocks.
+        if self.in_block not in get_args(InBlock) or self.shift not in (0, 1):
+            raise ValueError(
+                f"Contract: in_block must be one of {', '.join(get_args(InBlock))}, and shift 0 or 1; got "
+                f"{self.in_block!r}, {self.shift!r}. Give what the model was trained with."
+            )
         if self.block_size is not None and self.block_size < 1:
             raise ValueError(
                 f"Contract: block_size must be at least 1; got {self.block_size}. "

@@ -220,7 +220,8 @@ def test_overrides_may_come_in_any_order(
         ["--check", str(recipe), "method=kl", last],
         [str(recipe), "method=none", "--check", "method=kl", "--resume", last],  # The later one wins.
     ):
-        assert main(["distill", *arguments, f"teacher.path={tiny_checkpoints.teacher}"]) == 0
+        teacher = f"teacher={{path: '{tiny_checkpoints.teacher}', contract_values: {{block_size: 8}}}}"
+        assert main(["distill", *arguments, teacher]) == 0
         said = "method kl, student's vocabulary 300, teacher's vocabulary 300; 8 rows, 8 examples, "
         assert said in capsys.readouterr().out
 
@@ -325,20 +326,25 @@ def test_sample_takes_the_block_size_of_training(
         assert capsys.readouterr().out == f"def add{expected}\n"
 
 
+@pytest.mark.parametrize("read", [{"model_type": "wedlm"}, {"in_block": "observed_first"}, {"shift": 1}])
 def test_sample_refuses_a_model_that_reads_otherwise(
-    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    read: dict[str, object],
+    tiny_checkpoints: TinyCheckpoints,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
     values = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**values, "mask_token_id": 1, "model_type": "wedlm"}))
+    values |= {"mask_token_id": 1, "block_size": 4, **read}
+    (run / "config.json").write_text(json.dumps(values))
     assert main(["sample", str(run), "x"]) == 2
-    assert "wedlm model, which reads a text otherwise" in capsys.readouterr().err
+    assert f"{values['model_type']} model, which reads a text otherwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere/model", "no folder 'nowhere/model' here; no readable tokenizer at 'nowhere/model' "),
+        ("nowhere/model", "no folder 'nowhere/model' here; no readable config.json at 'nowhere/model' "),
         ("./model", "no folder './model' here. Give a folder"),
     ],
 )
@@ -349,7 +355,7 @@ def test_sample_reports_bad_input_in_one_line(
     out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("tide sample: ")]
-    assert len(lines) == 1 and f"load_tokenizer: {message}" in lines[0]
+    assert len(lines) == 1 and f"load_config: {message}" in lines[0]
     assert "Traceback" not in err
 
 

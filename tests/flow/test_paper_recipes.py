@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,20 @@ def test_a_recipe_trains_two_steps(folder: Path, tmp_path: Path, name: str) -> N
     weight = "model.layers.0.mlp.up_proj.weight"
     assert not start[weight].equal(end[weight])
     assert load_config(str(tmp_path / "run")).model_type == "a2d-qwen3"
+
+
+@pytest.mark.slow
+def test_a_run_under_llada2_resumes_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = recipe_at(folder, "llada2_tide_shared", run).replace(training={"save_steps": 1})
+    distill(recipe)
+    end = load_file(run / "model.safetensors")
+    shutil.rmtree(run / "checkpoint-2")
+    for name in ("summary.json", "model.safetensors"):
+        (run / name).unlink()
+    assert distill(recipe, resume=True).steps == 2
+    resumed = load_file(run / "model.safetensors")
+    assert all(resumed[name].equal(weight) for name, weight in end.items())
 
 
 @pytest.mark.parametrize(

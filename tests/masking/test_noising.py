@@ -144,6 +144,12 @@ def test_the_unbiased_weight_is_one_over_the_rate_that_applies(time):
     assert torch.equal(noised.chunk_mask, touched) and torch.equal(touched, whole)
 
 
+def test_a_chunk_is_touched_at_the_rate_of_its_tokens_in_the_loss():
+    batch = cross_batch(token_batch([[0, 0, 0, 1]], prompt=1), token_batch([[0, 1]]))
+    noised = noiser_of("calm", student_masking="consistent")(batch, generator(), torch.tensor([0.5]))
+    assert noised.diffusion_weight[0].tolist() == pytest.approx([1 / 0.75] * 3 + [2.0])
+
+
 def test_other_seeds_draw_other_noise():
     batch, noiser = example_batches()["none"]
     drawn = {tuple(noiser(batch, generator(seed)).student.rows.tolist()) for seed in range(20)}

@@ -126,6 +126,20 @@ def test_an_unknown_name_or_value_is_an_error(read, given):
         contract_of(read("sdar", vocab_size=WIDE), **given)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"in_block": "causal"}, "Contract: in_block must be one of bidirectional, observed_first.*'causal'"),
+        ({"shift": 2}, "Contract: .* shift 0 or 1; got 'bidirectional', 2"),
+        ({"mask_id": -1}, "contract_of: the mask id must be known.* got -1"),
+        ({"mask_id": "<|MASK|>"}, "contract_of: the mask id must be known.* got <|MASK|>"),
+    ],
+)
+def test_a_value_that_no_layout_reads_is_an_error(read, values, message):
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        contract_of(read("sdar", vocab_size=WIDE), values=values)
+
+
 @pytest.mark.parametrize("mask_id", [0, 300])
 def test_a_mask_id_of_another_token_or_without_embedding_is_an_error(read, mask_id):
     config = read("sdar", vocab_size=300, mask_token_id=mask_id)
@@ -140,3 +154,25 @@ def test_a_recorded_contract_is_read_back(tmp_path):
     record_contract(model.config, contract)
     model.save_pretrained(tmp_path / "student")
     assert contract_of(load_config(str(tmp_path / "student"))) == contract == Contract(1, 16)
+
+
+@pytest.mark.parametrize("values", [{}, {"in_block": "observed_first"}, {"shift": 1}])
+@pytest.mark.parametrize("model_type", ["qwen3", "wedlm"])
+def test_how_a_student_reads_is_recorded_too(read, model_type, values):
+    config = read(model_type, vocab_size=300)
+    tokenizer = make_tokenizer(300)
+    for given in (values, {"in_block": "bidirectional", "shift": 0}):  # the second replaces what is recorded
+        contract = contract_of(config, tokenizer, values={"mask_id": 1, "block_size": 16, **given})
+        record_contract(config, contract)
+        assert contract_of(read(**config.to_dict()), tokenizer) == contract
+    plain = read("qwen3", vocab_size=300)
+    record_contract(plain, Contract(1, 16))
+    assert not {"in_block", "shift"} & plain.to_dict().keys()
+
+
+def test_the_embeddings_of_a_model_with_images_are_those_of_its_text(read):
+    config = read("gemma3", text_config={"vocab_size": 300})
+    assert contract_of(config) == AUTOREGRESSIVE
+    assert contract_of(config, values={"mask_id": 299, "block_size": 8}) == Contract(299, 8)
+    with pytest.raises(ValueError, match=r"contract_of: .* below 300 \(embeddings\).* got 300"):
+        contract_of(config, values={"mask_id": 300, "block_size": 8})

@@ -237,7 +237,7 @@ def test_a_converted_model_is_exported(tmp_path):
 
 def test_a_block_size_that_is_not_recorded_is_given(student, tmp_path):
     folder = student(contract=False)
-    with pytest.raises(ValueError, match=r"records no block_size.* Give .* a block_size"):
+    with pytest.raises(ValueError, match=r"contract_of: .* config.json records no block_size"):
         export_model(folder, str(tmp_path / "output"), format="sdar")
     assert not (tmp_path / "output").exists()
     export_model(folder, str(tmp_path / "output"), format="sdar", block_size=8)

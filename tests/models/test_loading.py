@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import logging as transformers_logging
 
 from tests.tiny import make_model, make_tokenizer
@@ -101,6 +108,20 @@ def test_the_padding_token_gets_a_gradient(tmp_path, pad):
     assert gradient.any(1).nonzero().flatten().tolist() == sorted({3, 5, pad})
     others = [3, 5]
     torch.testing.assert_close(gradient[others], as_transformers_loads_it[others])
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_a_head_that_scales_otherwise_is_refused(tmp_path, scale):
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GraniteConfig(
+        vocab_size=30, num_key_value_heads=1, initializer_range=0.5, logits_scaling=scale, **shape
+    )
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    if scale == 1:
+        load_model(str(tmp_path), dtype="bfloat16", trainable=False)
+    else:
+        with pytest.raises(ValueError, match="load_model: granite models compute more than a product"):
+            load_model(str(tmp_path), dtype="bfloat16", trainable=False)
 
 
 def test_attention_is_sdpa(tiny_checkpoints):

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tokenizers import processors
 
 from tests.sampling.scripted import ScriptedModel
 from tests.tiny import make_model, make_tokenizer
@@ -213,3 +214,13 @@ def test_one_string_is_an_error_not_a_prompt_per_character(tokenizer):
         ValueError, match=r"generate: prompts must be a sequence of texts; .* Pass \[prompt\]"
     ):
         generate(scripted(tokenizer, TEXT), tokenizer, "abc")
+
+
+def test_a_prompt_begins_as_the_tokenizer_begins_texts():
+    tokenizer = make_tokenizer(258)
+    tokenizer.bos_token = "<|end|>"
+    template = processors.TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", END)])
+    tokenizer.backend_tokenizer.post_processor = template
+    model = ScriptedModel(258, [END, *ids(tokenizer, TEXT)])
+    assert generate(model, tokenizer, [TEXT[:3]], max_new_tokens=4, block_size=4) == [TEXT[3:7]]
+    assert model.calls[0].input_ids[0].tolist() == [END, *ids(tokenizer, TEXT[:3])] + [MASK] * 4

@@ -114,7 +114,8 @@ def test_two_steps_of_every_method(tiny_checkpoints: TinyCheckpoints, tmp_path: 
         assert all(bool(g.isfinite().all()) for g in gradients.values())
         assert any(bool(g.any()) for g in gradients.values())
     # Untrained, as the first step saw them.
-    terms = [float(other.module(record.noised[0], 0.0).loss.detach()) for other in alone]
+    noised = record.noised[0]
+    terms = [float(one.module(noised, one.module.layouts(noised), 0.0).loss.detach()) for one in alone]
     assert sum(terms) == pytest.approx(losses[0], rel=1e-5)
     assert all(term > 0 for term in terms)
 

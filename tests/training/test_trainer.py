@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,6 @@ from tide.training import DistillationModule, metrics
 from tide.training.metrics import MetricMeans
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.tiny import TinyCheckpoints
 
 DISTILLING = [name for name in METHODS if name != "none"]
@@ -222,3 +221,18 @@ def test_weights_of_another_student_are_refused(tiny_checkpoints: TinyCheckpoint
     trainer.module.student.save_pretrained(tmp_path / "other", state_dict=weights)
     with pytest.raises(ValueError, match=r"not this student's.*model\.norm\.weight.*model\.extra\.weight"):
         trainer._load_from_checkpoint(str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("family", ["llada", "llada2", "sdar"])
+def test_a_checkpoint_under_the_makers_names_is_read_back(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, family: str
+) -> None:
+    trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path))
+    golden = Path(__file__).parents[1] / "models" / "golden" / family
+    student = trainer.module.student = load_model(str(golden), trainable=True)
+    saved = {name: value.clone() for name, value in student.state_dict().items()}
+    trainer.save_model(str(tmp_path / "checkpoint"))
+    for parameter in student.parameters():
+        torch.nn.init.zeros_(parameter)
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint"))
+    assert all(torch.equal(value, saved[name]) for name, value in student.state_dict().items())

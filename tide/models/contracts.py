@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 CONTRACT_NAMES = ("trained", "official", "ar")
+# Fields that config.json records, by its keys.
+RECORDED = {"mask_id": "mask_token_id", "block_size": "block_size", "in_block": "in_block", "shift": "shift"}
+USUAL = {"in_block": "bidirectional", "shift": 0}
 VALUE_NAMES = ("mask_id", "block_size", "in_block", "shift", "lowest_rate", "highest_rate")
 
 
@@ -25,8 +28,8 @@ def contract_of(
 ) -> Contract:
     """Say how a model reads a text.
 
-    `values` count before what `name` says, that before what config.json records (mask_token_id, block_size),
-    and that before the family's values. The mask id is the tokenizer's where config.json records none.
+    `values` count before what `name` says, that before what config.json records (`RECORDED`), and that before
+    the family's values. The mask id is the tokenizer's where config.json records none.
 
     Args:
         config: as `load_config` reads it.
@@ -51,7 +54,8 @@ def contract_of(
             "Use 'trained'."
         )
     own = None if tokenizer is None else tokenizer.mask_token_id
-    is_plain = not family.contract and len(recorded) < 2 and "block_size" not in given and block_size is None
+    has_blocks = {"mask_id", "block_size"} <= recorded.keys() or "block_size" in given
+    is_plain = not family.contract and not has_blocks and block_size is None
     if is_plain and name == "trained" and own is not None:
         raise ValueError(
             f"contract_of: a {config.model_type} model with a mask token (id {own}) may be autoregressive or "
@@ -68,10 +72,11 @@ def contract_of(
         known["block_size"] = given["block_size"] or None
     low, high = known.pop("rates", (0.0, 1.0))
     known["rates"] = known.pop("lowest_rate", low), known.pop("highest_rate", high)
-    mask_id = known.get("mask_id")
-    if mask_id is None or mask_id >= config.vocab_size or (own not in (None, mask_id)):
+    mask_id, width = known.get("mask_id"), config.get_text_config().vocab_size
+    has_embedding = isinstance(mask_id, int) and 0 <= mask_id < width
+    if not has_embedding or own not in (None, mask_id):
         raise ValueError(
-            f"contract_of: the mask id must be known, below {config.vocab_size} (embeddings) and the "
+            f"contract_of: the mask id must be known, below {width} (embeddings) and the "
             f"tokenizer's; got {mask_id}, the tokenizer's {own}. Give the model's own tokenizer, or record "
             "mask_token_id in its config.json."
         )
@@ -79,15 +84,18 @@ def contract_of(
 
 
 def record_contract(config: PretrainedConfig, contract: Contract) -> None:
-    """Record mask id and block size, so that `save_pretrained` writes what `contract_of` reads back."""
-    for key, value in (("mask_token_id", contract.mask_id), ("block_size", contract.block_size)):
-        if value is not None:
+    """Record a contract but for its rates, so that `save_pretrained` writes what `contract_of` reads back.
+
+    What the family says anyway is left out, mask id and block size apart, which other programs read.
+    """
+    family = family_of(config).contract
+    usual = {name: family.get(name, default) for name, default in USUAL.items()}
+    for name, key in RECORDED.items():
+        value = getattr(contract, name)
+        if value is not None and (hasattr(config, key) or value != usual.get(name)):
             setattr(config, key, value)
 
 
-def _recorded(config: PretrainedConfig) -> dict[str, int]:
-    values = {
-        "mask_id": getattr(config, "mask_token_id", None),
-        "block_size": getattr(config, "block_size", None),
-    }
+def _recorded(config: PretrainedConfig) -> dict[str, Any]:
+    values = {name: getattr(config, key, None) for name, key in RECORDED.items()}
     return {name: value for name, value in values.items() if value is not None}

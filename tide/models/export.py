@@ -79,7 +79,7 @@ def export_model(
     config = load_config(path)
     _check_network(path, config, format)
     tokenizer = load_tokenizer(path, config=config)
-    contract = _contract(path, config, tokenizer, block_size)
+    contract = _contract(config, tokenizer, block_size)
     student = load_model(path, dtype=dtype, trainable=False)
     exported = _under_names_of(format, student, contract)
     exported.generation_config.eos_token_id = _end_ids(student, tokenizer)
@@ -110,11 +110,10 @@ def _check_network(path: str, config: PretrainedConfig, format: str) -> None:
 
 
 def _contract(
-    path: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, block_size: int | None
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, block_size: int | None
 ) -> Contract:
-    contract = contract_of(
-        config, tokenizer, values=None if block_size is None else {"block_size": block_size}
-    )
+    given = {} if block_size is None else {"block_size": block_size}
+    contract = contract_of(config, tokenizer, values=given)
     if contract.block_size is None or contract.in_block != "bidirectional" or contract.shift:
         raise ValueError(
             f"export: the formats stand for block diffusion with bidirectional blocks; got {contract}. "

@@ -115,3 +115,22 @@ def output_head(network: PreTrainedModel) -> Head:
     head, config = network.get_output_embeddings(), network.config
     scale, softcap = getattr(config, "logit_scale", None), getattr(config, "final_logit_softcapping", None)
     return Head(head.weight, getattr(head, "bias", None), 1.0 if scale is None else scale, softcap)
+
+
+@torch.no_grad()
+def check_head(network: PreTrainedModel) -> None:
+    """Compare the logits of `output_head` with the network's own, on one token.
+
+    Raises:
+        ValueError: they differ: the network computes more between hidden rows and logits.
+    """
+    token = torch.zeros((1, 1), dtype=torch.long, device=network.device)
+    logits = network(input_ids=token, use_cache=False).logits
+    hidden = network.base_model(input_ids=token, use_cache=False).last_hidden_state
+    difference, size = (output_head(network).logits(hidden) - logits).norm(), logits.norm()
+    if difference > size * torch.finfo(hidden.dtype).eps ** 0.5:
+        raise ValueError(
+            f"load_model: {network.config.model_type} models compute more than a product with the output "
+            "embedding, its bias, logit_scale and final_logit_softcapping, which losses would leave out. "
+            "Choose another model."
+        )

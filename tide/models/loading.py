@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import BitsAndBytesConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from tide.models.forward import check_head
 from tide.models.hosts import host_class, host_config
 from tide.models.paths import first_line, is_gguf, location, reading
 
@@ -90,8 +91,8 @@ def load_model(
         quantization: "4bit" or "8bit" quantizes the linear layers by bitsandbytes (extra `quantization`).
         device: where to load it ("cuda:0"); the CPU by default.
     Raises:
-        ValueError: weights are missing, corrupt, or do not match the configuration; quantization of a
-            trainable model, or without bitsandbytes.
+        ValueError: weights are missing, corrupt, or do not match the configuration; a head that computes more
+            than `tide.batch.Head`; quantization of a trainable model, or without bitsandbytes.
     """
     config, quantized = load_config(path), _quantization_config(quantization, dtype, trainable)
     where, options = location(path)
@@ -120,6 +121,7 @@ def load_model(
         )
     if is_gguf(path):
         _forget_quantization(model)
+    check_head(model)
     # torch gives the padding row no gradient, and the padding token may also be end-of-text.
     model.get_input_embeddings().padding_idx = None
     model.requires_grad_(trainable)

@@ -114,4 +114,4 @@ def _tokenizer_of(role: str, model: ModelConfig) -> PreTrainedTokenizerFast:
 def _width_of(role: str, model: ModelConfig) -> int:
     """Read the number of a model's embeddings."""
     with at_key(f"{role}.path"):
-        return int(load_config(model.path).vocab_size)
+        return int(load_config(model.path).get_text_config().vocab_size)

@@ -65,7 +65,10 @@ def generate(
         raise ValueError(
             "generate: the tokenizer has no mask token. Load the one that the model was trained with."
         )
-    encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    # As training data begins, where the tokenizer begins texts with a token.
+    begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    first = [tokenizer.bos_token_id] if begins else []
+    encoded = [first + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     if not encoded:
         return []
     contract = Contract(mask_id=tokenizer.mask_token_id, block_size=block_size)

@@ -11,13 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from tide.data import LengthBuckets, ShardedExamples
 from tide.masking import keyed_generator
-from tide.models import without_progress_bars
+from tide.models import load_model, without_progress_bars
 from tide.training.metrics import MetricMeans
 
 if TYPE_CHECKING:
@@ -128,15 +127,16 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        weights = load_file(f"{resume_from_checkpoint}/model.safetensors")
-        absent, unexpected = self.module.student.load_state_dict(weights, strict=False)
-        tied = getattr(self.module.student, "_tied_weights_keys", None) or ()
-        missing = sorted(set(absent).difference(tied))
-        if missing or unexpected:
+        try:
+            # Weights may be saved under the names of the model's makers, which `load_model` translates.
+            weights = load_model(resume_from_checkpoint, trainable=True).state_dict()
+            self.module.student.load_state_dict(weights)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
                 f"DistillationTrainer: the weights in {resume_from_checkpoint!r} are not this student's "
-                f"(missing {missing[:3]}, unexpected {unexpected[:3]}). Resume with the recipe of that run."
-            )
+                f"({reason}). Resume with the recipe of that run."
+            ) from error
 
 
 def _in_dictionary(collator: Collator, examples: Sequence[Example]) -> dict[str, Any]:
