@@ -17,7 +17,7 @@ from tide.data.conversation import (
 )
 from tide.data.files import ScratchFile, file_hash, write_whole
 from tide.data.mixing import Mixture, mix
-from tide.data.rendering import Rendered, Span, check_chat_template, render, shared_contents
+from tide.data.rendering import Rendered, Span, beginning, check_chat_template, render, shared_contents
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Source, files_at, open_source
 from tide.data.template_arguments import check_template_arguments, template_names
@@ -40,6 +40,7 @@ __all__ = [
     "Span",
     "TextRow",
     "TokenizedText",
+    "beginning",
     "check_chat_template",
     "check_template_arguments",
     "file_hash",

@@ -65,7 +65,7 @@ def render(
             before any row is read.
     """
     if isinstance(row, TextRow):
-        pieces = _beginning(tokenizer) + row.prompt, row.completion
+        pieces = beginning(tokenizer) + row.prompt, row.completion
         split, end = len(pieces[0]), len(pieces[0]) + len(row.completion)
         contents = (split - len(row.prompt), split), (split, end)
         return Rendered("".join(pieces), pieces, contents, (0, 0), contents[1:])
@@ -245,8 +245,8 @@ def _held(shown: Sequence[Place], mark: Span) -> list[Place]:
 
 
 @lru_cache(maxsize=8)
-def _beginning(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The token that the tokenizer puts before every text: without it, models such as Gemma predict badly."""
+def beginning(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that the tokenizer puts first; without it, models such as Gemma predict badly."""
     begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return str(tokenizer.bos_token) if begins else ""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tide.contract import Contract
+from tide.data import beginning
 from tide.layouts import text_layout
 from tide.models import output_head, run
 from tide.sampling.unmasking import most_confident, tokens_per_step
@@ -65,10 +66,8 @@ def generate(
         raise ValueError(
             "generate: the tokenizer has no mask token. Load the one that the model was trained with."
         )
-    # As training data begins, where the tokenizer begins texts with a token.
-    begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    first = [tokenizer.bos_token_id] if begins else []
-    encoded = [first + tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    first = beginning(tokenizer)  # as the texts of training have it
+    encoded = [tokenizer(first + prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     if not encoded:
         return []
     contract = Contract(mask_id=tokenizer.mask_token_id, block_size=block_size)
