@@ -58,5 +58,10 @@ class Contract:
         """True if the model reads the clean text alone."""
         return self.mask_id is None
 
+    @property
+    def block_diffusion(self) -> bool:
+        """True if the model denoises bidirectional blocks, each token at its own place."""
+        return self.block_size is not None and self.in_block == "bidirectional" and not self.shift
+
 
 AUTOREGRESSIVE = Contract(mask_id=None, block_size=None, in_block="observed_first", shift=1)

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     config, tokenizer = load_config(arguments.checkpoint), load_tokenizer(arguments.checkpoint)
     given = {} if arguments.block_size is None else {"block_size": arguments.block_size}
     contract = contract_of(config, tokenizer, values=given)
-    if contract.block_size is None or contract.in_block != "bidirectional" or contract.shift:
+    if contract.block_size is None or not contract.block_diffusion:
         raise ValueError(
             f"tide sample: decodes block by block, each of them bidirectional; {arguments.checkpoint!r} is a "
             f"{config.model_type} model, which reads a text otherwise. Give a block-diffusion student."

@@ -114,7 +114,7 @@ def _contract(
 ) -> Contract:
     given = {} if block_size is None else {"block_size": block_size}
     contract = contract_of(config, tokenizer, values=given)
-    if contract.block_size is None or contract.in_block != "bidirectional" or contract.shift:
+    if not contract.block_diffusion:
         raise ValueError(
             f"export: the formats stand for block diffusion with bidirectional blocks; got {contract}. "
             "Export a student that was trained so."
