@@ -22,7 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from examples.quickstart.commands import Commands
+from examples.quickstart.commands import Commands, exit_status
 from examples.quickstart.corpus import split_functions, write_rows
 from examples.quickstart.results import Evaluation, Model
 from tide.cli.subparsers import count
@@ -139,20 +139,14 @@ def real(console: Console, *, steps: int | None = None) -> None:
 
 
 def main() -> int:
-    """Return the exit status: 0 done, 1 a command failed, 2 bad input, 130 interrupted."""
+    """Return the exit status."""
     parser = argparse.ArgumentParser(
         prog="real", description="Distil SmolLM2-135M from two teachers on a CPU."
     )
     parser.add_argument("--steps", type=count, help="optimiser steps of each run (default: the recipes')")
-    try:
-        real(Console() if sys.stdout.isatty() else Console(width=100), steps=parser.parse_args().steps)
-    except (ValueError, RuntimeError) as error:
-        print(f"real: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("\nreal: interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
-    return 0
+    steps = parser.parse_args().steps
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    return exit_status("real", lambda: real(console, steps=steps))
 
 
 if __name__ == "__main__":

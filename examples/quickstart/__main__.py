@@ -6,16 +6,16 @@ python -m examples.quickstart [--full] [--seeds N] [--steps N] [--jobs N] [--out
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
+from examples.quickstart.commands import exit_status
 from examples.quickstart.run import FULL, QUICK, quickstart
 from tide.cli.subparsers import count
 
 
 def main() -> int:
-    """Return the exit status: 0 done, 1 a command failed, 2 bad input, 130 interrupted."""
+    """Return the exit status."""
     parser = argparse.ArgumentParser(
         prog="quickstart",
         description="Distil small students from the shipped teacher on functions of the Python standard "
@@ -37,16 +37,10 @@ def main() -> int:
     if arguments.seeds:
         settings = settings._replace(seeds=tuple(range(arguments.seeds)))
     default = Path("runs/quickstart-full" if arguments.full else "runs/quickstart")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops the commands, too.
-    try:
-        quickstart(settings, arguments.output_dir or default, fresh=arguments.fresh, jobs=arguments.jobs)
-    except (ValueError, RuntimeError) as error:
-        print(f"quickstart: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("\nquickstart: interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
-    return 0
+    output_dir = arguments.output_dir or default
+    return exit_status(
+        "quickstart", lambda: quickstart(settings, output_dir, fresh=arguments.fresh, jobs=arguments.jobs)
+    )
 
 
 if __name__ == "__main__":

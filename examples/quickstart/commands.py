@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -72,6 +73,24 @@ class Commands:
                 for process in list(self._running):
                     process.terminate()  # `tide distill` writes a checkpoint first.
                 raise
+
+
+def exit_status(program: str, run: Callable[[], object]) -> int:
+    """Run a program that goes on when it is run again.
+
+    Returns:
+        0 done, 1 a command failed, 2 bad input, 130 interrupted.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops the commands, too.
+    try:
+        run()
+    except (ValueError, RuntimeError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted. Run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def steps_done(log: Path, steps: int) -> int:
