@@ -1,4 +1,4 @@
-"""What a teacher is asked: by its contract, only what it can answer, at rates it was trained at."""
+"""Teachers by contract: what they can answer, at the mask rates they were trained at."""
 
 from __future__ import annotations
 
