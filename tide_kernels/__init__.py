@@ -6,7 +6,7 @@ One row is one token position. Ops take logits [N, V], or hidden rows and the he
 imports torch, triton where kernels run, and nothing of `tide`.
 """
 
-from tide_kernels._shared.checks import check_tensor
+from tide_kernels._shared.checks import check_tensor, scalar_tensor
 from tide_kernels.chunk_likelihood import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import log1mexp
 from tide_kernels.interpolated_kl import interpolated_kl
@@ -28,6 +28,7 @@ __all__ = [
     "linear_token_logprob",
     "log1mexp",
     "reverse_kl",
+    "scalar_tensor",
     "token_logprob",
     "token_scores",
 ]

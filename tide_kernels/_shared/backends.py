@@ -6,12 +6,14 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
+from tide_kernels._shared.native import has_native, native_failure
+
 if TYPE_CHECKING:
     import torch
 
 # At import: torch.compile warns about functions with a cache.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-BACKENDS = ("auto", "reference", "torch", "triton")
+BACKENDS = ("auto", "reference", "torch", "native", "triton")
 # Devices that Triton compiles for.
 TRITON_DEVICES = ("cuda", "xpu")
 
@@ -22,19 +24,27 @@ def resolve_backend(
     device: torch.device,
     dtype: torch.dtype,
     auto_devices: tuple[str, ...] = TRITON_DEVICES,
+    *,
+    native: bool = True,
 ) -> str:
-    """Resolve the backend of a call to an op with Triton kernels.
+    """Resolve the backend of a call to an op with Triton kernels and, if `native`, C functions.
 
-    `reference` is the definition, `torch` works by row blocks, `triton` in one pass. `auto` is `triton` on
-    `auto_devices`, and `torch` elsewhere and for fp64, which the kernels do not support.
+    `reference` is the definition, `torch` works by row blocks, `native` and `triton` in one pass. `auto` is
+    `triton` on `auto_devices`, `native` on a CPU, and `torch` elsewhere, without a C compiler, and for fp64
+    on a GPU, which the kernels do not support.
 
     Raises:
-        ValueError: unknown backend, or `triton` cannot run on the device or dtype.
+        ValueError: unknown backend, or it cannot run on the device or dtype, or was not built.
     """
-    check_backend(function, backend, BACKENDS)
+    known = tuple(name for name in BACKENDS if native or name != "native")
+    check_backend(function, backend, known)
     wide = dtype.itemsize > 4
     if backend == "auto":
-        return "triton" if device.type in auto_devices and not wide and has_triton() else "torch"
+        if device.type in auto_devices and not wide and has_triton():
+            return "triton"
+        return "native" if native and device.type == "cpu" and has_native() else "torch"
+    if backend == "native":
+        _check_native(function, device)
     if backend != "triton":
         return backend
     if not has_triton():
@@ -49,6 +59,18 @@ def resolve_backend(
             "'torch', or set TRITON_INTERPRET=1 before Python starts to interpret the kernels on the CPU."
         )
     return "triton"
+
+
+def _check_native(function: str, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise ValueError(
+            f"{function}: backend 'native' runs on a CPU, the inputs are on {device}. Use 'auto' or 'triton'."
+        )
+    if not has_native():
+        raise ValueError(
+            f"{function}: backend 'native' could not be built ({native_failure()}). Install a C compiler or "
+            "set CC to one, or use 'torch'."
+        )
 
 
 def check_backend(function: str, backend: str, known: tuple[str, ...]) -> None:

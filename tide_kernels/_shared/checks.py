@@ -6,7 +6,7 @@ Checks of tensor values run on CPU tensors only; on a GPU each would synchronise
 from __future__ import annotations
 
 import numbers
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch.autograd import forward_ad
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+    Settings = TypeVar("Settings", bound=NamedTuple)
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAMBDA_REMEDY = "the teacher's share of the target: 0 is the student, 1 forward KL"
@@ -155,6 +157,29 @@ def check_temperature(function: str, temperature: float) -> float:
     return float(temperature)
 
 
+def scalar_tensor(
+    value: float, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> Float[Tensor, ""]:
+    """Return a number as a 0-d tensor, without waiting for the device.
+
+    torch.compile (2.13) may keep the first value of a changing number that is an argument of an op, or of
+    `full` or `as_tensor`; as a factor it stays symbolic.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ones((), dtype=dtype, device=device) * value
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def scalar_tensors(settings: Settings) -> Settings:
+    """A named tuple of settings with `scalar_tensor` of each float, to pass to an op."""
+    return settings._make(scalar_tensor(x) if isinstance(x, float) else x for x in settings)
+
+
+def floats(settings: Settings) -> Settings:
+    """Undo `scalar_tensors`, inside the op."""
+    return settings._make(x.item() if isinstance(x, torch.Tensor) else x for x in settings)
+
+
 def check_mask(function: str, mask: Bool[Tensor, " N"] | None, num_rows: int, device: torch.device) -> None:
     """Raise unless mask is None or bool [N]."""
     if mask is None:
@@ -207,7 +232,7 @@ def row_lambda(
             check_tensor(function, "lambda_t", lambda_t, " or a number")
         if not 0.0 <= lambda_t <= 1.0:
             raise ValueError(f"{function}: lambda_t must lie in [0, 1]; got {lambda_t} ({LAMBDA_REMEDY}).")
-        return torch.full((num_rows,), float(lambda_t), dtype=dtype, device=device)
+        return scalar_tensor(float(lambda_t), dtype, device).expand(num_rows)
     check_frozen(function, "lambda_t", lambda_t)
     values = lambda_t.to(dtype)
     if values.dim() == 0:

@@ -22,13 +22,16 @@ from tide_kernels._shared.checks import (
     check_pair,
     check_temperature,
     row_lambda,
+    scalar_tensor,
 )
-from tide_kernels._shared.divergence_blocks import NUM_STATISTICS, chunked_backward, chunked_forward
+from tide_kernels._shared.divergence_blocks import ChunkedDivergence
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
+from tide_kernels._shared.native_divergence import NUM_STATISTICS as NATIVE_STATISTICS
+from tide_kernels._shared.native_divergence import NativeDivergence
 from tide_kernels._shared.row_blocks import RowBlocks, active_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
@@ -36,27 +39,30 @@ if TYPE_CHECKING:
     from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
 
+    # Both directions of a divergence over all rows of logits.
+    RowBackend = ChunkedDivergence | DivergenceKernels | NativeDivergence
+
 # Statistics per row by backend; `divergence_kernels.STATISTICS` for triton.
-STATISTICS = {"torch": NUM_STATISTICS, "triton": 8}
+NUM_STATISTICS = {"torch": ChunkedDivergence.NUM_STATISTICS, "native": NATIVE_STATISTICS, "triton": 8}
 
 _INPUTS = (
     "Tensor{} student_logits, Tensor teacher_logits, Tensor lambda_t, Tensor? labels, Tensor? mask, "
-    "float temperature, SymInt vocab, str backend"
+    "Tensor temperature, SymInt vocab, str backend"
 )
 _UPSTREAM = "Tensor statistics, Tensor? d_kl, Tensor? d_ce"
 
 
 class DivergenceOp(NamedTuple):
-    """A registered divergence: name, formulas, kernels (imported on first use) and forward op."""
+    """A registered divergence: name, formulas, backends by name (imported on first use) and forward op."""
 
     name: str
     formulas: RowDivergence
-    kernels: Callable[[], DivergenceKernels]
+    backends: Mapping[str, Callable[[], RowBackend]]
     forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def register_divergence(
-    name: str, formulas: RowDivergence, kernels: Callable[[], DivergenceKernels]
+    name: str, formulas: RowDivergence, kernels: Callable[[], RowBackend]
 ) -> DivergenceOp:
     """Register `tide_kernels::<name>` and its two backward ops.
 
@@ -65,6 +71,12 @@ def register_divergence(
         formulas: the `torch` backend and the definition.
         kernels: returns the Triton kernels; called on first use, so that triton stays optional.
     """
+    chunked, native = ChunkedDivergence(formulas), NativeDivergence(name)
+    backends: dict[str, Callable[[], RowBackend]] = {
+        "torch": lambda: chunked,
+        "native": lambda: native,
+        "triton": kernels,
+    }
     forward_op = torch.library.custom_op(
         f"tide_kernels::{name}",
         mutates_args=(),
@@ -88,7 +100,7 @@ def register_divergence(
         lambda_t: Tensor,
         labels: Tensor | None,
         mask: Tensor | None,
-        temperature: float,
+        temperature: Tensor,
         vocab: int,
         backend: str,
         inplace_gradient: bool,
@@ -96,10 +108,8 @@ def register_divergence(
         check_lambda_values(name, lambda_t, mask)
         if labels is not None:
             check_id_values(name, "labels", labels, vocab, mask)
-        arguments = (student_logits, teacher_logits, lambda_t, labels, mask, temperature, vocab)
-        if backend == "triton":
-            return kernels().forward(*arguments)
-        return chunked_forward(formulas, *arguments)
+        arguments = (student_logits, teacher_logits, lambda_t, labels, mask, float(temperature), vocab)
+        return backends[backend]().forward(*arguments)
 
     @forward.register_fake
     def _(
@@ -108,7 +118,7 @@ def register_divergence(
         lambda_t: Tensor,
         labels: Tensor | None,
         mask: Tensor | None,
-        temperature: float,
+        temperature: Tensor,
         vocab: int,
         backend: str,
         inplace_gradient: bool,
@@ -116,12 +126,12 @@ def register_divergence(
         num_rows = student_logits.shape[0]
         values = lambda_t.new_empty((num_rows,))
         ce = lambda_t.new_empty((0 if labels is None else num_rows,))
-        return values, ce, lambda_t.new_empty((num_rows, STATISTICS[backend]))
+        return values, ce, lambda_t.new_empty((num_rows, NUM_STATISTICS[backend]))
 
     def write_gradient(out: Tensor | None, *arguments: Any) -> Tensor:
         *tensors, temperature, vocab, backend, statistics, d_kl, d_ce = arguments
-        rest: tuple[Any, ...] = (*tensors, statistics, d_kl, d_ce, temperature, vocab, out)
-        return kernels().backward(*rest) if backend == "triton" else chunked_backward(formulas, *rest)
+        rest: tuple[Any, ...] = (*tensors, statistics, d_kl, d_ce, float(temperature), vocab, out)
+        return backends[backend]().backward(*rest)
 
     @backward_op
     def backward(*arguments: Any) -> Tensor:
@@ -138,7 +148,7 @@ def register_divergence(
         write_gradient(student_logits, student_logits, *arguments)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        *tensors, ctx.temperature, ctx.vocab, ctx.backend, ctx.inplace_gradient = inputs
+        *tensors, ctx.vocab, ctx.backend, ctx.inplace_gradient = inputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*tensors, output[2])
@@ -154,7 +164,7 @@ def register_divergence(
         *tensors, statistics = ctx.saved_tensors
         if tensors[3] is None:
             d_ce = None
-        settings = (ctx.temperature, ctx.vocab, ctx.backend)
+        settings = (ctx.vocab, ctx.backend)
         if not ctx.inplace_gradient:
             return backward(*tensors, *settings, statistics, d_kl, d_ce), *unused
         student_logits = tensors[0].detach()
@@ -162,7 +172,7 @@ def register_divergence(
         return student_logits, *unused
 
     forward.register_autograd(differentiate, setup_context=setup_context)
-    return DivergenceOp(name, formulas, kernels, forward)
+    return DivergenceOp(name, formulas, backends, forward)
 
 
 def row_divergence(
@@ -199,7 +209,7 @@ def row_divergence(
             per_row_lambda,
             labels,
             mask,
-            temperature,
+            scalar_tensor(temperature),
             vocab,
             which,
             inplace_gradient,

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 
 from tide_kernels._shared.label import LabelStatistics, label_gradient, label_statistics
-from tide_kernels._shared.row_blocks import RowBlocks, Scratch, active_rows, clear_unread
+from tide_kernels._shared.row_blocks import RowBlocks, Scratch, active_rows, clear_unread, map_blocks
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import map_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -181,98 +180,102 @@ class _Buffers(NamedTuple):
         )
 
 
-# Per row: the fields of RowStatistics, then of LabelStatistics.
-NUM_STATISTICS = len(RowStatistics._fields) + len(LabelStatistics._fields)
+class ChunkedDivergence:
+    """Both directions of a divergence by row blocks."""
 
+    # The fields of RowStatistics, then of LabelStatistics.
+    NUM_STATISTICS = len(RowStatistics._fields) + len(LabelStatistics._fields)
 
-def chunked_forward(
-    op: RowDivergence,
-    student_logits: Float[Tensor, "N V"],
-    teacher_logits: Float[Tensor, "N V2"],
-    lambda_t: Float[Tensor, " N"],
-    labels: Int[Tensor, " N"] | None,
-    mask: Bool[Tensor, " N"] | None,
-    temperature: float,
-    vocab: int,
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
-    """(kl, ce, statistics) of all rows; ce is empty without labels."""
-    num_rows, active, vocabulary = student_logits.shape[0], active_rows(mask), Vocabulary(vocab)
-    blocks = RowBlocks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
+    def __init__(self, formulas: RowDivergence) -> None:
+        self.formulas = formulas
 
-    def values(rows: slice, buffers: _Buffers) -> BlockStatistics:
-        return block_values(
-            op,
-            blocks.load(student_logits, rows, buffers.student),
-            blocks.load(teacher_logits, rows, buffers.teacher),
-            blocks.select(lambda_t, rows),
-            temperature,
-            vocabulary,
-            buffers.scratch.head(rows.stop - rows.start),
-            None if labels is None else blocks.select(labels, rows),
-        )
+    def forward(
+        self,
+        student_logits: Float[Tensor, "N V"],
+        teacher_logits: Float[Tensor, "N V2"],
+        lambda_t: Float[Tensor, " N"],
+        labels: Int[Tensor, " N"] | None,
+        mask: Bool[Tensor, " N"] | None,
+        temperature: float,
+        vocab: int,
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
+        """(kl, ce, statistics) of all rows; ce is empty without labels."""
+        num_rows, active, vocabulary = student_logits.shape[0], active_rows(mask), Vocabulary(vocab)
+        blocks = RowBlocks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
 
-    parts = map_blocks(
-        blocks, values, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits), blocks.device
-    )
-    statistics = lambda_t.new_zeros((num_rows, NUM_STATISTICS))
-    fields = list(map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
-    if labels is not None:
-        kept = [part.label for part in parts if part.label is not None]
-        fields += map(torch.cat, zip(*kept, strict=True))
-    for column, field in enumerate(fields):
-        statistics[:, column] = blocks.scatter(field.to(lambda_t.dtype), num_rows)
-    kl = statistics[:, RowStatistics._fields.index("kl")].clone()
-    if labels is None:
-        return kl, kl.new_empty(0), statistics
-    return kl, -statistics[:, len(RowStatistics._fields) + LabelStatistics._fields.index("log_p")], statistics
+        def values(rows: slice, buffers: _Buffers) -> BlockStatistics:
+            return block_values(
+                self.formulas,
+                blocks.load(student_logits, rows, buffers.student),
+                blocks.load(teacher_logits, rows, buffers.teacher),
+                blocks.select(lambda_t, rows),
+                temperature,
+                vocabulary,
+                buffers.scratch.head(rows.stop - rows.start),
+                None if labels is None else blocks.select(labels, rows),
+            )
 
+        parts = map_blocks(blocks, values, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits))
+        statistics = lambda_t.new_zeros((num_rows, self.NUM_STATISTICS))
+        fields = list(map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
+        if labels is not None:
+            kept = [part.label for part in parts if part.label is not None]
+            fields += map(torch.cat, zip(*kept, strict=True))
+        for column, field in enumerate(fields):
+            statistics[:, column] = blocks.scatter(field.to(lambda_t.dtype), num_rows)
+        kl = statistics[:, RowStatistics._fields.index("kl")].clone()
+        if labels is None:
+            return kl, kl.new_empty(0), statistics
+        log_p = statistics[:, len(RowStatistics._fields) + LabelStatistics._fields.index("log_p")]
+        return kl, -log_p, statistics
 
-def chunked_backward(
-    op: RowDivergence,
-    student_logits: Float[Tensor, "N V"],
-    teacher_logits: Float[Tensor, "N V2"],
-    lambda_t: Float[Tensor, " N"],
-    labels: Int[Tensor, " N"] | None,
-    mask: Bool[Tensor, " N"] | None,
-    statistics: Float[Tensor, "N F"],
-    d_kl: Float[Tensor, " N"] | None,
-    d_ce: Float[Tensor, " N"] | None,
-    temperature: float,
-    vocab: int,
-    out: Float[Tensor, "N V"] | None,
-) -> Float[Tensor, "N V"]:
-    """Gradient in the student's logits, written to `out` if given; `out` may be those logits."""
-    active, vocabulary = active_rows(mask), Vocabulary(vocab)
-    blocks = RowBlocks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
-    d_student = blocks.gradient_like(student_logits) if out is None else out
-    divergence, label = unpack_statistics(statistics, labels is not None)
+    def backward(
+        self,
+        student_logits: Float[Tensor, "N V"],
+        teacher_logits: Float[Tensor, "N V2"],
+        lambda_t: Float[Tensor, " N"],
+        labels: Int[Tensor, " N"] | None,
+        mask: Bool[Tensor, " N"] | None,
+        statistics: Float[Tensor, "N F"],
+        d_kl: Float[Tensor, " N"] | None,
+        d_ce: Float[Tensor, " N"] | None,
+        temperature: float,
+        vocab: int,
+        out: Float[Tensor, "N V"] | None,
+    ) -> Float[Tensor, "N V"]:
+        """Gradient in the student's logits, written to `out` if given; `out` may be those logits."""
+        active, vocabulary = active_rows(mask), Vocabulary(vocab)
+        blocks = RowBlocks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
+        d_student = blocks.gradient_like(student_logits) if out is None else out
+        divergence, label = unpack_statistics(statistics, labels is not None)
 
-    def gradient(rows: slice, buffers: _Buffers) -> None:
-        block_gradient(
-            op,
-            blocks.load(student_logits, rows, buffers.student),
-            blocks.load(teacher_logits, rows, buffers.teacher),
-            blocks.select(lambda_t, rows),
-            temperature,
-            vocabulary,
-            buffers.scratch.head(rows.stop - rows.start),
-            BlockStatistics(
+        def statistics_of(rows: slice) -> BlockStatistics:
+            return BlockStatistics(
                 RowStatistics(*(blocks.select(field, rows) for field in divergence)),
                 None if label is None else LabelStatistics(*(blocks.select(field, rows) for field in label)),
-            ),
-            blocks.target(d_student, rows, buffers.student),
-            weight=None if d_kl is None else blocks.select(d_kl, rows),
-            labels=None if labels is None else blocks.select(labels, rows),
-            ce_weight=None if d_ce is None else blocks.select(d_ce, rows),
-        )
-        blocks.store(d_student, rows, buffers.student)
+            )
 
-    map_blocks(
-        blocks, gradient, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits), blocks.device
-    )
-    if out is not None:
-        clear_unread(d_student, mask, vocab)
-    return d_student
+        def gradient(rows: slice, buffers: _Buffers) -> None:
+            block_gradient(
+                self.formulas,
+                blocks.load(student_logits, rows, buffers.student),
+                blocks.load(teacher_logits, rows, buffers.teacher),
+                blocks.select(lambda_t, rows),
+                temperature,
+                vocabulary,
+                buffers.scratch.head(rows.stop - rows.start),
+                statistics_of(rows),
+                blocks.target(d_student, rows, buffers.student),
+                weight=None if d_kl is None else blocks.select(d_kl, rows),
+                labels=None if labels is None else blocks.select(labels, rows),
+                ce_weight=None if d_ce is None else blocks.select(d_ce, rows),
+            )
+            blocks.store(d_student, rows, buffers.student)
+
+        map_blocks(blocks, gradient, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits))
+        if out is not None:
+            clear_unread(d_student, mask, vocab)
+        return d_student
 
 
 def unpack_statistics(

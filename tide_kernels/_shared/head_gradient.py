@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tide_kernels._shared.head import multiply, tile_rows
-from tide_kernels._shared.pages import on_huge_pages
+from tide_kernels._shared.native import on_huge_pages
 from tide_kernels._shared.workspace import row_steps
 
 if TYPE_CHECKING:

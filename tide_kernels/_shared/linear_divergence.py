@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from tide_kernels._shared.agreement import facts_of, go_on_together
-from tide_kernels._shared.checks import check_id_values, check_lambda_values
+from tide_kernels._shared.checks import check_id_values, check_lambda_values, floats, scalar_tensors
+from tide_kernels._shared.divergence_blocks import ChunkedDivergence
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
 from tide_kernels._shared.linear_divergence_rows import linear_divergence_rows
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_blocks import RowDivergence
-    from tide_kernels._shared.divergence_launch import DivergenceKernels
+    from tide_kernels._shared.divergence import DivergenceOp
 
 _SCHEMA = (
     "(Tensor student_hidden, Tensor student_weight, Tensor? student_bias, Tensor teacher_hidden, "
     "Tensor teacher_weight, Tensor? teacher_bias, Tensor lambda_t, Tensor? labels, Tensor weight, "
-    "Tensor ce_weight, float temperature, float student_logit_scale, float student_softcap, "
-    "float teacher_logit_scale, float teacher_softcap, SymInt vocab, SymInt workspace_bytes, "
+    "Tensor ce_weight, Tensor temperature, Tensor student_logit_scale, Tensor student_softcap, "
+    "Tensor teacher_logit_scale, Tensor teacher_softcap, SymInt vocab, SymInt workspace_bytes, "
     "ScalarType logits_dtype, ScalarType? autocast_dtype, str vocab_group, str backend, bool[] needed) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
@@ -60,30 +60,31 @@ class LinearDivergenceOp(NamedTuple):
 
 
 def register_linear_divergence(
-    name: str, reference: Reference, formulas: RowDivergence, kernels: Callable[[], DivergenceKernels]
+    name: str, reference: Reference, logits_op: DivergenceOp
 ) -> LinearDivergenceOp:
     """Register `tide_kernels::<name>`.
 
     Args:
         name: the public op.
         reference: the definition.
-        formulas: the logits-in op's `torch` backend.
-        kernels: returns the logits-in op's Triton kernels; called on first use.
+        logits_op: the logits-in op; its backends run on the rows of logits.
     """
 
     @torch.library.custom_op(f"tide_kernels::{name}", mutates_args=(), schema=_SCHEMA)
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
         arguments, settings = _split(inputs)
+        settings = floats(settings)
         go_on_together(
             name,
             settings.vocab_group,
             lambda: facts_of(arguments, settings, but=("vocab_group",)),
             lambda: _check_values(name, arguments, settings),
         )
-        run = kernels() if settings.backend == "triton" else None
+        of_logits = logits_op.backends[settings.backend]()
+        run = None if isinstance(of_logits, ChunkedDivergence) else of_logits
         # Autocast would round products to a half dtype.
         with torch.autocast(arguments.student_hidden.device.type, enabled=False):
-            return linear_divergence_rows(formulas, run, arguments, settings)
+            return linear_divergence_rows(logits_op.formulas, run, arguments, settings)
 
     @forward.register_fake
     def _(*inputs: Any) -> tuple[Tensor, ...]:
@@ -130,7 +131,7 @@ def linear_divergence(
     """Run a checked call on its backend."""
     if settings.backend == "reference":
         return _by_definition(op, arguments, settings)
-    loss, kl, ce, *_ = op.forward(*arguments, *settings)
+    loss, kl, ce, *_ = op.forward(*arguments, *scalar_tensors(settings))
     return LinearDivergence(loss, kl, None if arguments.labels is None else ce)
 
 

@@ -17,9 +17,8 @@ import torch
 from tide_kernels._shared.divergence_blocks import block_gradient, block_values
 from tide_kernels._shared.head import Head, product_dtype, rounding_buffer, rounding_bytes
 from tide_kernels._shared.head_gradient import GradientByRows
-from tide_kernels._shared.row_blocks import Scratch, rows_per_block
+from tide_kernels._shared.row_blocks import Scratch, map_blocks, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
-from tide_kernels._shared.workers import map_blocks
 from tide_kernels._shared.workspace import RowPlan, aligned_rows, plan_rows, row_steps
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from tide_kernels._shared.divergence_blocks import RowDivergence
     from tide_kernels._shared.divergence_launch import DivergenceKernels
     from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
+    from tide_kernels._shared.native_divergence import NativeDivergence
 
 
 # Row blocks per gradient block: if the gradient overwrites fp32 logits; if it is a bf16 buffer beside fp32
@@ -39,7 +39,7 @@ SEPARATE_RATIO = 4
 
 def linear_divergence_rows(
     formulas: RowDivergence,
-    kernels: DivergenceKernels | None,
+    kernels: DivergenceKernels | NativeDivergence | None,
     arguments: LinearArguments,
     settings: LinearSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -47,7 +47,7 @@ def linear_divergence_rows(
 
     Args:
         formulas: of the `torch` backend.
-        kernels: of the `triton` backend; None selects `torch`.
+        kernels: of the `triton` or `native` backend; None selects `torch`.
         arguments: tensors.
         settings: other arguments.
     """
@@ -67,7 +67,11 @@ def linear_divergence_rows(
     needed = (settings.needed[0], settings.needed[1], settings.needed[2])
     gradient = GradientByRows(student_head, *arguments[:3], needed)
     given = (arguments, settings, student_head, teacher_head, vocabulary, gradient.wanted)
-    rows = _FormulaRows(formulas, *given) if kernels is None else _KernelRows(kernels, *given)
+    rows: _Rows
+    if kernels is None:
+        rows = _FormulaRows(formulas, *given)
+    else:
+        rows = (_NativeRows if settings.backend == "native" else _KernelRows)(kernels, *given)
     plan = rows.plan()
     for gradient_block in row_steps(hidden.shape[0], plan.gradient_block):
         for block in row_steps(gradient_block, plan.block):
@@ -208,7 +212,6 @@ class _FormulaRows(_Rows):
             row_steps(student.shape[0], step),
             values_and_gradient,
             lambda: Scratch.allocate(step, self.vocabulary.size, self.dtype, self.device),
-            self.device,
         )
 
     def _take_step(
@@ -237,18 +240,12 @@ class _FormulaRows(_Rows):
             student.mul_(slope)
 
 
-class _KernelRows(_Rows):
-    """`triton` backend: one launch for the statistics of a row block, one for its gradient."""
+class _NativeRows(_Rows):
+    """`native` backend: one call for the statistics of a row block, one for its gradient."""
 
-    def __init__(self, kernels: DivergenceKernels, *rest: Any) -> None:
+    def __init__(self, kernels: DivergenceKernels | NativeDivergence, *rest: Any) -> None:
         super().__init__(*rest)
         self.kernels = kernels
-
-    def logits_dtype(self) -> torch.dtype:
-        return self.settings.logits_dtype
-
-    def gradient_dtype(self) -> torch.dtype:
-        return self.head.gradient_dtype
 
     def take(
         self,
@@ -276,3 +273,13 @@ class _KernelRows(_Rows):
             self.gradient_of(block, gradient_block),
             softcap=self.head.options.softcap,
         )
+
+
+class _KernelRows(_NativeRows):
+    """`triton` backend: likewise by launches, with half logits and gradients where the products have them."""
+
+    def logits_dtype(self) -> torch.dtype:
+        return self.settings.logits_dtype
+
+    def gradient_dtype(self) -> torch.dtype:
+        return self.head.gradient_dtype

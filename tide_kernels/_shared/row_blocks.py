@@ -6,17 +6,18 @@ ten times as long as writing it into a reused buffer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
-from tide_kernels._shared.pages import on_huge_pages
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+Workspace = TypeVar("Workspace")
+Result = TypeVar("Result")
 
 # Per buffer. Three are live at once and should fit a core's L2 cache (1-2 MiB on servers): one row of 152k
 # fp32 entries. Twice the size runs at half the speed.
@@ -47,6 +48,15 @@ class Scratch(NamedTuple):
     def head(self, rows: int) -> Scratch:
         """The first `rows` rows of each buffer."""
         return self if rows == self.p.shape[0] else Scratch(self.p[:rows], self.w[:rows], self.x[:rows])
+
+
+def map_blocks(
+    blocks: Iterable[slice], run: Callable[[slice, Workspace], Result], workspace: Callable[[], Workspace]
+) -> list[Result]:
+    """Return [run(rows, buffers) for rows in blocks], without autograd; all share the buffers."""
+    with torch.no_grad():
+        buffers = workspace()
+        return [run(rows, buffers) for rows in blocks]
 
 
 def active_rows(mask: Bool[Tensor, " N"] | None) -> Int[Tensor, " A"] | None:
@@ -138,5 +148,5 @@ class RowBlocks:
     def gradient_like(self, x: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """Allocate a contiguous gradient for x: zeros if rows or columns are skipped, else uninitialised."""
         covered = self.active is None and self.vocab == x.shape[1]
-        gradient = on_huge_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
+        gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         return gradient if covered else gradient.zero_()

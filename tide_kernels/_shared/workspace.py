@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tide_kernels._shared.checks import check_integer
-from tide_kernels._shared.pages import on_huge_pages
+from tide_kernels._shared.native import on_huge_pages
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,13 +5,12 @@ Chunks number in the hundreds, so the arithmetic is fp64, where 1 - P is accurat
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from tide_kernels._shared.checks import accumulation_dtype
-from tide_kernels.chunk_likelihood.reference import chunk_objective, log1mexp, span_sums
+from tide_kernels.chunk_likelihood.reference import chunk_objective, clamp_bounds, log1mexp, span_sums
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -26,7 +25,7 @@ def chunk_slope(
     eps: float,
 ) -> Float[Tensor, "B C"]:
     """Derivative of `chunk_objective` in the student's log P; 0 where log P is clamped."""
-    low, high = math.log(eps), math.log1p(-eps)
+    low, high = clamp_bounds(eps, student_log_p.device)
     inside = (student_log_p >= low) & (student_log_p <= high)
     log_s, log_t = student_log_p.clamp(low, high), teacher_log_p.clamp(low, high)
     log_not_s, log_not_t = log1mexp(log_s), log1mexp(log_t)

@@ -19,6 +19,7 @@ from tide_kernels._shared.checks import (
     check_temperature,
     check_tensor,
     row_lambda,
+    scalar_tensor,
 )
 from tide_kernels._shared.first_order import forbid_double_backward
 from tide_kernels.chunk_likelihood.chunked import (
@@ -95,7 +96,7 @@ def chunk_likelihood(
         raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t is for 'interpolated' only.")
 
     dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
-    which = resolve_backend(NAME, backend, chunk_mask.device, dtype)
+    which = resolve_backend(NAME, backend, chunk_mask.device, dtype, native=False)
     batch, num_chunks = chunk_mask.shape
     if num_chunks == 0:
         return student_token_log_probs[:, :0].to(dtype)
@@ -114,8 +115,8 @@ def chunk_likelihood(
             chunk_mask,
             shares,
             objective,
-            temperature,
-            eps,
+            scalar_tensor(temperature),
+            scalar_tensor(eps),
             which,
         )[0]
         return loss
@@ -212,8 +213,8 @@ def _check_values(
     f"tide_kernels::{NAME}",
     mutates_args=(),
     schema="(Tensor student_token_log_probs, Tensor teacher_token_log_probs, Tensor student_chunks, "
-    "Tensor teacher_chunks, Tensor chunk_mask, Tensor? lambda_t, str objective, float temperature, "
-    "float eps, str backend) -> (Tensor, Tensor)",
+    "Tensor teacher_chunks, Tensor chunk_mask, Tensor? lambda_t, str objective, Tensor temperature, "
+    "Tensor eps, str backend) -> (Tensor, Tensor)",
 )
 def _forward(
     student_token_log_probs: Tensor,
@@ -223,8 +224,8 @@ def _forward(
     chunk_mask: Tensor,
     lambda_t: Tensor | None,
     objective: str,
-    temperature: float,
-    eps: float,
+    temperature: Tensor,
+    eps: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     _check_values(student_chunks, teacher_chunks, chunk_mask, lambda_t)
@@ -239,8 +240,8 @@ def _forward(
         chunk_mask,
         lambda_t,
         objective,
-        temperature,
-        eps,
+        float(temperature),
+        float(eps),
     )
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tide_kernels._shared.checks import scalar_tensor
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
@@ -46,6 +48,12 @@ def span_sums(
     return sums.scatter_add(1, ids, values)
 
 
+def clamp_bounds(eps: float, device: torch.device) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The logarithms of eps and 1 - eps."""
+    clamp = scalar_tensor(eps, device=device)
+    return clamp.log(), torch.log1p(-clamp)
+
+
 def chunk_objective(
     student_log_p: Float[Tensor, "B C"],
     teacher_log_p: Float[Tensor, "B C"],
@@ -54,7 +62,7 @@ def chunk_objective(
     eps: float,
 ) -> Float[Tensor, "B C"]:
     """Loss per chunk from log P of both sides, clamped to [eps, 1 - eps]; a clamped student has slope 0."""
-    low, high = math.log(eps), math.log1p(-eps)
+    low, high = clamp_bounds(eps, student_log_p.device)
     log_s, log_t = student_log_p.clamp(low, high), teacher_log_p.clamp(low, high)
     log_not_s, log_not_t = log1mexp(log_s), log1mexp(log_t)
     if objective == "reverse":

@@ -83,9 +83,9 @@ def interpolated_kl(
         labels: [N] token ids; adds the cross-entropy at T = 1 over the same columns, in the same pass.
         mask: [N] bool. Rows at False are not read and give 0 with gradient 0.
         vocab_size: use the first vocab_size columns of both sides; the others get gradient 0.
-        backend: "auto" (triton on a GPU, else torch), "triton" (one pass for the statistics, one for the
-            gradient), "torch" (row blocks; holds a few MiB beyond the gradient) or "reference" (the
-            definition).
+        backend: "auto" (triton on a GPU, native on a CPU, else torch), "triton" (one pass for the statistics,
+            one for the gradient), "native" (C), "torch" (row blocks; holds a few MiB beyond the gradient) or
+            "reference" (the definition).
         inplace_gradient: overwrite student_logits with the gradient, which saves one [N, V]. Nothing else in
             the graph may use them, and a second backward raises.
 

@@ -10,7 +10,7 @@ from tide_kernels._shared.linear_divergence import (
     linear_divergence,
     register_linear_divergence,
 )
-from tide_kernels.interpolated_kl.chunked import INTERPOLATED_KL
+from tide_kernels.interpolated_kl.function import OP
 from tide_kernels.linear_interpolated_kl.reference import linear_interpolated_kl_reference
 
 if TYPE_CHECKING:
@@ -19,18 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-    from tide_kernels._shared.divergence_launch import DivergenceKernels
 
-
-def _kernels() -> DivergenceKernels:
-    from tide_kernels.interpolated_kl.launch import KERNELS  # needs triton
-
-    return KERNELS
-
-
-_OP = register_linear_divergence(
-    "linear_interpolated_kl", linear_interpolated_kl_reference, INTERPOLATED_KL, _kernels
-)
+_OP = register_linear_divergence("linear_interpolated_kl", linear_interpolated_kl_reference, OP)
 
 
 def linear_interpolated_kl(
@@ -87,7 +77,8 @@ def linear_interpolated_kl(
         vocab_group: process group that shards the heads in equal runs of rows, in rank order. Hidden states
             and results are the same on every rank; labels and vocab_size refer to the whole vocabulary; the
             weight's gradient is the shard's. Backend "torch" only.
-        backend: "auto" (triton on a CUDA or ROCm GPU, else torch), "triton", "torch" (row blocks) or
+        backend: "auto" (triton on a CUDA or ROCm GPU, native on a CPU, else torch), "triton", "native" (C
+            between products), "torch" (row blocks) or
             "reference" (all logits at once).
 
     Returns:

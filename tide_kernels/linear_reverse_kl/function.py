@@ -11,7 +11,7 @@ from tide_kernels._shared.linear_divergence import (
     register_linear_divergence,
 )
 from tide_kernels.linear_reverse_kl.reference import linear_reverse_kl_reference
-from tide_kernels.reverse_kl.chunked import REVERSE_KL
+from tide_kernels.reverse_kl.function import OP
 
 if TYPE_CHECKING:
     import torch
@@ -19,16 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-    from tide_kernels._shared.divergence_launch import DivergenceKernels
 
-
-def _kernels() -> DivergenceKernels:
-    from tide_kernels.reverse_kl.launch import KERNELS  # needs triton
-
-    return KERNELS
-
-
-_OP = register_linear_divergence("linear_reverse_kl", linear_reverse_kl_reference, REVERSE_KL, _kernels)
+_OP = register_linear_divergence("linear_reverse_kl", linear_reverse_kl_reference, OP)
 
 
 def linear_reverse_kl(

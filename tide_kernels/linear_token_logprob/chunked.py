@@ -32,6 +32,7 @@ from tide_kernels._shared.label import (
     label_statistics_from,
     write_label_gradient,
 )
+from tide_kernels._shared.native_tokens import token_logprob_native_backward, token_logprob_native_forward
 from tide_kernels._shared.vocabulary import VocabularyRun, vocabulary_of
 from tide_kernels._shared.workspace import aligned_rows, column_runs
 
@@ -87,7 +88,7 @@ class TokenLogprobCall:
             settings.logits_dtype,
         ).columns(slice(0, self.vocabulary.size))
         # The kernels' gradient needs a buffer if its dtype differs from that of the logits.
-        self.kernels = settings.backend == "triton"
+        self.kernels = settings.backend != "torch"
         self.separate = self.kernels and self.head.gradient_dtype != settings.kept_dtype
         self.rounded = self.head.rounds_through(settings.kept_dtype)
 
@@ -153,19 +154,25 @@ def linear_token_logprob_chunked_forward(
     size, runs = call.runs
     kept_shape = (call.num_rows, call.vocabulary.size) if settings.keep else (0, 0)
     kept = torch.empty(kept_shape, dtype=settings.kept_dtype, device=call.device)
-    buffer = call.buffer(size, settings.kept_dtype)
+    # For logits that are not kept, and for exponentials.
+    buffer = call.buffer(0 if settings.keep and call.kernels else size, settings.kept_dtype)
     row_max = torch.full((call.num_rows,), -torch.inf, dtype=call.dtype, device=call.device)
     label_logit, rest = row_max.clone(), torch.zeros_like(row_max)
     for run in runs:
         width = run.stop - run.start
         logits = call.logits(run, kept[:, run] if settings.keep else buffer[:, :width])
         part, wide = call.part(run), logits.to(call.dtype)
+        label_logit = torch.maximum(label_logit, part.at(wide, arguments.token_ids))
+        if settings.backend == "native":
+            here = arguments.token_ids - part.start  # one outside the run matches no column
+            of_run = LabelStatistics(*token_logprob_native_forward(wide, here, None, width)[1].unbind(1))
+            row_max, rest = _merge(row_max, rest, of_run.row_max, of_run.rest)
+            continue
         # The exponentials overwrite logits that are not kept.
         scratch = buffer[:, :width] if wide is logits else wide
-        of_run = part.max(wide)
-        label_logit = torch.maximum(label_logit, part.at(wide, arguments.token_ids))
-        run_rest = label_rest(wide, _finite(of_run), arguments.token_ids, part, scratch)
-        row_max, rest = _merge(row_max, rest, of_run, run_rest)
+        run_max = part.max(wide)
+        run_rest = label_rest(wide, _finite(run_max), arguments.token_ids, part, scratch)
+        row_max, rest = _merge(row_max, rest, run_max, run_rest)
     largest = call.vocabulary.largest(row_max.clone())
     rest = call.vocabulary.total(rest * (row_max - _finite(largest)).exp())
     statistics = label_statistics_from(call.vocabulary.largest(label_logit), largest, rest)
@@ -210,11 +217,14 @@ def _write_run_gradient(
     ids, softcap = call.arguments.token_ids, call.settings.softcap
     part = call.part(run)
     if call.kernels:
+        # An id outside the run matches no column.
+        given = (logits, ids - part.start, None, statistics, d_log_p, part.size, out)
+        if call.settings.backend == "native":
+            token_logprob_native_backward(*given, softcap=softcap)
+            return
         from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
 
-        # An id outside the run matches no column.
-        here = ids - part.start
-        token_logprob_backward(logits, here, None, statistics, d_log_p, part.size, out, softcap=softcap)
+        token_logprob_backward(*given, softcap=softcap)
         return
     fields = LabelStatistics(*statistics.unbind(1))
     slope = call.head.slope(logits, torch.empty_like(logits)) if softcap else None

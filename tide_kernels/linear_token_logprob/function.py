@@ -14,6 +14,8 @@ from tide_kernels._shared.checks import (
     check_ids,
     check_no_tangent,
     check_vocab,
+    floats,
+    scalar_tensors,
 )
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary
@@ -67,7 +69,8 @@ def linear_token_logprob(
         softcap: cap c > 0 of the scaled logits, c tanh(logits / c); None for none.
         logits_dtype, vocab_group: as for `linear_interpolated_kl`.
         workspace_bytes: likewise; at least one column.
-        backend: "auto" (triton on a CUDA or ROCm GPU, else torch), "triton", "torch" (runs of columns) or
+        backend: "auto" (triton on a CUDA or ROCm GPU, native on a CPU, else torch), "triton", "native" (C
+            between products), "torch" (runs of columns) or
             "reference" (all logits at once).
 
     Returns:
@@ -97,7 +100,7 @@ def linear_token_logprob(
     )
     if settings.backend == "reference":
         return _by_definition(arguments, settings)
-    log_p: Tensor = _forward(*arguments, *settings)[0]
+    log_p: Tensor = _forward(*arguments, *scalar_tensors(settings))[0]
     return log_p
 
 
@@ -161,7 +164,7 @@ def _by_definition(arguments: TokenLogprobArguments, settings: TokenLogprobSetti
 
 
 _INPUTS = (
-    "Tensor hidden, Tensor weight, Tensor? bias, Tensor token_ids, float logit_scale, float softcap, "
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor token_ids, Tensor logit_scale, Tensor softcap, "
     "SymInt vocab, SymInt workspace_bytes, ScalarType logits_dtype, ScalarType dtype, "
     "ScalarType? autocast_dtype, str vocab_group, str backend, bool[] needed, bool keep"
 )
@@ -184,6 +187,7 @@ def _split(inputs: tuple[Any, ...]) -> tuple[TokenLogprobArguments, TokenLogprob
 )
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     arguments, settings, _ = _split(inputs)
+    settings = floats(settings)
     go_on_together(
         NAME,
         settings.vocab_group,
@@ -219,7 +223,7 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     arguments, settings, (statistics, kept, d_log_p) = _split(inputs)
     with torch.autocast(arguments.hidden.device.type, enabled=False):
-        return linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, d_log_p)
+        return linear_token_logprob_chunked_backward(arguments, floats(settings), statistics, kept, d_log_p)
 
 
 @_backward.register_fake

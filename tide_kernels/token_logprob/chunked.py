@@ -17,9 +17,8 @@ from tide_kernels._shared.label import (
     label_statistics_from,
     write_label_gradient,
 )
-from tide_kernels._shared.row_blocks import RowBlocks, active_rows, clear_unread
+from tide_kernels._shared.row_blocks import RowBlocks, active_rows, clear_unread, map_blocks
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import map_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -46,9 +45,7 @@ def token_logprob_chunked_forward(
         buffer = buffers.exponentials[: part.shape[0]]
         return row_max, label_rest(part, row_max, ids[rows], vocabulary, buffer)
 
-    parts = map_blocks(
-        blocks, values, lambda: _Buffers(blocks.buffer_for(logits), blocks.buffer()), blocks.device
-    )
+    parts = map_blocks(blocks, values, lambda: _Buffers(blocks.buffer_for(logits), blocks.buffer()))
     row_max, rest = map(torch.cat, zip(*parts, strict=True))
     rows = torch.arange(len(ids), device=ids.device) if active is None else active
     statistics = label_statistics_from(logits[rows, ids].to(dtype), row_max, rest)
@@ -81,7 +78,7 @@ def token_logprob_chunked_backward(
         write_label_gradient(part, coefficients.at(rows), vocabulary, target)
         blocks.store(d_logits, rows, buffer)
 
-    map_blocks(blocks, gradient, lambda: blocks.buffer_for(logits), blocks.device)
+    map_blocks(blocks, gradient, lambda: blocks.buffer_for(logits))
     if out is not None:
         clear_unread(d_logits, mask, vocab)
     return d_logits

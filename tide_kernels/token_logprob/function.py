@@ -19,6 +19,7 @@ from tide_kernels._shared.checks import (
     check_vocab,
 )
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
+from tide_kernels._shared.native_tokens import token_logprob_native_backward, token_logprob_native_forward
 from tide_kernels._shared.row_blocks import RowBlocks, active_rows
 from tide_kernels.token_logprob.chunked import token_logprob_chunked_backward, token_logprob_chunked_forward
 from tide_kernels.token_logprob.reference import token_logprob_reference
@@ -93,6 +94,8 @@ def _forward(
         from tide_kernels.token_logprob.launch import token_logprob_forward  # needs triton
 
         return token_logprob_forward(logits, token_ids, mask, vocab)
+    if backend == "native":
+        return token_logprob_native_forward(logits, token_ids, mask, vocab)
     return token_logprob_chunked_forward(logits, token_ids, mask, vocab)
 
 
@@ -116,6 +119,8 @@ def _write_gradient(
         from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
 
         return token_logprob_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
+    if backend == "native":
+        return token_logprob_native_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
     return token_logprob_chunked_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
 
 

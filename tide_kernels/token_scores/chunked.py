@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.row_blocks import RowBlocks
-from tide_kernels._shared.workers import map_blocks
+from tide_kernels._shared.row_blocks import RowBlocks, map_blocks
 from tide_kernels.token_scores.reference import TokenScores
 
 if TYPE_CHECKING:
@@ -57,6 +56,5 @@ def token_scores_chunked(logits: Float[Tensor, "N V"], vocab: int, dtype: torch.
         blocks,
         scores,
         lambda: _Buffers(blocks.buffer_for(logits), blocks.buffer(), blocks.buffer()),
-        blocks.device,
     )
     return TokenScores(*map(torch.cat, zip(*parts, strict=True)))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import accumulation_dtype, check_matrix, check_vocab
+from tide_kernels._shared.native_tokens import token_scores_native
 from tide_kernels.token_scores.chunked import token_scores_chunked
 from tide_kernels.token_scores.reference import TokenScores, token_scores_reference
 
@@ -28,8 +29,8 @@ def token_scores(
     Args:
         logits: [N, V], fp32, bf16 or fp16 (fp64 is summed in fp64).
         vocab_size: use the first vocab_size columns.
-        backend: "auto" (triton on a GPU, else torch), "triton" (one pass), "torch" (row blocks) or
-            "reference" (the definition).
+        backend: "auto" (triton on a GPU, native on a CPU, else torch), "triton" (one pass), "native" (C),
+            "torch" (row blocks) or "reference" (the definition).
 
     Returns:
         TokenScores, each [N]: token_ids int64 (the lowest id in a tie); log_p and entropy fp32, nats; margin
@@ -60,6 +61,8 @@ def _forward(logits: Tensor, vocab: int, backend: str) -> tuple[Tensor, Tensor, 
         from tide_kernels.token_scores.launch import token_scores_forward  # needs triton
 
         return token_scores_forward(logits, vocab)
+    if backend == "native":
+        return token_scores_native(logits, vocab, accumulation_dtype(logits))
     return token_scores_chunked(logits, vocab, accumulation_dtype(logits))
 
 
