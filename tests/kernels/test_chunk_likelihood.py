@@ -14,8 +14,8 @@ import numpy
 import pytest
 import torch
 
-from tests.kernels.cases import BACKENDS, EPS32, FAST, relative
-from tests.kernels.cases.chunks import BOUND, by_hand, gradient, make, options_of
+from tests.kernels.cases import EPS32, relative
+from tests.kernels.cases.chunks import BACKENDS, BOUND, FAST, by_hand, gradient, make, options_of
 from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 

@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 
-from tests.kernels.cases import BACKENDS, EPS32, FAST, relative
-from tests.kernels.cases.chunks import BOUND, by_hand, gradient, make, options_of
-from tide_kernels import chunk_likelihood
+from tests.kernels.cases import EPS32, relative
+from tests.kernels.cases.chunks import BACKENDS, BOUND, FAST, by_hand, gradient, make, options_of
+from tide_kernels import chunk_likelihood, scalar_tensor
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES
 
 
@@ -261,7 +261,8 @@ def test_compiles_to_one_graph_and_ignores_autocast(objective, backend):
 @pytest.mark.parametrize("backend", FAST)
 def test_opcheck_passes(backend):
     inputs, _ = make()
-    arguments = (*inputs, torch.full((3,), 0.3, dtype=torch.float64), "interpolated", 2.0, 1e-7, backend)
+    arguments = (*inputs, torch.full((3,), 0.3, dtype=torch.float64), "interpolated")
+    arguments += (scalar_tensor(2.0), scalar_tensor(1e-7), backend)
     torch.library.opcheck(torch.ops.tide_kernels.chunk_likelihood.default, arguments)
 
 

@@ -17,7 +17,7 @@ from tide_kernels import interpolated_kl, reverse_kl
 from tide_kernels._shared import head, head_gradient, linear_divergence_rows
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
 @pytest.mark.parametrize(("vocab", "rows"), [(7, 13), (1000, 1), (5003, 7)])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_fp32_equals_the_definition_in_fp64(divergence, vocab, rows, backend):
@@ -84,7 +84,7 @@ def test_half_types_are_at_least_as_close_to_fp64_as_eager(divergence, dtype, te
         assert (actual.double() - wanted).norm() <= (other.double() - wanted).norm() * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_scale_cap_and_the_dtype_of_logits(divergence, dtype, backend):

@@ -29,7 +29,7 @@ def test_tied_embedding_receives_both_gradients(divergence):
     assert relative(actual, expected) < 64 * EPS32
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_no_rows_give_zero_with_a_graph(divergence, backend):
     inputs = make(rows=0)

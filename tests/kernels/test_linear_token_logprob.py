@@ -17,7 +17,7 @@ from tests.kernels.cases.linear_token import TENSORS, call, gradients, make, tru
 from tide_kernels import linear_token_logprob, token_logprob
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
 @pytest.mark.parametrize(("vocab", "rows"), [(7, 13), (1000, 1), (5003, 7)])
 def test_fp32_equals_the_definition_in_fp64(vocab, rows, backend):
     inputs, upstream = make(rows, vocab)
@@ -152,7 +152,7 @@ def test_the_epilogue_gives_nan_for_an_unchecked_id_outside_the_vocabulary(monke
     assert log_p[0] < 0 and log_p[1:].isnan().all()
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_scale_cap_and_the_dtype_of_logits(backend, dtype):
     inputs, upstream = make(13, 300, dtype)
@@ -172,7 +172,7 @@ def test_scale_cap_and_the_dtype_of_logits(backend, dtype):
             assert relative(actual, exact) < 0.03
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_logits_that_fit_the_workspace_are_kept_for_the_first_backward(backend, monkeypatch):
     inputs, upstream = make(7, 90)
     chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
@@ -247,7 +247,7 @@ def test_tied_embedding_receives_both_gradients():
     assert relative(actual, d_weight.index_add(0, tokens, d_hidden)) < 32 * EPS32
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
 def test_no_rows_give_no_values_with_a_graph(backend):
     inputs, upstream = make(rows=0)
     log_p = call(inputs, backend=backend)

@@ -112,7 +112,7 @@ def checked_token_call(inputs, **options):
 
 @pytest.mark.parametrize("columns", [350, 740, 768, 1000, 1500, 5000])
 @pytest.mark.parametrize("logits_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype, columns, monkeypatch):
     """From a part of one run to all logits kept beside a bf16 gradient."""
     as_on_a_gpu(monkeypatch, chunked)
@@ -255,7 +255,7 @@ def test_a_plain_product_needs_no_rounding_buffer():
 
 
 @pytest.mark.parametrize("forward", ["kernel", "runs", "kept"])
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_log_p_of_half_logits_equals_the_definition(backend, forward, monkeypatch):
     """In fp16, since the interpreter truncates to bf16 where a GPU rounds."""
     if forward == "runs":
@@ -271,7 +271,7 @@ def test_log_p_of_half_logits_equals_the_definition(backend, forward, monkeypatc
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "native", "triton"])
 def test_a_divergence_of_half_logits_equals_the_definition(backend, divergence):
     generator = torch.Generator().manual_seed(5)
     inputs = linear.make(5, 300, torch.float16, widths=(16, 16))

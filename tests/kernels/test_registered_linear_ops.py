@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from tests.kernels.cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, FAST, relative
 from tests.kernels.cases.linear import STUDENT, call, make
-from tide_kernels import linear_token_logprob
+from tide_kernels import linear_token_logprob, scalar_tensor
 
 OPS = (*DIVERGENCES, "token_logprob")
 every_op = pytest.mark.parametrize("op", OPS)
-both_backends = pytest.mark.parametrize("backend", ["torch", "triton"])
+both_backends = pytest.mark.parametrize("backend", FAST)
 
 
 def run(op, inputs, **options):
@@ -60,14 +60,15 @@ def test_opcheck_passes(op, needed, dtype, backend):
     shared = (1 << 20, torch.float32)
     if op == "token_logprob":
         student = (*(inputs[name] for name in STUDENT), inputs["labels"])
-        settings = (1.0, 3.0, 40, *shared, torch.float32, None, "", backend, needed, False)
-        arguments = (*student, *settings)
+        numbers = map(scalar_tensor, (1.0, 3.0))
+        arguments = (*student, *numbers, 40, *shared, torch.float32, None, "", backend, needed, False)
     else:
         heads = [
             inputs[f"{side}_{x}"] for side in ("student", "teacher") for x in ("hidden", "weight", "bias")
         ]
         rows = [inputs[name] for name in ("lambda_t", "labels", "weight", "ce_weight")]
-        arguments = (*heads, *rows, 2.0, 1.0, 3.0, 1.0, 0.0, 40, *shared, None, "", backend, needed)
+        numbers = map(scalar_tensor, (2.0, 1.0, 3.0, 1.0, 0.0))
+        arguments = (*heads, *rows, *numbers, 40, *shared, None, "", backend, needed)
     torch.library.opcheck(getattr(torch.ops.tide_kernels, f"linear_{op}").default, arguments)
 
 

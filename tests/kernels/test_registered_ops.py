@@ -9,15 +9,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.cases import DIVERGENCES, EPS32, relative
+from tests.kernels.cases import DIVERGENCES, EPS32, FAST, relative
 from tests.kernels.cases.divergence import call, gradient, make
-from tide_kernels import token_logprob
+from tide_kernels import scalar_tensor, token_logprob
 from tide_kernels._shared.backends import BACKENDS, resolve_backend
 
 CPU = torch.device("cpu")
 OPS = (*DIVERGENCES, "token_logprob")
 every_op = pytest.mark.parametrize("op", OPS)
-both_backends = pytest.mark.parametrize("backend", ["torch", "triton"])
+both_backends = pytest.mark.parametrize("backend", FAST)
 
 
 def inputs_of(op, rows=4, vocab=70):
@@ -44,7 +44,7 @@ def test_opcheck_passes(op, with_mask, backend):
     if op == "token_logprob":
         arguments = (inputs["student_logits"], inputs["labels"], mask, 40, backend, False)
     else:
-        arguments = (*inputs.values(), mask, 2.0, 40, backend, False)
+        arguments = (*inputs.values(), mask, scalar_tensor(2.0), 40, backend, False)
     torch.library.opcheck(getattr(torch.ops.tide_kernels, op).default, arguments)
 
 
@@ -188,16 +188,17 @@ def test_either_result_can_be_differentiated_alone(used, divergence, backend):
 def test_backends_resolve_by_name_device_and_dtype(monkeypatch):
     fp32 = torch.float32
     assert [resolve_backend("op", name, CPU, fp32) for name in BACKENDS] == [
-        "torch",
+        "native",
         "reference",
         "torch",
+        "native",
         "triton",
     ]
     gpu = torch.device("cuda")
     assert resolve_backend("op", "auto", gpu, fp32) == "triton"
     assert resolve_backend("op", "auto", gpu, torch.float64) == "torch"
     with pytest.raises(
-        ValueError, match=r"op: unknown backend 'Torch'; choose one of auto, reference, torch, tri"
+        ValueError, match=r"op: unknown backend 'Torch'; choose one of auto, reference, torch, nat"
     ):
         resolve_backend("op", "Torch", CPU, fp32)
     with pytest.raises(ValueError, match=r"op: backend 'triton' sums in fp32; for torch.float64 use 'torch'"):

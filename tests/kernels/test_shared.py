@@ -1,38 +1,24 @@
-"""Shared code of the ops: row blocks, threads, and the precision of a likely label.
+"""Shared code of the ops: row blocks, and the precision of a likely label.
 
-Mutants that this file kills: a last row block left out, overlapping row blocks, a thread pool that changes
-the caller's number of threads, threads outside the caller's inference mode, log(1 + rest) in place of
+Mutants that this file kills: a last row block left out, overlapping row blocks, log(1 + rest) in place of
 log1p(rest).
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-
 import pytest
 import torch
 
-from tide_kernels._shared import row_blocks, workers
+from tide_kernels._shared import row_blocks
 from tide_kernels._shared.label import label_gradient, label_statistics
-from tide_kernels._shared.row_blocks import RowBlocks, rows_per_block
+from tide_kernels._shared.row_blocks import RowBlocks, map_blocks, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary
-from tide_kernels._shared.workers import MAX_WORKERS, map_blocks
 
 CPU = torch.device("cpu")
 
 
 def blocks_of(num_rows, vocab=10, active=None, dtype=torch.float32):
     return RowBlocks(num_rows, active, vocab, dtype, CPU)
-
-
-@pytest.fixture
-def three_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_buffer_holds_as_many_rows_as_its_bytes_allow():
@@ -77,98 +63,14 @@ def test_rows_are_read_in_place_or_through_a_buffer(monkeypatch):
     assert torch.equal(d_x, expected)
 
 
-def test_every_row_block_runs_once_and_returns_in_order(three_threads):
-    seen = []
-
+def test_every_row_block_runs_once_and_returns_in_order():
     def run(rows, buffers):
-        buffers.append(threading.get_ident())
-        # Otherwise one thread may finish everything before the next starts.
-        time.sleep(0.001)
-        seen.append((rows.start, threading.get_ident(), torch.get_num_threads(), torch.is_grad_enabled()))
-        return rows.start, len(set(buffers))
+        buffers.append(rows.start)
+        return rows.start, len(buffers), torch.is_grad_enabled()
 
     work = [slice(start, start + 1) for start in range(50)]
-    results = map_blocks(work, run, list, CPU)
-    # Each thread has its own buffers.
-    assert results == [(start, 1) for start in range(50)]
-    starts, identities, threads, grad_modes = zip(*seen, strict=True)
-    assert sorted(starts) == list(range(50))
-    assert len(set(identities)) == 3 and threading.get_ident() not in identities
-    assert set(threads) == {1} and set(grad_modes) == {False}
-
-
-@pytest.mark.parametrize("inference", [False, True])
-def test_threads_work_in_the_callers_inference_mode(inference, three_threads):
-    seen = []
-
-    def run(rows, buffer):
-        seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), threading.get_ident()))
-        out[rows] = buffer.fill_(rows.start)
-
-    with torch.inference_mode(inference):
-        out = torch.empty(20)
-        map_blocks([slice(row, row + 1) for row in range(20)], run, lambda: torch.empty(1), CPU)
-    assert torch.equal(out, torch.arange(20.0))
-    modes, grad_modes, identities = zip(*seen, strict=True)
-    assert set(modes) == {inference} and set(grad_modes) == {False}
-    assert threading.get_ident() not in identities
-
-
-def test_the_callers_threads_stay_as_they_were(three_threads):
-    workers._forget_pool()  # so that this call starts one
-    found = []
-    map_blocks([slice(0, 1), slice(1, 2)], lambda rows, _: found.append(rows), lambda: None, CPU)
-    assert torch.get_num_threads() == 3 and torch.is_grad_enabled()
-    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    later.start()
-    later.join()
-    assert found[-1] == 3
-
-
-def test_one_thread_or_one_row_block_needs_no_pool(three_threads):
-    identities = []
-
-    def run(rows, _):
-        identities.append((threading.get_ident(), torch.is_grad_enabled()))
-
-    map_blocks([slice(0, 9)], run, lambda: None, CPU)
-    torch.set_num_threads(1)
-    map_blocks([slice(0, 1), slice(1, 2)], run, lambda: None, CPU)
-    assert set(identities) == {(threading.get_ident(), False)}
-    assert map_blocks([], run, lambda: None, CPU) == []
-    assert MAX_WORKERS >= 2
-
-
-def test_an_error_in_a_row_block_reaches_the_caller(three_threads):
-    def run(rows, _):
-        if rows.start == 7:
-            raise ArithmeticError("row 7")
-
-    with pytest.raises(ArithmeticError, match="row 7"):
-        map_blocks([slice(start, start + 1) for start in range(20)], run, lambda: None, CPU)
-    assert map_blocks([slice(0, 1), slice(1, 2)], lambda rows, _: rows.start, lambda: None, CPU) == [0, 1]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_starts_its_own_pool(three_threads):
-    work = [slice(0, 1), slice(1, 2)]
-    map_blocks(work, lambda rows, _: rows.start, lambda: None, CPU)
-    assert workers._pool is not None
-    child = os.fork()
-    if child == 0:
-        answer = map_blocks(work, lambda rows, _: rows.start, lambda: None, CPU)
-        os._exit(0 if answer == [0, 1] else 1)
-    for _ in range(1000):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.01)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        pytest.fail("the child waits for threads that it did not inherit")
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert map_blocks(work, run, list) == [(start, start + 1, False) for start in range(50)]
+    assert torch.is_grad_enabled() and map_blocks([], run, list) == []
 
 
 def test_a_likely_label_keeps_the_digits_of_its_distance_from_one():

@@ -22,16 +22,16 @@ from tests.mutants.faults import Fault
 from tests.mutants.linear_faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("benchmarks", "tests", "tide", "tide_kernels")
+COPIED = ("benchmarks", "csrc", "tests", "tide", "tide_kernels")
 PROCESSES = 2
 # Exit statuses of pytest: tests failed; no test was collected.
 FAILED, NOTHING = 1, 5
 PAGE = """# Mutants
 
 Written by `make mutants`, which plants one fault at a time in a copy of the tree and runs the tests that must
-fail for it, after the same tests passed without the fault. `tests/mutants/faults.py` and `linear_faults.py`
-list the faults. A 32-bit row offset needs a larger tensor than a CPU test can hold: the ahead-of-time builds
-find it in the intermediate code.
+fail for it, after the same tests passed without the fault. `faults.py`, `linear_faults.py` and
+`native_faults.py` in `tests/mutants` list the faults. A 32-bit row offset needs a larger tensor than a CPU
+test can hold: the ahead-of-time builds find it in the intermediate code.
 
 """
 
@@ -120,6 +120,7 @@ def run(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")
     }
     environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree)}
+    environment["XDG_CACHE_HOME"] = str(tree / "cache")  # of the C library, which faults change
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+?)(?: - .*)?$", done.stdout, re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.faults import KERNELS, LOGITS_FAULTS, Fault, selection, single
+from tests.mutants.native_faults import NATIVE_FAULTS
 
 
 def _linear(backend: str, name: str, file: str, old: str, new: str, word: str = "fp32") -> Fault:
@@ -99,4 +100,4 @@ LINEAR_DIVERGENCES = (
     ),
 )
 
-FAULTS = (*LOGITS_FAULTS, *LINEAR_TOKEN_LOGPROB, *LINEAR_DIVERGENCES)
+FAULTS = (*LOGITS_FAULTS, *LINEAR_TOKEN_LOGPROB, *LINEAR_DIVERGENCES, *NATIVE_FAULTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 EPS32 = torch.finfo(torch.float32).eps
-FAST = ("torch", "triton")
+FAST = ("torch", "native", "triton")
 BACKENDS = (*FAST, "reference")
 DIVERGENCES = ("interpolated_kl", "reverse_kl")
 
