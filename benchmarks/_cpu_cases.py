@@ -1,6 +1,7 @@
-"""Work of ``benchmarks.cpu_losses``: inputs of every loss, and one step of either side.
+"""Work of ``benchmarks.cpu_losses``: inputs of every loss, and one step of every side.
 
-A step runs forward and backward; it returns the loss and leaves the gradients on the inputs.
+A step runs forward and backward; it returns the loss and leaves the gradients on the inputs. `floor` is no
+loss: a copy of both logits, or the four products with the heads that no side can leave out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 LOGITS_CASES = ("tidal", "forward_kl", "reverse_kl", "calm")
 LINEAR_CASES = ("linear_tidal", "linear_forward_kl", "linear_reverse_kl", "linear_calm")
-SIDES = ("eager", "tide")
+LOSSES = ("eager", "compile", "tide")  # `compile`: torch.compile of the eager formula
+SIDES = (*LOSSES, "floor")
 TEMPERATURE = 2.0
 # Tokens per chunk of the chunk objectives; the published alignments give one to four.
 TOKENS_PER_CHUNK = 2
@@ -57,7 +59,7 @@ class Work:
 
 
 def build(case: str, sizes: Sizes, seed: int = 0) -> Work:
-    """Create a case's inputs and its two steps.
+    """Create a case's inputs and the steps of its sides.
 
     Args:
         case: one of LOGITS_CASES or LINEAR_CASES.
@@ -99,6 +101,9 @@ class _Logits:
     def logits(self, rows: slice = EVERY_ROW) -> tuple[Tensor, Tensor]:
         return self.student[rows], self.teacher[rows]
 
+    def floor(self) -> Tensor:
+        return self.student.detach().clone()[0, 0] + self.teacher.clone()[0, 0]
+
     def divergence(self, name: str, mask: Tensor, **options: Tensor | float) -> Tensor:
         function: Callable[..., Tensor] = getattr(losses, f"{name}_loss")
         return function(self.student, self.teacher, mask, **options)
@@ -124,6 +129,11 @@ class _Hidden:
     def logits(self, rows: slice = EVERY_ROW) -> tuple[Tensor, Tensor]:
         return self.student[rows] @ self.student_head.T, self.teacher[rows] @ self.teacher_head.T
 
+    def floor(self) -> Tensor:
+        student, head = (parameter.detach() for parameter in self.parameters)
+        student_logits, teacher_logits = student @ head.T, self.teacher @ self.teacher_head.T
+        return teacher_logits[0, 0] + (student_logits @ head)[0, 0] + (student_logits.T @ student)[0, 0]
+
     def divergence(self, name: str, mask: Tensor, **options: Tensor | float) -> Tensor:
         function: Callable[..., Tensor] = getattr(losses, f"linear_{name}_loss")
         return function(self.student, self.student_head, self.teacher, self.teacher_head, mask, **options)
@@ -137,6 +147,7 @@ class _Hidden:
 
 def _with_steps(name: str, inputs: _Logits | _Hidden, sizes: Sizes, generator: torch.Generator) -> Work:
     forward = _calm(inputs, sizes) if name == "calm" else _divergence(name, inputs, sizes, generator)
+    forward["compile"] = torch.compile(forward["eager"], dynamic=False)
 
     def step(side: str) -> Callable[[], Tensor]:
         def run() -> Tensor:
@@ -146,7 +157,7 @@ def _with_steps(name: str, inputs: _Logits | _Hidden, sizes: Sizes, generator: t
 
         return run
 
-    return Work({side: step(side) for side in SIDES}, inputs.parameters)
+    return Work({side: step(side) for side in LOSSES} | {"floor": inputs.floor}, inputs.parameters)
 
 
 def _divergence(

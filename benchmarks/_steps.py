@@ -108,7 +108,7 @@ class Work:
             parameter.grad = None
 
 
-def build(models: Models, batch_size: int, t: float, device: torch.device) -> Work:
+def build(models: Models, batch_size: int, t: float, device: torch.device, attention: str = "sdpa") -> Work:
     """Create models and a batch, whose prompts are half of the text, and the steps of both sides.
 
     Args:
@@ -116,6 +116,7 @@ def build(models: Models, batch_size: int, t: float, device: torch.device) -> Wo
         batch_size: B.
         t: diffusion time of all sequences.
         device: of the models; the batch is on the host.
+        attention: of the side ``tide``, in transformers.
     """
     contract = Contract(mask_id=models.vocab - 1, block_size=BLOCK_SIZE)
     student = DiffusionModel(_network(models, models.student, True, device), contract)
@@ -131,8 +132,10 @@ def build(models: Models, batch_size: int, t: float, device: torch.device) -> Wo
     def official() -> Tensor:
         return official_loss(student, teacher, noised.on_device(device))
 
-    def step(side: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def step(side: Callable[[], Tensor], attention: str) -> Callable[[], Tensor]:
         def run() -> Tensor:
+            for model in (student, teacher):
+                model.network.set_attn_implementation(attention)
             with torch.autocast(device.type, torch.bfloat16, enabled=models.bf16):
                 loss = side()
             loss.backward()
@@ -140,7 +143,7 @@ def build(models: Models, batch_size: int, t: float, device: torch.device) -> Wo
 
         return run
 
-    steps = {"official": step(official), "tide": step(tide)}
+    steps = {"official": step(official, "sdpa"), "tide": step(tide, attention)}
     return Work(steps, list(student.network.parameters()), noised, module.layouts(noised))
 
 

@@ -1,6 +1,6 @@
 """The whole TIDE-Shared step at the paper's sizes, on a GPU (`benchmarks/distillation_step.py`).
 
-A case of `make gpu` beside the operations; its figures go to `distillation_step.json`.
+A case of `make gpu` beside the operations; its figures go to `distillation_step-ATTENTION.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SECONDS = 75.0
 BATCH_SIZES, TIMES = [8], [0.5]
 
 
-def bench_distillation_step(measurements: Measurements, benchmark: BenchmarkFixture) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+def bench_distillation_step(attention: str, measurements: Measurements, benchmark: BenchmarkFixture) -> None:
     """Both sides in one run; pytest-benchmark gets this project's median."""
     benchmark.skipped = True  # until there is a figure
     if measurements.device.type != "cuda":
@@ -34,10 +35,10 @@ def bench_distillation_step(measurements: Measurements, benchmark: BenchmarkFixt
         pytest.skip("the time budget was used")
     from benchmarks.distillation_step import ROUNDS, markdown, measure_all
 
-    results = measure_all("real", BATCH_SIZES, TIMES, measurements.device, ROUNDS["cuda"])
+    results = measure_all("real", BATCH_SIZES, TIMES, measurements.device, ROUNDS["cuda"], attention)
     folder = measurements.store.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "distillation_step.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / f"distillation_step-{attention}.json").write_text(json.dumps(results, indent=1) + "\n")
     print(markdown(results["steps"]))
     torch.cuda.empty_cache()
     benchmark.skipped = False

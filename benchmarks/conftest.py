@@ -56,10 +56,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run headlines first, across files, so that a run that exhausts its budget has them."""
 
     def key(item: pytest.Item) -> tuple[int, bool, bool, int]:
-        callspec = getattr(item, "callspec", None)
-        if callspec is None:  # the whole step, after the headlines
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        case: Case | None = parameters.get("case")
+        if case is None:  # the whole step, after the headlines
             return (0, False, True, 1)
-        case: Case = callspec.params["case"]
         # Cases with heads take several times as long.
         slow = case.student_hidden > 0
         return (case.stage, case.mode != BOTH, slow, case.rows if case.stage else 0)

@@ -1,11 +1,12 @@
-"""Time and peak memory of the losses on CPU, against the published formulas run eagerly.
+"""Time and peak memory of the losses on CPU, against the published formulas, eager and compiled.
 
-    python -m benchmarks.cpu_losses [--rows 256 --vocab 151936 --dtype float32] [--linear] [--out FILE.json]
+    python -m benchmarks.cpu_losses [--rows 64 256 --vocab 151936] [--dtype float32] [--linear] [--out FILE]
 
 Memory: one process per loss and side; the rise of the resident set from before the inputs are created, in
 units of one fp32 [N, V] tensor (N V 4 bytes). Logits-in losses hold two inputs and write one gradient, so 3
-is the floor. Time: one process per loss, both sides alternating, medians, so that the machine's load affects
-both alike. If the two sides disagree in loss or gradient, the process reports no time and fails.
+is the floor. Time: one process per loss, all sides alternating, medians, so that the machine's load affects
+them alike; beside them what no side can do without, a copy of both logits or the products with the heads. If
+the sides disagree in loss or gradient, the process reports no time and fails.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks._memory import ALLOCATOR, track_peak
 from benchmarks._timing import quantiles
 from benchmarks._worker import in_process
 
+MEASURED = ("eager", "tide")  # of which memory and deviation are measured
 WARM_UP = Sizes(rows=4, vocab=512, student_width=16, teacher_width=32, dtype="float32")
 # Largest deviation between the sides. Eager rounds an interpolated target of small lambda, and in bf16
 # everything.
@@ -54,7 +56,7 @@ def measure_memory(work: list[tuple[str, str]], sizes: Sizes, threads: int | Non
 
 
 def measure_time(case: str, sizes: Sizes, repeats: int, threads: int | None = None) -> dict[str, Any]:
-    """Seconds of forward and backward on both sides, alternating in one process.
+    """Seconds of forward and backward on every side, alternating in one process.
 
     Args:
         case: one of LOGITS_CASES or LINEAR_CASES.
@@ -64,7 +66,7 @@ def measure_time(case: str, sizes: Sizes, repeats: int, threads: int | None = No
 
     Returns:
         ``{side: {"median": s, "p20": s, "p80": s, "cpu": s}}`` (cpu: median processor time, which other load
-        does not stretch), ``loss_deviation`` and ``gradient_deviation`` between the sides.
+        does not stretch), ``loss_deviation`` and ``gradient_deviation`` between eager and tide.
 
     Raises:
         RuntimeError: the process failed, or the sides disagree.
@@ -119,7 +121,9 @@ def _deviations(work: Work) -> dict[str, float]:
     """Loss difference over the eager loss; largest gradient difference over the largest gradient."""
     loss = {}
     gradients = {}
-    for side in SIDES:
+    work.steps["compile"]()  # compiles
+    work.clear()
+    for side in MEASURED:
         loss[side] = float(work.steps[side]())
         gradients[side] = [parameter.grad for parameter in work.parameters]
         work.clear()
@@ -142,32 +146,35 @@ def measure(case: str, sizes: Sizes, repeats: int, threads: int | None) -> dict[
     """
     print(f"measuring {case} ...", file=sys.stderr, flush=True)
     times = measure_time(case, sizes, repeats, threads)
-    memory = {side: measure_memory([(case, side)], sizes, threads)[0] for side in SIDES}
+    memory = {side: measure_memory([(case, side)], sizes, threads)[0] for side in MEASURED}
     return {
         "case": case,
         **asdict(sizes),
         "time_s": {side: times[side] for side in SIDES},
-        "peak_units": {side: memory[side] / sizes.unit_bytes for side in SIDES},
-        "peak_mib": {side: memory[side] / 2**20 for side in SIDES},
-        "time_ratio": times["tide"]["median"] / times["eager"]["median"],
-        "cpu_ratio": times["tide"]["cpu"] / times["eager"]["cpu"],
+        "peak_units": {side: memory[side] / sizes.unit_bytes for side in MEASURED},
+        "peak_mib": {side: memory[side] / 2**20 for side in MEASURED},
+        "time_over": {
+            side: times["tide"]["median"] / times[side]["median"] for side in SIDES if side != "tide"
+        },
+        "cpu_over_eager": times["tide"]["cpu"] / times["eager"]["cpu"],
         "loss_deviation": times["loss_deviation"],
         "gradient_deviation": times["gradient_deviation"],
     }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Markdown table of the results of ``measure``."""
+def markdown(rows: list[dict[str, Any]], floor: str) -> str:
+    """Markdown table of the results of ``measure``; `floor` names what no side can do without."""
     lines = [
-        "| loss | eager peak | tide peak | eager s | tide s | time ratio | CPU ratio | gradient vs eager |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| loss | N | eager peak | tide peak | tide ms | time, tide / eager | / torch.compile | / {floor} "
+        "| gradient vs eager |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        peak, seconds = row["peak_units"], {side: row["time_s"][side]["median"] for side in SIDES}
+        peak, over = row["peak_units"], row["time_over"]
         lines.append(
-            f"| {row['case']} | {peak['eager']:.2f} | {peak['tide']:.2f} | {seconds['eager']:.3f} | "
-            f"{seconds['tide']:.3f} | {row['time_ratio']:.2f} | {row['cpu_ratio']:.2f} | "
-            f"{row['gradient_deviation']:.1e} |"
+            f"| {row['case']} | {row['rows']} | {peak['eager']:.2f} | {peak['tide']:.2f} | "
+            f"{1e3 * row['time_s']['tide']['median']:.1f} | {over['eager']:.3f} | {over['compile']:.2f} | "
+            f"{over['floor']:.2f} | {row['gradient_deviation']:.1e} |"
         )
     return "\n".join(lines)
 
@@ -189,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=256, help="N")
+    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256], help="N")
     parser.add_argument("--vocab", type=int, default=151936, help="V")
     parser.add_argument("--dtype", choices=sorted(LOSS_TOLERANCE), default="float32")
     parser.add_argument("--cases", nargs="+", choices=LOGITS_CASES + LINEAR_CASES, default=None)
@@ -206,15 +213,23 @@ def main(arguments: list[str] | None = None) -> None:
     if options.worker is not None:
         print(json.dumps(_worker(options.worker)))
         return
-    sizes = Sizes(options.rows, options.vocab, options.student_width, options.teacher_width, options.dtype)
+    widths = options.vocab, options.student_width, options.teacher_width, options.dtype
     cases = options.cases or LOGITS_CASES + (LINEAR_CASES if options.linear else ())
     setting = environment(options.threads)
     results = []
-    for title, group in (("Logits in", LOGITS_CASES), ("Hidden states in", LINEAR_CASES)):
-        rows = [measure(case, sizes, options.repeats, options.threads) for case in group if case in cases]
+    for title, group, floor in (
+        ("Logits in", LOGITS_CASES, "copy"),
+        ("Hidden states in", LINEAR_CASES, "products"),
+    ):
+        rows = [
+            measure(case, Sizes(number, *widths), options.repeats, options.threads)
+            for case in group
+            if case in cases
+            for number in options.rows
+        ]
         if rows:
-            print(f"\n{title}: N = {sizes.rows}, V = {sizes.vocab}, {sizes.dtype}")
-            print(f"Peaks in N V 4 bytes, inputs included\n\n{markdown(rows)}", flush=True)
+            print(f"\n{title}: V = {options.vocab}, {options.dtype}")
+            print(f"Peaks in N V 4 bytes, inputs included\n\n{markdown(rows, floor)}", flush=True)
         results += rows
     print(f"\n{json.dumps(setting)}")
     if options.out is not None:

@@ -35,7 +35,7 @@ LIMITS = {
 
 
 def measure(
-    models: Models, batch_size: int, t: float, device: torch.device, rounds: Rounds
+    models: Models, batch_size: int, t: float, device: torch.device, rounds: Rounds, attention: str = "sdpa"
 ) -> dict[str, Any]:
     """Time of a step on both sides and, on a GPU, their peaks.
 
@@ -45,6 +45,7 @@ def measure(
         t: diffusion time, the rate of masked tokens in the answers.
         device: of the models.
         rounds: of alternating steps.
+        attention: of the side ``tide``.
 
     Returns:
         By side ``time_s`` and, on a CPU, ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a
@@ -53,7 +54,7 @@ def measure(
     Raises:
         RuntimeError: the sides disagree, so no time is reported.
     """
-    work = build(models, batch_size, t, device)
+    work = build(models, batch_size, t, device, attention)
     differences = _differences(work)
     if not all(differences[name] <= limit for name, limit in LIMITS[models.bf16].items()):
         raise RuntimeError(f"distillation_step: the sides disagree: {differences}; no time is reported.")
@@ -72,6 +73,7 @@ def measure(
         "batch_size": batch_size,
         "length": models.length,
         "t": t,
+        "attention": attention,
         "rows": len(work.noised.student.rows),
         "rounds": len(seconds["tide"]),
         "time_s": {side: quantiles(seconds[side]) for side in SIDES},
@@ -146,15 +148,15 @@ def _differences(work: Work) -> dict[str, float]:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """Table of the results of ``measure``."""
-    columns = "B | t | N | tokens, student | tokens, teacher | s, official | s, tide | faster"
+    columns = "B | t | attention | N | tokens, student | tokens, teacher | s, official | s, tide | faster"
     columns += " | by processor time | GiB, official | GiB, tide | share | GiB added, official"
     columns += " | GiB added, tide | share"
-    lines = [f"| {columns} |", "|" + "--:|" * 15]
+    lines = [f"| {columns} |", "|" + "--:|" * 16]
     for row in results:
         tokens = [
             " / ".join(f"{row['tokens'][side][of]:,.0f}" for side in SIDES) for of in ("student", "teacher")
         ]
-        cells = [f"{row['batch_size']}", f"{row['t']}", f"{row['rows']:,}", *tokens]
+        cells = [f"{row['batch_size']}", f"{row['t']}", row["attention"], f"{row['rows']:,}", *tokens]
         seconds = [row["time_s"][side]["median"] for side in SIDES]
         cells += [f"{seconds[0]:.3g}", f"{seconds[1]:.3g}", f"{seconds[0] / seconds[1]:.1f}x"]
         processor = [times["median"] for times in row.get("processor_s", {}).values()]
@@ -167,14 +169,19 @@ def markdown(results: list[dict[str, Any]]) -> str:
 
 
 def measure_all(
-    models: str, batch_sizes: list[int], times: list[float], device: torch.device, rounds: Rounds
+    models: str,
+    batch_sizes: list[int],
+    times: list[float],
+    device: torch.device,
+    rounds: Rounds,
+    attention: str = "sdpa",
 ) -> dict[str, Any]:
     """Every batch size at every time, with the machine and versions; errors of ``measure``."""
     results = []
     for batch_size in batch_sizes:
         for t in times:
             print(f"measuring B = {batch_size}, t = {t} ...", file=sys.stderr, flush=True)
-            result = measure(MODELS[models], batch_size, t, device, rounds)
+            result = measure(MODELS[models], batch_size, t, device, rounds, attention)
             if device.type == "cpu":
                 result["peak"] = {side: cpu_peak(models, batch_size, t, side) for side in SIDES}
             results.append(result)
@@ -197,6 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2], help="B")
     parser.add_argument("--times", type=float, nargs="+", default=[0.5], help="t, the rate of masked tokens")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--attention", choices=("sdpa", "flex_attention"), default="sdpa", help="of tide")
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     parser.add_argument("--worker", type=json.loads, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -204,7 +212,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(_worker(options.worker)))
         return
     device = torch.device(options.device)
-    results = measure_all(options.models, options.batch_sizes, options.times, device, ROUNDS[device.type])
+    rounds = ROUNDS[device.type]
+    results = measure_all(
+        options.models, options.batch_sizes, options.times, device, rounds, options.attention
+    )
     print(f"{markdown(results['steps'])}\n\n{json.dumps(results['environment'])}")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,7 @@ def test_the_table():
     row = {
         "batch_size": 2,
         "t": 0.5,
+        "attention": "sdpa",
         "rows": 1234,
         "time_s": {"official": {"median": 5.0}, "tide": {"median": 2.0}},
         "processor_s": {"official": {"median": 6.0}, "tide": {"median": 2.0}},
@@ -85,7 +86,7 @@ def test_the_table():
             "tide": {"all": 1 << 30, "step": 1 << 29},
         },
     }
-    cells = "2 | 0.5 | 1,234 | 1,024 / 736 | 2,048 / 992 | 5 | 2 | 2.5x | 3.0x"
+    cells = "2 | 0.5 | sdpa | 1,234 | 1,024 / 736 | 2,048 / 992 | 5 | 2 | 2.5x | 3.0x"
     cells += " | 4.00 | 1.00 | 25% | 2.00 | 0.50 | 25%"
     assert markdown([row]).splitlines()[-1] == f"| {cells} |"
 
@@ -108,7 +109,7 @@ def case_on(device, budget, folder):
         clock=clock,
     )
     benchmark = SimpleNamespace(pedantic=lambda step, rounds, iterations: step())
-    bench_distillation_step.bench_distillation_step(run, benchmark)
+    bench_distillation_step.bench_distillation_step("sdpa", run, benchmark)
     return replayed
 
 
@@ -121,14 +122,14 @@ def test_the_case_is_skipped(device, budget, reason, tmp_path):
 def test_the_case_writes_what_it_measures(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "real", TINY._replace(bf16=True))
 
-    def on_cpu(models, batch_size, t, device, rounds):
+    def on_cpu(models, batch_size, t, device, rounds, attention):
         peak = {side: {"all": 2, "step": 1} for side in SIDES}
         return measure(models, batch_size, t, CPU, ONE_ROUND) | {"peak": peak}
 
     monkeypatch.setattr(distillation_step, "measure", on_cpu)
     monkeypatch.setattr(distillation_step, "describe", lambda device: {"device_type": device.type})
     replayed = case_on("cuda", None, tmp_path)
-    written = json.loads((tmp_path / "distillation_step.json").read_text())
+    written = json.loads((tmp_path / "distillation_step-sdpa.json").read_text())
     assert replayed == [written["steps"][0]["time_s"]["tide"]["median"]]
     assert written["environment"] == {"device_type": "cuda"}
 
