@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tests.alignment.samples import SAMPLES
-from tide.alignment.vocabulary import byte_alphabet
+from tide.spelling.vocabulary import byte_alphabet
 
 # Ranks of tekken that are read; the first ranks of a BPE vocabulary are a BPE vocabulary.
 NUM_RANKS = 12_000

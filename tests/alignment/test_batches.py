@@ -16,7 +16,7 @@ from tests.alignment.samples import texts
 from tests.alignment.test_tokenizer_pairs import chunk_groups, spans_of
 from tests.alignment.zoo import KINDS, tokenizer_of
 from tide.alignment import ByteTable, align_spans
-from tide.alignment.token_spans import Stretches
+from tide.spelling.token_spans import Stretches
 
 kinds = st.sampled_from(list(KINDS))
 rows = st.lists(

@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from tide.alignment import ByteTable, align_chunks
-from tide.alignment.vocabulary import byte_alphabet
+from tide.spelling.tokenizer_spec import read_spec
+from tide.spelling.vocabulary import byte_alphabet
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -119,33 +120,65 @@ def test_sequences_of_byte_preserving_steps_are_accepted(byte_level):
     assert b"".join(table.token_bytes(tokenizer.encode(text).ids)) == text.encode()
 
 
-REFUSED = {
-    "two readings": (lambda t: t.add_tokens(["é"]), r"two readings, b'\\xe9' .* b'\\xc3\\xa9'"),
-    "spaces swallowed before": (
-        lambda t: t.add_tokens([AddedToken("<x>", lstrip=True)]),
-        "'<x>' .* swallows the spaces",
-    ),
-    "spaces swallowed after": (
-        lambda t: t.add_tokens([AddedToken("<x>", rstrip=True)]),
-        "'<x>' .* swallows the spaces",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_added_tokens_without_fixed_bytes_are_refused(byte_level, case):
-    change, message = REFUSED[case]
+@pytest.mark.parametrize("strip", ["lstrip", "rstrip"])
+def test_a_word_that_swallows_blanks_stands_in_its_texts_alone(byte_level, strip):
     tokenizer = byte_level()
-    ByteTable.from_tokenizer(tokenizer)
-    change(tokenizer)
-    with pytest.raises(ValueError, match=f"ByteTable.from_tokenizer: .*{message}"):
-        ByteTable.from_tokenizer(tokenizer)
+    plain, text = ByteTable.from_tokenizer(tokenizer), "x y"
+    expected = plain.spans(text, tokenizer.encode(text).ids)
+    tokenizer.add_tokens([AddedToken("<x>", normalized=False, **{strip: True})])
+    table = ByteTable.from_tokenizer(tokenizer)
+    spans = table.spans(text, tokenizer.encode(text).ids)
+    assert spans.has_bytes.all() and spans.ends.tolist() == expected.ends.tolist()
+    # Where it stands, it spans its own text, and what it swallowed is of no token.
+    ids = tokenizer.encode("ab <x> cd").ids
+    spans = table.spans("ab <x> cd", ids)
+    at = ids.index(tokenizer.token_to_id("<x>"))
+    assert (spans.starts[at], spans.ends[at]) == (3, 6) and not spans.has_bytes[at]
+    held = b"".join(
+        spans.text[start:end]
+        for start, end, has in zip(spans.starts, spans.ends, spans.has_bytes, strict=True)
+        if has
+    )
+    assert held == b"ab cd"
+
+
+def test_a_word_of_two_readings_is_unknown_where_it_stands(byte_level):
+    """The model spells byte 0xE9 by the entry that is also the added word."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["é"])
+    table, text = ByteTable.from_tokenizer(tokenizer), "ab é cd<|end|>"
+    assert table.spans("x y", tokenizer.encode("x y").ids).has_bytes.all()
+    ids = tokenizer.encode(text).ids
+    spans = table.spans(text, ids)
+    assert spans.has_bytes[0] and not spans.has_bytes[ids.index(tokenizer.token_to_id("é"))]
+    assert spans.located[-2] and spans.text[spans.starts[-2] : spans.ends[-2]].endswith(b"d")
+
+
+def test_words_found_in_normalized_text_leave_other_texts_alone(byte_level):
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_tokens([AddedToken("Foo", normalized=True)])
+    table, new = ByteTable.from_tokenizer(tokenizer), tokenizer.token_to_id("Foo")
+    assert table.spans("x y", tokenizer.encode("x y").ids).has_bytes.all()
+    for text, is_held in (("a Foo b", True), ("a fOO b", False)):
+        ids = tokenizer.encode(text).ids
+        spans, at = table.spans(text, ids), ids.index(new)
+        assert (spans.starts[at], spans.ends[at], spans.has_bytes[at]) == (2, 5, is_held)
+        assert np.delete(spans.has_bytes, at).all()
 
 
 def test_other_models_are_refused_by_name():
-    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-    with pytest.raises(ValueError, match="model is WordLevel; supported are BPE, Unigram, WordPiece"):
-        ByteTable.from_tokenizer(tokenizer)
+    spec = json.dumps({"model": {"type": "CharLM"}})
+    with pytest.raises(ValueError, match="model is CharLM; supported are BPE, Unigram, WordPiece, WordLevel"):
+        read_spec(spec)
+
+
+def test_words_of_a_word_level_model_are_their_text():
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "é": 1, "b": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    spans = ByteTable.from_tokenizer(tokenizer).spans("é x b", tokenizer.encode("é x b").ids)
+    assert spans.has_bytes.tolist() == [True, False, True]
+    assert spans.starts[[0, 2]].tolist() == [0, 5] and spans.ends[[0, 2]].tolist() == [2, 6]
 
 
 def test_an_object_without_a_rust_backend_is_refused_by_name():

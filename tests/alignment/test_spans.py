@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from tests.alignment.oracle import within
 from tests.alignment.zoo import tokenizer_of
 from tide.alignment import ByteTable, align_chunks, align_spans
-from tide.alignment.token_spans import Stretches
+from tide.spelling.token_spans import Stretches
 
 NFC = "byte-level, NFC, split as tiktoken does"
 PREFIX = "BPE, byte fallback, prefix by normalizer"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tide.alignment.byte_table import ByteTable
+from tide.alignment.chunk_alignment import ChunkAlignment
 from tide.alignment.chunks import align_chunks, align_spans
 from tide.alignment.merging import check_merging
-from tide.alignment.token_spans import ChunkAlignment, Stretches, TokenSpans
+from tide.spelling import ByteTable, Stretches, TokenSpans
 
 __all__ = [
     "ByteTable",

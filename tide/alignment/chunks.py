@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tide.alignment.byte_table import check_ids
+from tide.alignment.chunk_alignment import ChunkAlignment
 from tide.alignment.merging import check_merging, merge_chunks
-from tide.alignment.token_spans import ChunkAlignment
-from tide.alignment.token_stream import ERROR_CONTEXT, first_difference
+from tide.spelling.byte_table import check_ids
+from tide.spelling.token_stream import ERROR_CONTEXT, first_difference
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
     from numpy.typing import ArrayLike
 
-    from tide.alignment.byte_table import ByteTable
     from tide.alignment.merging import Merge
-    from tide.alignment.token_spans import TokenSpans
-    from tide.alignment.token_stream import Tokens
+    from tide.spelling.byte_table import ByteTable
+    from tide.spelling.token_spans import TokenSpans
+    from tide.spelling.token_stream import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def align_spans(
         merge: "none" for the shortest chunks; "words" joins those that lie in one word, that is whitespace
             and what follows it up to the next; "length" joins as many as the limits allow. Chunks are never
             joined across a special token or across text that is in no chunk.
-        max_bytes: limit on the bytes of a joined chunk. A chunk that is longer by itself stays whole.
+        max_bytes: limit on the bytes of a merged chunk. A chunk that is longer by itself stays whole.
         max_tokens: limit on its tokens, on the side that has more.
     Returns:
         Chunk ids [L_s] and [L_t], int32, their number, the bytes that they span, and what is rejected.

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
 
-    from tide.alignment.token_spans import ChunkAlignment
+    from tide.alignment.chunk_alignment import ChunkAlignment
 
 Merge = Literal["none", "words", "length"]
 # Whitespace of more than one byte: Unicode's White_Space beyond ASCII.
