@@ -15,10 +15,36 @@ ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content":
 BOTH = (Message("user", "q"), Message("assistant", "a"))
 
 
+SYSTEM = Message("system", "s")
+PAST = {"system": "s", "history": [["q", "a"], {"role": "user", "content": "q"}, ANSWER]}
+
+
 @pytest.mark.parametrize(
     ("value", "row"),
     [
         ({"messages": [ASK, ANSWER]}, Conversation(BOTH)),
+        ({"messages": [ASK, ANSWER], "system": "s"}, Conversation((SYSTEM, *BOTH), 1)),
+        ({"instruction": "q", "output": "a", **PAST}, Conversation((SYSTEM, *BOTH * 3), 5)),
+        (
+            {
+                "messages": [{"role": "system", "content": "s"}, ASK, ANSWER, ASK, ANSWER | {"weight": 0}],
+                **PAST,
+            },
+            Conversation((SYSTEM, *BOTH * 4), 5, frozenset([8])),
+        ),
+        (
+            {
+                "prompt": [{"role": "system", "content": "t"}, ASK, ANSWER],
+                "completion": [ANSWER],
+                "system": "s",
+            },
+            Conversation((SYSTEM, Message("system", "t"), *BOTH, BOTH[1]), 4),
+        ),
+        (
+            {"messages": [ASK, ANSWER], "system": " ", "history": [], "tools": "[]", "images": None},
+            Conversation(BOTH),
+        ),
+        ({"text": "t", "system": "s", "tools": "u"}, TextRow("", "t")),
         ({"messages": (ASK, ANSWER), "text": "rendered", "source": 3}, Conversation(BOTH)),
         ({"messages": None, "conversations": None, "text": "t"}, TextRow("", "t")),
         ({"prompt": "id of a prompt", "messages": [ASK, ANSWER]}, Conversation(BOTH)),
@@ -120,7 +146,7 @@ def answer(**changes: object) -> dict[str, object]:
         ({"messages": {"role": "user"}}, "wrong type", "messages is of type dict"),
         ({"messages": ["hello"]}, "wrong type", "messages[0] is of type str"),
         ({"messages": [ASK, None]}, "wrong type", "messages[1] is null"),
-        ({"prompt": "p", "completion": [ANSWER]}, "wrong type", "prompt is of type str"),
+        ({"prompt": "p", "completion": [ANSWER]}, "wrong type", "completion is"),
         ({"prompt": [ASK], "completion": "c"}, "wrong type", "completion is of type str"),
         ({"prompt": 1, "completion": "c"}, "wrong type", "prompt is of type int"),
         ({"text": 1}, "wrong type", "text is of type int"),
@@ -143,6 +169,15 @@ def answer(**changes: object) -> dict[str, object]:
         (answer(reasoning_content="hm"), "reasoning", "messages[1] has reasoning_content"),
         (answer(reasoning="hm"), "reasoning", "messages[1] has reasoning"),
         ({"messages": [{**ASK, "thinking": "hm"}, ANSWER]}, "reasoning", "messages[0] has thinking"),
+        (answer() | {"tools": '[{"name": "f"}]'}, "tools", "tools beside the messages"),
+        (answer() | {"images": ["x"]}, "parts other than text", "images beside the messages"),
+        (answer() | {"documents": [{"text": "d"}]}, "documents", "documents beside the messages"),
+        (answer() | {"system": 3}, "wrong type", "system is of type int"),
+        (answer() | {"history": "q"}, "wrong type", "history is of type str"),
+        (answer() | {"history": [["q"]]}, "wrong type", "history[0] is no message"),
+        ({"prompt": "p", "completion": "c", "system": "s"}, "context beside a text", "system beside"),
+        ({"messages": [{**ASK, "name": "Ann"}, ANSWER]}, "name of a speaker", "messages[0] has a name"),
+        ({"messages": [{**ASK, "images": ["x"]}, ANSWER]}, "parts other than text", "messages[0] has images"),
         (answer(weight=0.5), "weight of a message", "messages[1] has weight 0.5, expected 0 or 1"),
         (answer(weight="0"), "weight of a message", "has weight '0'"),
         (answer(train="no"), "weight of a message", "has train 'no'"),

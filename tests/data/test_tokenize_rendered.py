@@ -1,21 +1,28 @@
 """Token ids of rendered rows and their loss mask: tokens that begin inside a loss span.
 
 Where tokens begin is counted in bytes of their spelling here, not read off offsets. Mutants that these tests
-kill: offsets that leave out a token's space taken as they are; tokens that only end in a span counted.
+kill: offsets that leave out a token's space taken as they are; tokens that only end in a span counted; the
+blanks in front of every span read again.
 """
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.alignment.samples import texts
+from tests.alignment.test_linear_time import least
+from tests.alignment.zoo import KINDS, tokenizer_of
 from tests.data.templates import HEADERS, IM_START, PLAIN, STRIPPED_PLAIN, chat, tokenizer_with
 from tests.plain_tokens import tokenize_rows
 from tests.tiny import END, MASK, ROWS, make_tokenizer
+from tide.alignment import ByteTable
 from tide.data.conversation import Rejected, TextRow
 from tide.data.rendering import Rendered, render
 from tide.data.tokenize import tokenize_rendered
@@ -74,6 +81,40 @@ def test_tokens_that_begin_in_a_loss_span_are_in_the_loss_mask(template, kind, t
     for token, in_loss in zip(tokens, tokenized.loss_mask, strict=True):
         assert in_loss == any(start <= begin < end for start, end in spans), (begin, token)
         begin += len(token)
+
+
+def folded(text: str) -> str:
+    """What a normalizer leaves of a text: letters without case, width, marks and blanks around them."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return "".join(c for c in plain if unicodedata.category(c)[0] not in "MZC")
+
+
+@settings(deadline=None, max_examples=60)
+@given(question=texts, answer=texts.filter(lambda text: folded(text[:1]) and folded(text[-1:])))
+@example(question="", answer="see ﷺ")
+@example(question="SEE", answer="ﬁn HI \U0001f642漢字")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_learnt_spells_the_answer(kind, question, answer):
+    """By the letters that tokens spell, in whatever case and width, without the library's offsets."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(kind), unk_token="[UNK]")
+    text, start = f"[{question}][{answer}]", len(question) + 3
+    row = Rendered(text, (text,), (), (), ((start, start + len(answer)),))
+    (tokens,) = tokenize_rendered([row], tokenizer)
+    table = ByteTable.from_tokenizer(tokenizer)
+    ids = tokenizer.encode(row.text, add_special_tokens=False)
+    pieces = [table.tokens[token_id] or table.special_text.get(token_id, b"") for token_id in ids]
+    if folded(b"".join(pieces).decode(errors="replace")) != folded(row.text):
+        return  # unknown tokens
+    if isinstance(tokens, Rejected):  # for one character that is respelled as several words
+        assert " " in unicodedata.normalize("NFKC", answer[-1]), tokens
+        return
+    first, last = len(folded(row.text[:start])), len(folded(row.text[: start + len(answer)]))
+    spelled = b""
+    for piece, in_loss in zip(pieces, tokens.loss_mask, strict=True):
+        at = len(folded(spelled.decode(errors="ignore")))
+        spelled += piece
+        if folded(piece.decode(errors="replace")):
+            assert in_loss == (first <= at < last), (piece, at, first, last)
 
 
 def test_the_tokens_of_those_tests_run_over_the_ends_of_contents():
@@ -188,3 +229,19 @@ def test_a_slow_tokenizer_is_an_error():
 
     with pytest.raises(ValueError, match=r"tokenize_rendered: Slow is not a fast tokenizer.*Load it with"):
         tokenize_rendered([render(TextRow("a", "b"), make_tokenizer(258))], Slow())
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "Unigram, NFKC, runs of spaces joined"])
+@pytest.mark.parametrize(("question", "answer"), [("é ", "hi \n"), (" \n\t", " "), ("ﷺ ", "a")])
+def test_four_times_the_answers_take_about_four_times_as_long(kind, question, answer):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer_of(kind))
+
+    def seconds(turns: int) -> float:
+        size, text = len(question + answer), (question + answer) * turns
+        spans = tuple((at + len(question), at + size) for at in range(0, turns * size, size))
+        row = Rendered(text, (text,), spans, (0,) * turns, spans)
+        return least(lambda: tokenize_rendered([row], tokenizer))
+
+    seconds(20)
+    small, large = seconds(1000), seconds(4000)
+    assert large < 8 * small + 0.02, f"{small:.3f} s, then {large:.3f} s"

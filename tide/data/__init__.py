@@ -15,9 +15,17 @@ from tide.data.conversation import (
     parse_row,
     read_row,
 )
-from tide.data.files import ScratchFile, file_hash, write_whole
+from tide.data.files import ScratchFile, file_hash, remove_borrowed, write_whole
 from tide.data.mixing import Mixture, mix
-from tide.data.rendering import Rendered, Span, beginning, check_chat_template, render, shared_contents
+from tide.data.rendering import (
+    Rendered,
+    Span,
+    beginning,
+    check_chat_template,
+    render,
+    render_prompt,
+    shared_contents,
+)
 from tide.data.shards import ShardedExamples, write_shard
 from tide.data.sources import Source, files_at, open_source
 from tide.data.template_arguments import check_template_arguments, template_names
@@ -49,7 +57,9 @@ __all__ = [
     "open_source",
     "parse_row",
     "read_row",
+    "remove_borrowed",
     "render",
+    "render_prompt",
     "shared_contents",
     "template_names",
     "tokenize_rendered",

@@ -1,6 +1,6 @@
 """Parse a mapping of a source into a row: a conversation, or a prompt and its completion.
 
-The first form whose keys are present counts; other keys are ignored, and null counts as absent.
+The first form whose keys are present counts; null counts as absent.
 
     {"messages": [{"role": ..., "content": ...}, ...]}        conversation
     {"conversations": [{"from": ..., "value": ...}, ...]}     conversation, as ShareGPT writes it
@@ -9,8 +9,13 @@ The first form whose keys are present counts; other keys are ignored, and null c
     {"prompt": "...", "completion": "..."}                    text without a chat template
     {"text": "..."}                                           the same, all of it in the loss
 
+Beside messages or an instruction, "system" (or "system_prompt") is the first message, and "history" earlier
+turns that are context: [question, answer] pairs, or messages. Tools, images and the like beside them reject
+the row, as does any of these beside a prompt and completion of plain text. Other keys are ignored.
+
 An answer with "weight": 0 or "train": false is context. A message with more than its content (tool calls,
-reasoning beside it) rejects its row: the loss would read it without what belongs to it.
+reasoning beside it), or of a named speaker other than the assistant, rejects its row: the loss would read
+what follows without it.
 """
 
 from __future__ import annotations
@@ -21,12 +26,25 @@ from typing import NamedTuple, TypeAlias
 
 Raw: TypeAlias = Mapping[str, object]  # a row as its source has it
 ASSISTANT = "assistant"
-# All that is read of a mapping.
+# What makes a row of a mapping.
 KEYS = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text")
+_SYSTEM = ("system", "system_prompt")
+_NOT_TEXT = dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), "parts other than text")
+# Keys beside the messages of a row that reject it, with the reason.
+_MORE_BESIDE = _NOT_TEXT | {
+    "tools": "tools",
+    "functions": "tools",
+    "documents": "documents",
+    "chat_template_kwargs": "template arguments of a row",
+}
+CONTEXT_KEYS = (*_SYSTEM, "history", *_MORE_BESIDE)  # what belongs to the row then
 # ShareGPT's speakers, by the names that chat templates know.
 _SPEAKERS = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "observation": "tool"}
 # Keys of a message that reject its row, with the reason.
-_MORE = {
+_MORE = _NOT_TEXT | {
+    "tools": "tools",
+    "functions": "tools",
+    "documents": "documents",
     "tool_calls": "tool calls",
     "function_call": "tool calls",
     "reasoning_content": "reasoning",
@@ -133,16 +151,32 @@ def parse_row(value: Raw) -> Row:
         A Conversation, or a TextRow whose prompt is "" for plain text.
     Raises:
         RejectedRow: "no known keys", "wrong type", "no messages", "no answer", "empty answer" (blank, or
-            nothing at all), "parts other than text", "tool calls", "reasoning", "weight of a message" (other
+            nothing at all), "parts other than text", "tool calls", "tools", "reasoning", "name of a speaker",
+            "documents", "template arguments of a row", "context beside a text", "weight of a message" (other
             than 0 and 1), "half a surrogate pair".
     """
+    row = _read_form(value)
+    beside = {
+        key: value[key]
+        for key in CONTEXT_KEYS
+        if not _is_blank(value.get(key)) and value[key] not in ("[]", "{}", "null")  # as JSON
+    }
+    if beside and isinstance(row, Conversation):
+        return _with_context(row, beside)
+    # A text in one piece holds its context.
+    if beside and value.get("prompt") is not None and value.get("completion") is not None:
+        raise RejectedRow("context beside a text", f"{', '.join(beside)} beside prompt and completion")
+    return row
+
+
+def _read_form(value: Raw) -> Row:
     given = {key: value[key] for key in KEYS if value.get(key) is not None}
     for key in ("messages", "conversations"):
         if key in given:
             return _conversation(_messages(given[key], key), where=key)
     if "prompt" in given and "completion" in given:
         prompt, completion = given["prompt"], given["completion"]
-        if isinstance(prompt, str) and isinstance(completion, str):
+        if isinstance(prompt, str):
             return _text_row(_text(prompt, "prompt"), completion, "completion")
         first, last = _messages(prompt, "prompt"), _messages(completion, "completion")
         return _conversation(first + last, len(first), where="prompt and completion")
@@ -182,6 +216,42 @@ def _conversation(turns: list[tuple[Message, bool]], num_prompt: int = 0, *, whe
     return conversation
 
 
+def _with_context(conversation: Conversation, beside: Raw) -> Conversation:
+    """Add what a row says beside its messages: a system message and earlier turns in front."""
+    for key, reason in _MORE_BESIDE.items():
+        if key in beside:
+            raise RejectedRow(reason, f"{key} beside the messages")
+    head = [message for message in conversation.messages[:1] if message.role == "system"]
+    rest = conversation.messages[len(head) :]
+    system = [Message("system", _text(beside[key], key)) for key in _SYSTEM if key in beside]
+    system = [message for message in dict.fromkeys(system) if message not in head]
+    history = _history(beside.get("history", ()))
+    num_added = len(system) + len(history)
+    return Conversation(
+        (*system, *head, *history, *rest),
+        num_added + max(conversation.num_prompt, len(head)),
+        frozenset(at + num_added for at in conversation.context),
+    )
+
+
+def _history(value: object) -> list[Message]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise RejectedRow("wrong type", f"history is {_kind(value)}, not a list of turns")
+    turns = []
+    for at, item in enumerate(value):
+        where = f"history[{at}]"
+        if isinstance(item, Mapping):
+            turns.append(_message(item, where)[0])
+        elif isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2:
+            turns += [
+                Message(role, _text(text, where))
+                for role, text in zip(("user", ASSISTANT), item, strict=True)
+            ]
+        else:
+            raise RejectedRow("wrong type", f"{where} is no message, nor a question and its answer")
+    return turns
+
+
 def _messages(value: object, where: str) -> list[tuple[Message, bool]]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise RejectedRow("wrong type", f"{where} is {_kind(value)}, not a list of messages")
@@ -211,6 +281,8 @@ def _message(value: object, where: str) -> tuple[Message, bool]:
         role = _SPEAKERS.get(role, role) if isinstance(role, str) else role
     if not isinstance(role, str) or not role:
         raise RejectedRow("wrong type", f"{where} has no role that is text")
+    if role != ASSISTANT and not _is_blank(value.get("name")):
+        raise RejectedRow("name of a speaker", f"{where} has a name, which the template may leave out")
     if role in _CALLING_ROLES:
         raise RejectedRow("tool calls", f"{where} is a {role}")
     message = Message(_text(role, where), _content(content, where))

@@ -10,13 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tide.disk import flush, writing
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a file beside `path` to write; it replaces `path` at the end, so that no reader sees a part."""
     beside = path.with_name(path.name + ".new")
-    yield beside
-    beside.replace(path)
+    try:
+        with writing(path.parent):
+            yield beside
+            flush(beside)
+            beside.replace(path)
+            flush(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -50,7 +58,17 @@ class ScratchFile:
         return _borrowed, (self.path,)
 
 
+_borrowed_paths: set[Path] = set()
+
+
+def remove_borrowed() -> None:
+    """Remove the scratch files that this process reads as copies, after the process that made them died."""
+    for path in _borrowed_paths:
+        path.unlink(missing_ok=True)
+
+
 def _borrowed(path: Path) -> ScratchFile:
+    _borrowed_paths.add(path)
     scratch = ScratchFile.__new__(ScratchFile)
     scratch.path = path
     return scratch

@@ -17,6 +17,7 @@ import numpy as np
 
 from tide.data.conversation import Rejected
 from tide.data.files import ScratchFile
+from tide.disk import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,7 +115,7 @@ def _lines(text: mmap.mmap | bytes) -> tuple[Int64[np.ndarray, " R"], Int64[np.n
 
 def _unpacked(path: Path) -> ScratchFile:
     scratch = ScratchFile(".jsonl")
-    with gzip.open(path) as packed, scratch.path.open("wb") as plain:
+    with writing(scratch.path), gzip.open(path) as packed, scratch.path.open("wb") as plain:
         shutil.copyfileobj(packed, plain, 1 << 20)
     return scratch
 
@@ -127,6 +128,6 @@ def _begins_array(path: Path) -> bool:
 def _array_as_lines(path: Path) -> ScratchFile:
     items = json.loads(path.read_text(encoding="utf-8-sig"))
     scratch = ScratchFile(".jsonl")
-    with scratch.path.open("w", encoding="ascii") as lines:
+    with writing(scratch.path), scratch.path.open("w", encoding="ascii") as lines:
         lines.writelines(json.dumps(item) + "\n" for item in items)
     return scratch

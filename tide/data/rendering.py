@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tide.data.conversation import Conversation, Message, RejectedRow, Row, TextRow
+from tide.data.conversation import ASSISTANT, Conversation, Message, RejectedRow, Row, TextRow
 from tide.data.template_spans import Place, common_length, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Span: TypeAlias = tuple[int, int]  # characters, half-open
+# What thoughts end with: a tag such as </think>.
+_THOUGHT_ENDS = (">", "]", "\u25b7")
 # Marks what transformers' assistant mask holds.
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -59,8 +63,9 @@ def render(
         template_arguments: more variables of the template (`enable_thinking`, `date_string`, ...).
     Raises:
         RejectedRow: the template refuses the conversation, shows a message twice, changes it, or leaves an
-            answer out; its generation marks hold no answer, or cut one; a message holds the marker of
-            `template_spans`.
+            answer out; it leaves out what precedes an answer in the loss, thoughts aside, or puts it
+            behind the answer; its generation marks hold no answer, or cut one; a message
+            holds the marker of `template_spans`.
         ValueError: the tokenizer has no chat template, or a broken one; `check_chat_template` finds that
             before any row is read.
     """
@@ -70,6 +75,25 @@ def render(
         contents = (split - len(row.prompt), split), (split, end)
         return Rendered("".join(pieces), pieces, contents, (0, 0), contents[1:])
     return _chat_template(tokenizer, template_arguments).render(row)
+
+
+def render_prompt(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerFast) -> str:
+    """Render a conversation and what its template puts in front of the next answer.
+
+    Args:
+        messages: each with role and content.
+        tokenizer: as for `render`.
+    Raises:
+        ValueError: the tokenizer has no chat template, or the template refuses the conversation.
+    """
+    turns = [Message(message["role"], message["content"]) for message in messages]
+    try:
+        return _chat_template(tokenizer, None).apply(turns, add_generation_prompt=True)[0]
+    except RejectedRow as error:
+        raise ValueError(
+            f"render_prompt: the chat template of {_name(tokenizer)} fails ({error}). Change the "
+            "conversation, or set another tokenizer.chat_template."
+        ) from None
 
 
 def check_chat_template(
@@ -121,11 +145,11 @@ class _ChatTemplate:
 
     def render(self, conversation: Conversation) -> Rendered:
         messages = conversation.messages
-        text, marks = self._apply(messages)
+        text, marks = self.apply(messages, marked=self.has_generation)
 
         def with_contents(contents: Sequence[str]) -> str:
             changed = zip(messages, contents, strict=True)
-            return self._apply([Message(message.role, content) for message, content in changed])[0]
+            return self.apply([Message(message.role, content) for message, content in changed])[0]
 
         places = locate(with_contents, [message.content for message in messages], text)
         shown = sorted(place for place in places if place is not None)
@@ -135,18 +159,21 @@ class _ChatTemplate:
                 if place is None:
                     raise RejectedRow("template: leaves out an answer", f"message {at} (from 0)")
                 answers[at] = place
+        _check_context(messages, places, answers)
         if self.has_generation:
             turns = _marked_turns(marks, shown, answers)
         else:
+            ends: dict[str, int] = {}
             turns = {
-                at: (place.start, self._end_of_turn(messages, at, place.end, shown, text))
+                at: (place.start, self._end_of_turn(messages, at, place.end, shown, text, ends))
                 for at, place in answers.items()
             }
         # Of answers behind the same header, the first tells how much of it is theirs.
         leads: dict[tuple[str, str], int] = {}
         loss_spans = []
         for at, (start, end) in sorted(turns.items()):
-            before = next((place for place in reversed(shown) if place.end <= start), Place(0, 0, 0))
+            number = bisect_right(shown, start, key=_end)
+            before = shown[number - 1] if number else Place(0, 0, 0)
             header = messages[at - 1].role, text[before.end : start]
             if header not in leads:
                 leads[header] = self._lead(messages[:at], text, before, start)
@@ -167,36 +194,49 @@ class _ChatTemplate:
         if before.end == start:
             return 0
         try:
-            prompt, _ = self._apply(messages, add_generation_prompt=True)
+            prompt, _ = self.apply(messages, add_generation_prompt=True)
             ends = range(start, before.end - 1, -1)
             end = next((end for end in ends if prompt.endswith(text[before.start : end])), None)
-            if (end is None or text[end:start].strip()) and self._apply(messages)[0] == prompt:
+            if (end is None or text[end:start].strip()) and self.apply(messages)[0] == prompt:
                 return start - before.end - len(text[before.end : start].rstrip(" "))
         except RejectedRow:
             return 0
         return 0 if end is None else start - end
 
     def _end_of_turn(
-        self, messages: Sequence[Message], at: int, content_end: int, shown: Sequence[Place], text: str
+        self,
+        messages: Sequence[Message],
+        at: int,
+        content_end: int,
+        shown: Sequence[Place],
+        text: str,
+        ends: dict[str, int],
     ) -> int:
-        following = next((place.start for place in shown if place.start >= content_end), len(text))
+        """Find where a turn ends; of answers before the same text, the first tells (in `ends`)."""
+        number = bisect_left(shown, content_end, key=_start)
+        following = shown[number].start if number < len(shown) else len(text)
         special = self.special.search(text, content_end, following)
         if special:
             if not text[content_end : special.start()].strip():
                 return special.end()
             following = special.end()
-        try:
-            alone = text if at + 1 == len(messages) else self._apply(messages[: at + 1])[0]
-        except RejectedRow:
-            return content_end
-        if not alone.startswith(text[:content_end]):
-            return content_end
-        return content_end + common_length(alone[content_end:], text[content_end:following])
+        behind = text[content_end:following]
+        if at + 1 == len(messages):
+            return following
+        if behind not in ends:
+            ends[behind] = 0
+            try:
+                alone = self.apply(messages[: at + 1])[0]
+            except RejectedRow:
+                return content_end
+            if alone.startswith(text[:content_end]):
+                ends[behind] = common_length(alone[content_end:], behind)
+        return content_end + ends[behind]
 
-    def _apply(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    def apply(
+        self, messages: Sequence[Message], *, marked: bool = False, add_generation_prompt: bool = False
     ) -> tuple[str, list[Span]]:
-        """Return the rendered text, and the spans of its generation marks."""
+        """Return the rendered text, and if `marked` the spans of its generation marks (quadratic)."""
         # Imported here: `import tide` does without.
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -204,13 +244,44 @@ class _ChatTemplate:
             texts, marks = render_jinja_template(
                 [[{"role": message.role, "content": message.content} for message in messages]],
                 chat_template=self.source,
-                return_assistant_tokens_mask=self.has_generation,
+                return_assistant_tokens_mask=marked,
                 add_generation_prompt=add_generation_prompt,
                 **self.arguments,
             )
         except Exception as error:  # templates raise what they like
             raise RejectedRow("template: refuses", f"{type(error).__name__}: {error}") from None
         return texts[0], marks[0] if marks else []
+
+
+def _check_context(
+    messages: Sequence[Message], places: Sequence[Place | None], answers: Mapping[int, Place]
+) -> None:
+    """Check that what precedes an answer in the loss stands before it in the text.
+
+    Whitespace, and the thoughts that an assistant's message begins with, may be left out.
+    """
+    following = _following(answers)
+    for at, (message, place) in enumerate(zip(messages[: max(answers)], places, strict=False)):
+        start, end = (0, 0) if place is None else (place.offset, place.offset + place.end - place.start)
+        left_out, rest = message.content[:start].strip(), message.content[end:].strip()
+        if place is None:
+            left_out, rest = rest, ""
+        is_thought = message.role == ASSISTANT and left_out.endswith(_THOUGHT_ENDS)
+        if rest or (left_out and not is_thought):
+            detail = f"message {at} (from 0), of role {message.role!r}" + (", in part" if place else "")
+            raise RejectedRow("template: leaves out a message", detail)
+        if place and place.end > following[at]:
+            raise RejectedRow("template: puts a message behind its answer", f"message {at} (from 0)")
+
+
+def _following(answers: Mapping[int, Place]) -> list[int]:
+    """Return where in the text the first answer behind each message starts, up to the last answer."""
+    firsts, first = [], answers[max(answers)].start
+    for at in reversed(range(max(answers))):
+        firsts.append(first)
+        if at in answers:
+            first = min(first, answers[at].start)
+    return firsts[::-1]
 
 
 def _marked_turns(
@@ -227,9 +298,11 @@ def _marked_turns(
             merged[-1] = (merged[-1][0], max(mark[1], merged[-1][1]))
         else:
             merged.append(mark)
+    numbers = {place: at for at, place in answers.items()}
+    places = sorted(numbers)
     turns = {}
     for start, end in merged:
-        touched = {at: place for at, place in answers.items() if start < place.end and place.start < end}
+        touched = {numbers[place]: place for place in _held(places, (start, end))}
         # Marks in a macro are counted from the wrong place.
         if any(place.start < start or end < place.end for place in touched.values()):
             raise RejectedRow("template: marks a part of an answer", f"mark {start} to {end} cuts one")
@@ -241,7 +314,10 @@ def _marked_turns(
 
 
 def _held(shown: Sequence[Place], mark: Span) -> list[Place]:
-    return [place for place in shown if place.start < mark[1] and mark[0] < place.end]
+    return list(shown[bisect_right(shown, mark[0], key=_end) : bisect_left(shown, mark[1], key=_start)])
+
+
+_start, _end = attrgetter("start"), attrgetter("end")
 
 
 @lru_cache(maxsize=8)
@@ -256,8 +332,8 @@ def _chat_template(tokenizer: PreTrainedTokenizerFast, arguments: Mapping[str, A
         source = tokenizer.get_chat_template()
     except ValueError:
         raise ValueError(
-            f"render: {_name(tokenizer)} has no chat template, and a row is a conversation. Set "
-            "tokenizer.chat_template, or give rows of prompt and completion."
+            f"render: {_name(tokenizer)} has no chat template, which a conversation needs. Set "
+            "tokenizer.chat_template, or give prompts and completions as plain text."
         ) from None
     state = json.dumps([len(tokenizer), tokenizer.special_tokens_map], default=str)
     return _cached_template(source, tokenizer, state, json.dumps(arguments or {}, sort_keys=True))

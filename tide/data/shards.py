@@ -20,7 +20,7 @@ from tide.data.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from jaxtyping import Int64
+    from jaxtyping import Int32
 
 SIDES = ("student", "teacher")
 # One byte a flag: a bitmap would have to be unpacked whole.
@@ -62,7 +62,7 @@ class ShardedExamples(Dataset[Example]):
     Attributes:
         paths: of the shards.
         sizes: examples of every shard.
-        lengths: [E] int64, student tokens of every example.
+        lengths: [E] int32, student tokens of every example.
     """
 
     def __init__(self, paths: Sequence[Path], shared: bool = False) -> None:
@@ -74,10 +74,10 @@ class ShardedExamples(Dataset[Example]):
         self.paths = tuple(paths)
         self.shared = shared
         self._shards = [_open(path) for path in self.paths]
-        lengths = [pc.list_value_length(columns["student_token_ids"]).to_numpy() for columns in self._shards]
+        lengths = [pc.list_value_length(batch["student_token_ids"]).to_numpy() for batch in self._shards]
         self.sizes = tuple(len(of_shard) for of_shard in lengths)
         self._ends = np.cumsum(self.sizes, dtype=np.int64)
-        self.lengths: Int64[np.ndarray, " E"] = np.concatenate([np.empty(0, np.int64), *lengths])
+        self.lengths: Int32[np.ndarray, " E"] = np.concatenate([np.empty(0, np.int32), *lengths])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -87,11 +87,11 @@ class ShardedExamples(Dataset[Example]):
             raise IndexError(f"ShardedExamples: no example {index} among {len(self)}")
         index %= len(self)
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        columns, at = self._shards[shard], index - int(self._ends[shard]) + self.sizes[shard]
-        student = _sequence(columns, "student", at)
+        batch, at = self._shards[shard], index - int(self._ends[shard]) + self.sizes[shard]
+        student = _sequence(batch, "student", at)
         assert student is not None
-        teacher = student if self.shared else _sequence(columns, "teacher", at)
-        return Example(student, teacher, columns["num_chunks"][at].as_py())
+        teacher = student if self.shared else _sequence(batch, "teacher", at)
+        return Example(student, teacher, batch["num_chunks"][at].as_py())
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -101,8 +101,8 @@ class ShardedExamples(Dataset[Example]):
         return ShardedExamples, (self.paths, self.shared)
 
 
-def _sequence(columns: dict[str, pa.Array], side: str, index: int) -> TokenSequence | None:
-    lists = [columns[f"{side}_{name}"][index].values for name in _COLUMNS]
+def _sequence(batch: pa.RecordBatch, side: str, index: int) -> TokenSequence | None:
+    lists = [batch[f"{side}_{name}"][index].values for name in _COLUMNS]
     token_ids, loss_mask, chunks = (None if values is None else values.to_numpy() for values in lists)
     if token_ids is None or loss_mask is None:
         return None
@@ -113,16 +113,18 @@ def _sequence(columns: dict[str, pa.Array], side: str, index: int) -> TokenSeque
     )
 
 
-def _open(path: Path) -> dict[str, pa.Array]:
+def _open(path: Path) -> pa.RecordBatch:
+    """Map a shard's one batch into memory; its columns stay in the file."""
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+        shard = pa.ipc.open_file(pa.memory_map(str(path)))
+        names, num_batches = shard.schema.names, shard.num_record_batches
+        if shard.schema == SCHEMA and num_batches == 1:
+            return shard.get_batch(0)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(
             f"ShardedExamples: {str(path)!r} cannot be read as a shard ({error}). Prepare the data again."
         ) from None
-    if table.schema != SCHEMA:
-        raise ValueError(
-            f"ShardedExamples: {str(path)!r} has columns {table.schema.names}, expected {SCHEMA.names}. "
-            "Prepare the data again."
-        )
-    return {name: table.column(name).combine_chunks() for name in table.schema.names}
+    raise ValueError(
+        f"ShardedExamples: {str(path)!r} has {num_batches} batches of the columns {names}, expected one of "
+        f"{SCHEMA.names}. Prepare the data again."
+    )

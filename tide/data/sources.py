@@ -126,7 +126,8 @@ def open_source(path: str | Path, *, subset: str | None = None, split: str = "tr
     """
     name = str(path)
     files = files_at(path, split=split)
-    parts = [JsonRows(file) if _suffix(file) in JSON_SUFFIXES else arrow_rows(file) for file in files]
+    tables = iter(arrow_rows([file for file in files if _suffix(file) not in JSON_SUFFIXES]))
+    parts = [JsonRows(file) if _suffix(file) in JSON_SUFFIXES else next(tables) for file in files]
     source = Source(name, files, parts or [_hub_rows(name, subset, split)])
     if not len(source):
         raise ValueError(f"open_source: {name!r} holds no rows. Leave it out, or give it some.")
