@@ -9,6 +9,7 @@ import pytest
 
 from tests.flow.recipes import tiny_values
 from tide.config import Recipe
+from tide.contract import AUTOREGRESSIVE, Contract
 from tide.preparation import held_out_examples, load_tokenizers, prepare
 
 if TYPE_CHECKING:
@@ -41,6 +42,21 @@ def held_out(tiny_checkpoints, tmp_path):
         ]
 
     return texts
+
+
+def test_the_teacher_reads_the_same_rows_in_its_tokens_and_blocks(splits, tiny_checkpoints, tmp_path):
+    values = tiny_values(tiny_checkpoints, tmp_path / "run", "tide_cross")
+    values["data"] |= {"train": str(splits), "held_out": str(splits), "teacher_max_length": 40}
+    recipe = Recipe.from_dict(values)
+    tokenizers = load_tokenizers(recipe)
+    text = [
+        *tokenizers.teacher("of test", add_special_tokens=False)["input_ids"],
+        tokenizers.teacher.eos_token_id,
+    ]
+    for contract, filled in ((AUTOREGRESSIVE, len(text)), (Contract(1, 16), 16), (Contract(1, None), 8)):
+        (example,) = held_out_examples(recipe, tokenizers, contract)
+        ids = example.student.token_ids.tolist()
+        assert ids[: len(text)] == text and len(ids) == -(-len(text) // filled) * filled
 
 
 def test_one_directory_gives_training_and_held_out_rows(splits, held_out):

@@ -1,17 +1,21 @@
-"""An interrupted preparation with several workers: the parent stops, the workers ignore the signal."""
+"""An interrupted preparation with several workers, and one whose processes are killed."""
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from tests.preparation.prepared import recipe_of
+from tests.preparation.prepared import files, recipe_of
 from tide.preparation import Preparation, ShardDirectory
 from tide.preparation.prepare import _children_ignore_interrupts, _made
 
@@ -95,3 +99,81 @@ def test_another_thread_than_the_main_one_leaves_interrupts_alone():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+# The command on a recipe, with parts of 20 rows.
+PROGRAM = """
+import sys
+from tide.cli.main import main
+from tide.preparation.prepare import prepare
+prepare.__kwdefaults__["shard_rows"] = 20
+sys.exit(main(["prepare", sys.argv[1], "--workers=2"]))
+"""
+
+
+def test_a_preparation_killed_while_it_wrote_its_plan_is_done_again(tiny_checkpoints, tmp_path):
+    recipe, directory = recipe_of(tiny_checkpoints, tmp_path), tmp_path / "prepared"
+    directory.mkdir()
+    (directory / "plan.json.new").write_text("{")
+    assert PREPARE.prepare(recipe, workers=1).counts.kept == 8
+    assert not list(directory.glob("*.new"))
+
+
+def workers_of(process: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(is_so, seconds=120):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("who", "number", "status", "said"),
+    [
+        ("parent", signal.SIGTERM, 143, "terminated. Run the same command again to go on."),
+        ("parent", signal.SIGKILL, -9, ""),
+        ("worker", signal.SIGKILL, 2, "a worker process was killed, .* Run the same command again to go on;"),
+    ],
+)
+def test_a_killed_process_leaves_none_behind(tiny_checkpoints, tmp_path, who, number, status, said):
+    sources = [{"path": str(tiny_checkpoints.rows), "weight": 300}]
+    recipe = recipe_of(tiny_checkpoints, tmp_path, train=None, sources=sources)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "scratch").mkdir()
+    directory = tmp_path / "prepared"
+    path = os.pathsep.join(filter(None, sys.path))
+    command = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "recipe.yaml")],
+        env={**os.environ, "TMPDIR": str(tmp_path / "scratch"), "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: command.poll() is not None or list(directory.glob("part-*.json")))
+    workers = workers_of(command.pid)
+    assert len(workers) == 2, command.communicate()
+    os.kill(command.pid if who == "parent" else workers[0], number)
+    _, err = command.communicate(timeout=120)
+    assert command.returncode == status, err
+    lines = [line for line in err.splitlines() if line.startswith("tide prepare: ")]
+    assert re.search(said, (lines or [""])[-1]) and "Traceback" not in err, err
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 30)
+    wait_until(lambda: not list((tmp_path / "scratch").iterdir()), 30)
+    done = set(directory.glob("part-*.json"))
+    assert 0 < len(done) < 120 and (status == -9 or not list(directory.glob("*.new")))
+    log = []
+    manifest = PREPARE.prepare(recipe, workers=1, shard_rows=20, log=log.append)
+    assert re.search(r"holds \d+ of 120 shards already; resuming", log[0])
+    assert manifest.counts.kept == 2400 and len(files(directory)) == 2 * 120 + 2

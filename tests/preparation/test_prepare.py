@@ -146,6 +146,9 @@ def test_an_interrupted_preparation_resumes(tiny_checkpoints, tmp_path, bad_rows
         ("part-00001.arrow", "torn"),
         ("manifest.json", "{}"),
         ("manifest.json", '{"plan'),
+        ("manifest.json", "[" * 100_000),
+        ("manifest.json", "of one more row"),
+        ("part-00000.json", "of one more row"),
     ],
 )
 def test_torn_files_are_made_again(tiny_checkpoints, tmp_path, name, text):
@@ -154,6 +157,10 @@ def test_torn_files_are_made_again(tiny_checkpoints, tmp_path, name, text):
     expected = files(tmp_path / "prepared")
     if text == "of another part":
         text = expected["part-00000.json"].decode()
+    if text == "of one more row":
+        values = json.loads(expected[name])
+        values["counts"]["kept"] += 1
+        text = json.dumps(values)
     if text == "of another name":
         text = expected[name].decode().replace("part-00001.arrow", "part-00000.arrow")
     (tmp_path / "prepared" / name).write_text(text)

@@ -5,6 +5,8 @@ Legend: R rows, A answers in them, L tokens of one side in all of them, K of the
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from tide.alignment import ChunkAlignment, Stretches, align_spans, check_merging
 from tide.data import Rejected, shared_contents
+from tide.spelling import byte_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,8 +131,11 @@ def _answers(one: Side, other: Side) -> Iterator[tuple[_Answer, _Answer]]:
 def _answer(content: Span, rendered: Rendered) -> _Answer | None:
     """None if the content is empty or not in the loss."""
     start, end = content
-    turn = next((begin for begin, close in rendered.loss_spans if begin <= start < end <= close), None)
-    return None if turn is None else _Answer(start, end, turn)
+    number = bisect_right(rendered.loss_spans, (start, math.inf)) - 1
+    if start >= end or number < 0:
+        return None
+    turn, close = rendered.loss_spans[number]
+    return _Answer(start, end, turn) if end <= close else None
 
 
 def _tokenized(
@@ -150,8 +156,8 @@ def _tokenized(
         )
     )
     places = [
-        tuple(start + (at if text.isascii() else len(text[:at].encode())) for at in answer)
-        for text, start, row in zip(texts, text_starts[:-1].tolist(), answers, strict=True)
+        tuple(start + place(at) for at in answer)
+        for place, start, row in zip(map(byte_places, texts), text_starts[:-1].tolist(), answers, strict=True)
         for answer in row
     ]
     starts, ends, turns = np.array(places, dtype=np.int64).reshape(-1, 3).T

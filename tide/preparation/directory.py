@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tide.config import differences
-from tide.data import Rejected, file_hash
+from tide.data import Rejected, ShardedExamples, file_hash
+from tide.disk import others_in
 from tide.preparation.manifest import (
     MANIFEST_FILE,
     PLAN_FILE,
@@ -44,6 +45,8 @@ class ShardDirectory:
                 report = PartReport.read(self.file(part, "json"))
                 shard = self.file(part, "arrow")
                 is_whole = (report.shard.file, report.shard.sha256) == (shard.name, file_hash(shard))
+                kept = report.counts.kept, report.shard.examples
+                is_whole &= kept == (len(ShardedExamples([shard])),) * 2
             except (OSError, ValueError):
                 continue
             if is_whole and (not report.counts.rejected or self.file(part, "rejects.jsonl").is_file()):
@@ -56,8 +59,8 @@ class ShardDirectory:
             manifest = Manifest.read(self.path)
         except ValueError:
             return None
-        shards = [report.shard for report in reports]
-        return manifest if manifest.shards == shards and not manifest.plan.differences(plan) else None
+        is_whole = manifest == Manifest.of(manifest.plan, list(reports))
+        return manifest if is_whole and not manifest.plan.differences(plan) else None
 
     def claim(self, plan: Plan, *, overwrite: bool) -> None:
         """Make sure that the directory holds no parts but this plan's; `overwrite` removes others.
@@ -66,8 +69,6 @@ class ShardDirectory:
             ValueError: it is a file, holds no prepared data, or, without `overwrite`, another plan's.
         """
         where = f"prepare: {str(self.path)!r}"
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"prepare: data.prepared {str(self.path)!r} is a file. Name a directory.")
         try:
             begun = read_plan(self.path)
         except ValueError:
@@ -80,7 +81,7 @@ class ShardDirectory:
                 conflict = f"data prepared with other {', '.join(changed)}"
         elif self._is_prepared():
             conflict = f"prepared data whose {PLAN_FILE} is missing, so its sources cannot be compared"
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif set(others_in(self.path)) - {f"{PLAN_FILE}.new"}:  # which a killed preparation leaves
             raise ValueError(f"{where} holds files that are no prepared data. Name another directory.")
         if conflict is None:
             return None
@@ -104,6 +105,12 @@ class ShardDirectory:
         (self.path / MANIFEST_FILE).unlink(missing_ok=True)
         for file in self._ours():
             file.unlink()
+
+    def remove_unfinished(self) -> None:
+        """Remove what a process that was killed had not finished writing."""
+        for file in self._ours():
+            if file.suffix == ".new":
+                file.unlink(missing_ok=True)
 
     def rejects_glob(self) -> str | None:
         """The file of rejected rows, or a glob of several; None if no row was rejected."""

@@ -179,14 +179,21 @@ def build_part(raw_rows: Sequence[Raw | Rejected], build: ExampleBuilder) -> Par
     return Part(examples, rejected, counts)
 
 
-def no_examples(counts: Counts, where: str, first: Rejected, *, rejects: str | None = None) -> ValueError:
+def no_examples(
+    counts: Counts,
+    where: str,
+    first: Rejected,
+    *,
+    rejects: str | None = None,
+    length_key: str = "data.max_length",
+) -> ValueError:
     """The error where every row was rejected: counts, place and fault of the first, files that list all."""
     detail = " ".join(first.detail.removeprefix(f"{where}: ").split())  # a template's error has many lines
     if len(detail) > MAX_DETAIL:
         detail = detail[:MAX_DETAIL] + "..."
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.reasons)
     listed = f" All are listed in {rejects!r}." if rejects else ""
-    remedy = ", or raise data.max_length" if NOTHING_TO_LEARN in counts.rejected else ""
+    remedy = f", or raise {length_key}" if NOTHING_TO_LEARN in counts.rejected else ""
     return ValueError(
         f"prepare: none of {counts.rows:,} rows makes an example ({reasons}). The first, {where}: "
         f"{Rejected(first.reason, detail)}.{listed} Correct the data{remedy}."

@@ -168,6 +168,16 @@ class Manifest(Record):
         return hashlib.sha256("\n".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     @classmethod
+    def of(cls, plan: Plan, reports: Sequence[PartReport]) -> Manifest:
+        """Add up the reports of all parts, in their order."""
+        return cls(
+            plan=plan,
+            counts=Counts.total(report.counts for report in reports),
+            shards=[report.shard for report in reports],
+            sources=SourceCounts.total(report.sources for report in reports),
+        )
+
+    @classmethod
     def read(cls, directory: Path) -> Manifest:
         """Read manifest.json.
 
@@ -244,11 +254,11 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _read(kind: type[_Kind], path: Path, remedy: str) -> _Kind:
     """Decode a file of this directory; another format is refused before its fields are looked at."""
-    text, where = path.read_text(encoding="utf-8"), f"prepared data: {str(path)!r}"
+    text, where = path.read_bytes(), f"prepared data: {str(path)!r}"
     try:
         values = json.loads(text)
         found = values.get("plan", values).get("format", FORMAT)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         found = FORMAT  # `decode` reports what is wrong
     if found != FORMAT:
         raise ValueError(

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tide.data import Rejected, ScratchFile, file_hash, write_shard, write_whole
+from tide.data import Rejected, ScratchFile, file_hash, remove_borrowed, write_shard, write_whole
+from tide.disk import one_writer, writing
 from tide.preparation.directory import ShardDirectory
 from tide.preparation.examples import build_part, no_examples
 from tide.preparation.manifest import (
@@ -67,12 +69,31 @@ def prepare(
     Returns:
         The manifest, as it is on disk.
     Raises:
-        ValueError: `data.prepared` is null, or holds something else, or parts of other versions; a source or
-            tokenizer cannot be used; every row was rejected.
+        ValueError: `data.prepared` is null, or holds something else, or parts of other versions, or another
+            process writes to it; a source or tokenizer cannot be used; every row was rejected.
+        OSError: `data.prepared` cannot be written, or a process was killed; what is there is gone on with.
     """
     if recipe.data.prepared is None:
         raise ValueError("prepare: data.prepared says where the shards go, and is null. Name a directory.")
-    directory = ShardDirectory(Path(recipe.data.prepared).expanduser())
+    directory = ShardDirectory(Path(recipe.data.prepared))
+    if directory.path.exists() and not directory.path.is_dir():
+        raise ValueError(f"prepare: data.prepared {str(directory.path)!r} is a file. Name a directory.")
+    with one_writer("prepare", directory.path), writing(directory.path):
+        try:
+            return _prepared(recipe, directory, workers, overwrite, progress, shard_rows, log)
+        finally:
+            directory.remove_unfinished()
+
+
+def _prepared(
+    recipe: Recipe,
+    directory: ShardDirectory,
+    workers: int | None,
+    overwrite: bool,
+    progress: bool,
+    shard_rows: int,
+    log: Callable[[str], None],
+) -> Manifest:
     preparation = Preparation.of(recipe, shard_rows=shard_rows)
     plan, parts = preparation.plan(), preparation.parts
     directory.claim(plan, overwrite=overwrite)
@@ -95,7 +116,6 @@ def prepare(
     # Made here first: a tokenizer that cannot be aligned is one error, before any process starts.
     assert preparation.builder is not None
     preparation.check_templates()
-    directory.path.mkdir(parents=True, exist_ok=True)
     (directory.path / MANIFEST_FILE).unlink(missing_ok=True)  # of shards that are torn
     write_record(directory.path / PLAN_FILE, plan)
     if workers is None:
@@ -108,12 +128,7 @@ def prepare(
             for counts in made:
                 bar.advance(task, counts.rows)
     made_reports = [PartReport.read(directory.file(part, "json")) for part in parts]
-    manifest = Manifest(
-        plan=plan,
-        counts=Counts.total(report.counts for report in made_reports),
-        shards=[report.shard for report in made_reports],
-        sources=SourceCounts.total(report.sources for report in made_reports),
-    )
+    manifest = Manifest.of(plan, made_reports)
     if not manifest.counts.kept:
         raise no_examples(manifest.counts, *directory.first_rejected(), rejects=directory.rejects_glob())
     write_record(directory.path / MANIFEST_FILE, manifest)
@@ -169,7 +184,8 @@ def _made(
     # Sent through a worker's pipe, which is small, it would hold up the next one until this one has imported.
     # The copy by `replace` has loaded no tokenizer.
     job = ScratchFile(".pickle")
-    job.path.write_bytes(pickle.dumps((replace(preparation), directory)))
+    with writing(job.path):
+        job.path.write_bytes(pickle.dumps((replace(preparation), directory)))
     stop = context.Event()
     with ProcessPoolExecutor(workers, context, _begin, (job, stop)) as pool:
         try:
@@ -179,11 +195,21 @@ def _made(
                 counts = done.result()
                 assert counts is not None  # The workers were not stopped.
                 yield counts
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "prepare: a worker process was killed, as happens when memory runs out. Run the same command "
+                "again to go on; --workers with a smaller number takes less memory."
+            ) from error
         except BaseException:
             log("stopping; shards in work are being finished")
             stop.set()
-            # The end of `with` would take back what is cancelled, and wait for every part.
-            pool.shutdown(wait=True, cancel_futures=True)
+            try:
+                # The end of `with` would take back what is cancelled, and wait for every part.
+                pool.shutdown(wait=True, cancel_futures=True)
+            except KeyboardInterrupt:  # a second one
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
             raise
 
 
@@ -212,9 +238,19 @@ def _begin(job: ScratchFile, stop: Event) -> None:
     """Set up a worker process."""
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are what is parallel
     preparation, directory = pickle.loads(job.path.read_bytes())
     _job = preparation, directory, stop
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is dead, which would leave it waiting for parts for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    remove_borrowed()
+    os._exit(1)
 
 
 def _write_part(number: int) -> Counts | None:

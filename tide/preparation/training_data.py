@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tide.config import SourceConfig, at_key, differences
 from tide.data import ShardedExamples, files_at, open_source
 from tide.methods import METHODS
-from tide.preparation.examples import Part, build_part, no_examples
+from tide.preparation.examples import ExampleBuilder, Part, build_part, no_examples
 from tide.preparation.manifest import MANIFEST_FILE, Counts, Manifest
 from tide.preparation.plan import Preparation, example_builder, fingerprints, layout_options, mixing_options
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tide.batch import Example
     from tide.config import Recipe
+    from tide.contract import Contract
     from tide.preparation.tokenizers import Tokenizers
 
 
@@ -40,7 +41,7 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
             tokenizer or other lengths; or no row makes an example.
     """
     if recipe.data.prepared is not None:
-        directory = Path(recipe.data.prepared).expanduser()
+        directory = Path(recipe.data.prepared)
         if not recipe.data.mixture and not (directory / MANIFEST_FILE).is_file():
             raise ValueError(
                 f"prepared data: {str(directory)!r} holds none that is finished, and the recipe names "
@@ -59,9 +60,15 @@ def training_data(recipe: Recipe, tokenizers: Tokenizers) -> TrainingData:
     return TrainingData(part.examples, part.counts, _fingerprint(part.examples))
 
 
-def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
+def held_out_examples(
+    recipe: Recipe, tokenizers: Tokenizers, teacher: Contract | None = None
+) -> list[Example]:
     """Make the student's side of `data.held_out`; empty where the recipe names none.
 
+    Args:
+        recipe, tokenizers: of the run.
+        teacher: its contract makes the same rows as the teacher reads them: its tokens, template, length and
+            blocks, in the place of the student's.
     Raises:
         ValueError: the source is missing, it is trained on, or no row makes an example.
     """
@@ -70,14 +77,28 @@ def held_out_examples(recipe: Recipe, tokenizers: Tokenizers) -> list[Example]:
     _check_held_out(recipe)
     with at_key("data.held_out"):
         source = open_source(recipe.data.held_out, split=recipe.data.held_out_split)
-    part = build_part(source.rows(range(len(source))), example_builder(recipe, tokenizers, "none"))
-    return _kept(part, source.where).examples
+    builder, length_key = example_builder(recipe, tokenizers, "none"), "data.max_length"
+    if teacher is not None:
+        assert tokenizers.teacher is not None and recipe.teacher is not None
+        own: dict[str, object] = {"max_length": recipe.data.teacher_length}
+        if teacher.autoregressive:
+            own["end_fill"] = "none"
+        builder = ExampleBuilder(
+            recipe.data.model_copy(update=own),
+            METHODS["none"],
+            tokenizers.teacher,
+            block_size=teacher.block_size or recipe.masking.block_size,
+            template_arguments={"student": recipe.teacher.template_arguments},
+        )
+        length_key = "data.teacher_max_length"
+    part = build_part(source.rows(range(len(source))), builder)
+    return _kept(part, source.where, length_key=length_key).examples
 
 
-def _kept(part: Part, where: Callable[[int], str]) -> Part:
+def _kept(part: Part, where: Callable[[int], str], *, length_key: str = "data.max_length") -> Part:
     if not part.examples:
         at = min(part.rejected)
-        raise no_examples(part.counts, where(at), part.rejected[at])
+        raise no_examples(part.counts, where(at), part.rejected[at], length_key=length_key)
     return part
 
 
@@ -140,12 +161,12 @@ def _check_held_out(recipe: Recipe) -> None:
     held_out = {os.path.realpath(file): file for file in found}
     sources = [source.model_dump() for source in data.mixture]
     if not sources and data.prepared is not None:
-        directory = Path(data.prepared).expanduser()
+        directory = Path(data.prepared)
         sources = Manifest.read(directory).plan.sources if (directory / MANIFEST_FILE).is_file() else []
     for source in sources:
-        path = str(source["path"])
+        path = str(source.get("path"))
         try:
-            files = files_at(path, split=str(source["split"]))
+            files = files_at(path, split=str(source.get("split")))
         except ValueError:  # of prepared data the shards may be all that is left
             continue
         both = held_out.keys() & set(map(os.path.realpath, files))
