@@ -7,7 +7,7 @@ import torch
 
 from tide import losses
 
-BACKENDS = ("torch", pytest.param("triton", marks=pytest.mark.slow))
+BACKENDS = ("torch", "native", pytest.param("triton", marks=pytest.mark.slow))
 NAMES = ("tidal", "forward_kl", "reverse_kl", "cross_entropy")
 
 

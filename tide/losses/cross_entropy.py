@@ -36,7 +36,8 @@ def token_log_probs(
         token_ids: [...] integers in [0, V).
         mask: [...], True on the rows to compute; the others give 0, are not read, and need no valid id.
         vocab_size: normalise over the first ``vocab_size`` entries only.
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        backend: ``auto`` (``triton`` on a GPU, ``native`` on a CPU, else ``torch``) or one of these, or
+            ``reference``.
         inplace_gradient: write the gradient over the logits, which nothing else may use.
 
     Returns:

@@ -92,7 +92,8 @@ def tidal_loss(
         vocab_size: use only the first ``vocab_size`` entries of both sides; required where V and V2 differ.
         reduction: ``mean`` (sum over active rows / their number), ``sum``, or ``none`` ([...], 0 where
             inactive).
-        backend: ``auto`` (Triton on a GPU, else ``torch``), ``triton``, ``torch`` or ``reference``.
+        backend: ``auto`` (``triton`` on a GPU, ``native`` on a CPU, else ``torch``) or one of these, or
+            ``reference``.
         inplace_gradient: write the gradient over the student's logits, which nothing else may use.
 
     Returns:

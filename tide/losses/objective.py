@@ -23,7 +23,7 @@ from tide.losses.schedules import lambda_schedule, timestep_weight
 from tide_kernels import LinearDivergence, linear_interpolated_kl, linear_reverse_kl
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from tide.batch import HiddenRows, NoisedBatch
     from tide.config import ObjectiveConfig
@@ -34,12 +34,14 @@ class ObjectiveOutput(NamedTuple):
     """A loss and what to log of it.
 
     Attributes:
-        loss: fp32 scalar with gradient.
-        metrics: detached scalars on the device, in nats: plain means, without weights or T².
+        loss: fp32 scalar with gradient: ce_weight * cross_entropy + distill_weight * term.
+        metrics: detached scalars on the device, in nats: those two under their names, and means.
+        finite: False where a row of the sequence is NaN or infinite.
     """
 
     loss: Float[Tensor, ""]
     metrics: dict[str, Float[Tensor, ""]]
+    finite: Bool[Tensor, " B"]
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,18 @@ class _Step(NamedTuple):
         return timestep_weight(self.noised.t, kind)
 
     def ce_weights(self) -> Float[Tensor, " N"]:
-        """Cross-entropy weight of each student row, normaliser included."""
+        """Weight of each student row in the cross-entropy, normaliser included, without `ce_weight`."""
         settings, rows, loss_mask = self.objective.settings, self.noised.student.rows, self.noised.loss_mask
         masked = torch.zeros_like(loss_mask).flatten().index_fill(0, rows, True).view_as(loss_mask)
         weights = row_weights(
             masked, loss_mask, self.noised.diffusion_weight, normalizer=settings.ce_normalizer
         )
-        return settings.ce_weight * weights.flatten()[rows]
+        return weights.flatten()[rows]
+
+    def finite(self, *values: Float[Tensor, " N"]) -> Bool[Tensor, " B"]:
+        """Whether all rows of each sequence are finite, in all of the values."""
+        bad = ~torch.stack(values).isfinite().all(0)
+        return self.noised.t.new_zeros(len(self.noised.t)).index_add(0, self.sequence, bad.float()) == 0
 
     def log_p(self, side: HiddenRows, labels: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Token log-probabilities of one side at T = 1."""
@@ -130,7 +137,9 @@ class _Step(NamedTuple):
 
 def _cross_entropy(step: _Step) -> ObjectiveOutput:
     log_p = step.log_p(step.student, step.noised.student.labels)
-    return ObjectiveOutput(-(step.ce_weights() * log_p).sum(), {"cross_entropy": _mean(-log_p)})
+    ce = -(step.ce_weights() * log_p).sum()
+    loss = step.objective.settings.ce_weight * ce
+    return ObjectiveOutput(loss, {"cross_entropy": ce.detach()}, step.finite(log_p.detach()))
 
 
 def _token_divergence(
@@ -140,7 +149,7 @@ def _token_divergence(
     objective, student, teacher, noised = step.objective, step.student, step.teacher, step.noised
     assert teacher is not None and noised.teacher is not None
     settings, num_rows, num_distilled = objective.settings, len(student.hidden), len(teacher.hidden)
-    scale = settings.distill_weight * settings.temperature**2 / max(num_distilled, 1)
+    scale = settings.temperature**2 / max(num_distilled, 1)
     weight, teacher_hidden, distilled = scale * step.weight_t()[step.sequence], teacher.hidden, None
     if num_distilled < num_rows:
         # The other rows have a cross-entropy alone: a weight of 0, and any finite teacher.
@@ -150,12 +159,12 @@ def _token_divergence(
         teacher_hidden = everywhere.index_copy(0, distilled, teacher.hidden)
     # The divergence may stop at the shared part of the vocabulary; the cross-entropy never does.
     one_pass = objective.shared_vocab_size is None
-    ce_weight = step.ce_weights()
+    ce_weights = step.ce_weights()
     arguments: dict[str, Any] = {
         "temperature": settings.temperature,
-        "weight": weight,
+        "weight": settings.distill_weight * weight,
         "labels": noised.student.labels if one_pass else None,
-        "ce_weight": ce_weight if one_pass else None,
+        "ce_weight": settings.ce_weight * ce_weights if one_pass else None,
         "vocab_size": objective.shared_vocab_size,
         "backend": objective.backend,
     }
@@ -170,9 +179,10 @@ def _token_divergence(
     loss, kl, ce = op(student_hidden=student.hidden, teacher_hidden=teacher_hidden, **arguments)
     if ce is None:
         ce = -step.log_p(student, noised.student.labels)
-        loss = loss + (ce_weight * ce).sum()
-    kl = kl if distilled is None else kl[distilled]
-    return ObjectiveOutput(loss, {"cross_entropy": _mean(ce), objective.method.term: _mean(kl), **metrics})
+        loss = loss + settings.ce_weight * (ce_weights * ce).sum()
+    ce = ce.detach()
+    terms = {"cross_entropy": (ce_weights * ce).sum(), objective.method.term: (weight * kl).sum()}
+    return ObjectiveOutput(loss, terms | metrics, step.finite(ce, kl))
 
 
 def _chunk_likelihood(
@@ -202,16 +212,15 @@ def _chunk_likelihood(
         **options,
     )
 
-    def mean(weight: Float[Tensor, " B"] | None) -> Float[Tensor, ""]:
-        return reduce_rows("Objective", "weight", weight, noised.chunk_mask, values, "mean")
-
+    ce = -(step.ce_weights() * student_log_p).sum()
+    term = reduce_rows("Objective", "weight", weight, noised.chunk_mask, values, "mean")
     metrics |= {
-        "cross_entropy": _mean(-student_log_p),
-        objective.method.term: mean(None).detach(),
+        "cross_entropy": ce.detach(),
+        objective.method.term: term.detach(),
         "active_chunks": noised.chunk_mask.float().sum(),
     }
-    ce = -(step.ce_weights() * student_log_p).sum()
-    return ObjectiveOutput(ce + settings.distill_weight * mean(weight), metrics)
+    finite = step.finite(student_log_p.detach()) & values.detach().sum(1).isfinite()
+    return ObjectiveOutput(settings.ce_weight * ce + settings.distill_weight * term, metrics, finite)
 
 
 # s, z: logits of student and teacher; p_s, p_t: their softmax at T; P_s, P_t: chunk likelihoods.

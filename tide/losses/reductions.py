@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tide.losses.options import check_choice
-from tide_kernels import check_tensor
+from tide_kernels import check_tensor, scalar_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,10 @@ def broadcast_rows(
     is), an expanded view where possible. ``function`` and ``name`` are for the error.
     """
     dtype = torch.float64 if isinstance(value, Tensor) and value.dtype == torch.float64 else torch.float32
-    spread = torch.as_tensor(value, dtype=dtype, device=device)
+    if isinstance(value, (float, int)):
+        spread = scalar_tensor(value, dtype, device)
+    else:
+        spread = torch.as_tensor(value, dtype=dtype, device=device)
     try:
         return spread.reshape((*spread.shape, *[1] * (len(shape) - spread.ndim))).expand(shape)
     except RuntimeError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tide.losses.options import check_choice
+from tide_kernels import scalar_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,7 +50,7 @@ def lambda_schedule(
     for name, value in (("lambda_init", lambda_init), ("lambda_max", lambda_max)):
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"lambda_schedule: {name} must lie in [0, 1]; got {value}.")
-    if math.isnan(progress):
+    if progress != progress:  # math.isnan does not take a symbolic number of torch.compile.
         raise ValueError("lambda_schedule: progress is NaN; pass step / max_steps with max_steps > 0.")
     time = _timestep("lambda_schedule", t)
     if axis == "timestep":
@@ -57,7 +58,7 @@ def lambda_schedule(
     done = min(max(progress, 0.0), 1.0)
     growth = 0.5 * (1.0 - math.cos(math.pi * done)) if decay == "cosine" else done
     lambda_train = lambda_init + (lambda_max - lambda_init) * growth
-    return torch.full_like(time, lambda_train) if axis == "training" else lambda_train * (1.0 - time)
+    return torch.ones_like(time) * lambda_train if axis == "training" else lambda_train * (1.0 - time)
 
 
 def timestep_weight(
@@ -87,8 +88,12 @@ def timestep_weight(
 
 def _timestep(function: str, t: float | Tensor) -> Tensor:
     dtype = torch.float64 if isinstance(t, Tensor) and t.dtype == torch.float64 else torch.float32
-    time = torch.as_tensor(t, dtype=dtype).detach()
-    # On a GPU the check would stall the step.
-    if time.device.type == "cpu" and not bool(((time >= 0.0) & (time <= 1.0)).all()):
+    if isinstance(t, (float, int)):
+        time = scalar_tensor(t, dtype)
+    else:
+        time = torch.as_tensor(t, dtype=dtype).detach()
+    # On a GPU the check would stall the step, under torch.compile break the graph.
+    checked = time.device.type == "cpu" and not torch.compiler.is_compiling()
+    if checked and not bool(((time >= 0.0) & (time <= 1.0)).all()):
         raise ValueError(f"{function}: t must lie in [0, 1] (1 is fully masked); got {t}.")
     return time
