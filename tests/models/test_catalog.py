@@ -67,8 +67,11 @@ def test_the_page_agrees_with_the_catalog(table):
 
 def test_names_are_of_one_family_and_hosts_exist():
     for name, family in FAMILIES.items():
-        assert all(find_family(model_type) == name for model_type in family.model_types)
-        assert all(find_family(None, [architecture]) == name for architecture in family.architectures)
+        for named in [
+            *({"model_type": model_type} for model_type in family.model_types),
+            *({"architectures": [architecture]} for architecture in family.architectures),
+        ]:
+            assert find_family({**named, **family.marks}) == name
         assert family.host is None or hasattr(transformers, family.host)
         Contract(**{"mask_id": 0, "block_size": None, **family.contract, **family.official})
     assert KEY_MAPS.keys() <= {model_type for f in FAMILIES.values() for model_type in f.model_types}

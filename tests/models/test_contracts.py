@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from tests.tiny import make_model, make_tokenizer
 from tide.contract import AUTOREGRESSIVE, Contract
@@ -32,6 +39,7 @@ def read(tmp_path):
         ("llada21_moe", Contract(156895, 32, rates=(0.3, 0.8))),
         ("wedlm", Contract(151665, 32, "observed_first")),
         ("sdar", Contract(151669, 4, rates=(1e-3, 1.0))),
+        ("sdar_moe", Contract(151669, 4, rates=(1e-3, 1.0))),
         ("Dream", Contract(151666, None, shift=1)),
         ("llada", Contract(126336, None, rates=(1e-3, 1.0))),
         ("qwen3", AUTOREGRESSIVE),
@@ -62,6 +70,8 @@ def test_a_converted_model_has_the_mask_token_of_its_tokenizer(read, base):
         ("gpt2", GPT2Config),
         ("a2d-qwen2", Qwen2Config),
         ("sdar", Qwen3Config),
+        ("sdar_moe", Qwen3MoeConfig),
+        ("wedlm", Qwen2Config),  # the makers' defaults
     ],
 )
 def test_a_configuration_is_its_hosts(read, model_type, host):
@@ -72,6 +82,15 @@ def test_a_configuration_is_its_hosts(read, model_type, host):
 def test_an_architecture_names_a_family_too(read):
     config = read("qwen3", architectures=["SDARForCausalLM"], vocab_size=WIDE)
     assert config.model_type == "sdar" and contract_of(config).block_size == 4
+
+
+def test_config_json_tells_the_two_networks_of_wedlm_apart(read):
+    large = read("wedlm", vocab_size=WIDE, qk_norm=True, attention_bias=False)
+    small = read("wedlm", vocab_size=WIDE, qk_norm=False, attention_bias=True)
+    assert isinstance(large, Qwen3Config) and isinstance(small, Qwen2Config)
+    assert contract_of(large) == contract_of(small) == Contract(151665, 32, "observed_first")
+    with pytest.raises(ValueError, match=r"qk_norm is False, and only True .* wedlm models"):
+        read("wedlm", qk_norm=False, attention_bias=False)
 
 
 def test_what_config_json_records_counts_before_the_family(read):

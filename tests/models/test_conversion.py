@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from tests.chat import CHATML
 from tests.tiny import END, MASK, make_model, make_tokenizer
 from tide.contract import Contract
 from tide.models import contract_of, convert_model, load_config, load_model, load_tokenizer
+from tide.models.paths import new_folder
 
 CLASSES = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
@@ -222,6 +225,29 @@ def test_nothing_is_overwritten(source, tmp_path, kind):
     with pytest.raises(ValueError, match=r"convert: .*output' is not an empty folder"):
         convert_model(folder, str(output))
     assert witness.read_text() == "mine"
+
+
+def test_a_killed_conversion_is_run_again(source, tmp_path):
+    output = tmp_path / "new" / "output"
+    program = (
+        "import os, sys\nfrom tide.models.paths import new_folder\n"
+        "with new_folder('convert', sys.argv[1]) as folder:\n"
+        "    (folder / 'model.safetensors.part').touch()\n    os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(output)]).returncode == -9
+    assert list(output.iterdir())
+    convert_model(source(make_model(300), make_tokenizer(300)), str(output))
+    assert not [path for path in output.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
+    assert load_config(str(output)).block_size == 32
+
+
+def test_weights_come_last(tmp_path):
+    with pytest.raises(OSError), new_folder("convert", str(tmp_path / "output")) as folder:
+        for number in range(20):
+            (folder / f"model-{number}.safetensors").touch()
+        (folder / "tokenizer.json").touch()
+        (tmp_path / "output" / "tokenizer.json").mkdir()
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["tokenizer.json"]
 
 
 def test_an_empty_folder_is_written_to(source, tmp_path):

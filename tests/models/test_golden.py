@@ -1,14 +1,16 @@
-"""Published files of every family, by tiny checkpoints with the logits of the makers' own code."""
+"""Published files of every family, by tiny checkpoints with the logits of the makers' code or of the host."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2ForCausalLM, Qwen3MoeForCausalLM
 
 from tide.models import FAMILIES, contract_of, load_config, load_model
 
@@ -137,7 +139,7 @@ def test_settings_of_rope_and_router_arrive(copy_of, changes, attributes):
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
-    [("llada2", "norm_head", True), ("llada", "alibi", True), ("wedlm", "qk_norm", False)],
+    [("llada2", "norm_head", True), ("llada", "alibi", True), ("wedlm", "attention_bias", True)],
 )
 def test_a_part_that_the_host_lacks_is_an_error(copy_of, name, key, value):
     folder = copy_of(name)
@@ -188,6 +190,74 @@ def test_wedlm_in_natural_order_equals_its_reordering():
         torch.testing.assert_close(logits, expected["contract_logits"][row : row + 1], rtol=0, atol=2e-6)
 
 
+HOSTED = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    # Of the mixture alone:
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
+WEDLM = {"model_type": "wedlm", "architectures": ["WeDLMForCausalLM"]}
+
+
+def write_in_makers_layout(folder: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Write every expert by itself and every layer to a file, as SDAR-30B-A3B is published."""
+    single = {}
+    for name, weight in weights.items():
+        stem, _, part = name.rpartition(".experts.")
+        for expert, matrix in enumerate(weight if stem else ()):
+            parts = {"gate": matrix[:32], "up": matrix[32:]} if part == "gate_up_proj" else {"down": matrix}
+            for each, values in parts.items():
+                single[f"{stem}.experts.{expert}.{each}_proj.weight"] = values.clone()
+        if not stem:
+            single[name] = weight
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for name, weight in single.items():
+        layer = re.search(r"layers\.(\d+)", name)
+        file = f"layer-{layer[1]}-ep-0-of-1.safetensors" if layer else "others.safetensors"
+        files.setdefault(file, {})[name] = weight
+    for file, held in files.items():
+        save_file(held, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, held in files.items() for name in held}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return single
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        (Qwen3MoeForCausalLM, {"model_type": "sdar_moe", "architectures": ["SDARMoeForCausalLM"]}),
+        (Qwen2ForCausalLM, WEDLM),
+        (Qwen2ForCausalLM, {**WEDLM, "qk_norm": False, "attention_bias": True}),
+    ],
+)
+def test_a_family_without_golden_files_is_its_plain_host(host, named, tmp_path):
+    plain = host(host.config_class.from_dict(dict(HOSTED))).eval()
+    torch.manual_seed(0)
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # biases and norms too
+    original = write_in_makers_layout(tmp_path, plain.state_dict())
+    (tmp_path / "config.json").write_text(json.dumps({**HOSTED, **named}))
+    ids, positions, mask = torch.arange(48).view(2, 24), torch.arange(24)[None], torch.ones(24, 24)
+    for folder in (tmp_path, tmp_path / "saved"):
+        model = load_model(str(folder), trainable=False)
+        assert torch.equal(logits_of(model, ids, positions, mask), logits_of(plain, ids, positions, mask))
+        model.save_pretrained(tmp_path / "saved")
+        check_weights_equal(tmp_path / "saved", original)
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert {key: saved[key] for key in (*named, "rope_theta")} == {**named, "rope_theta": 1e6}
+
+
 def test_every_family_with_files_of_its_own_is_here():
-    names = {name for name, family in FAMILIES.items() if family.host} - {"a2d-qwen2", "a2d-llama"}
+    without = {"a2d-qwen2", "a2d-llama", "wedlm-qwen2", "sdar-moe"}
+    names = {name for name, family in FAMILIES.items() if family.host} - without
     assert names == {name.replace("_", "-") for name in NAMES}

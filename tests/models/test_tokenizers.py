@@ -93,3 +93,15 @@ def test_dreams_own_class_falls_back_to_qwen2s(save, tmp_path):
     assert type(tokenizer).__name__ == "Qwen2Tokenizer" and tokenizer.mask_token_id == 1
     text = "def size(values)"  # without the digits and lines at which Qwen2 splits otherwise
     assert tokenizer(text)["input_ids"] == made(text)["input_ids"]
+
+
+def test_dropout_of_merges_is_turned_off_with_a_warning(save):
+    path = save("a2d-qwen3")
+    file = Path(path) / "tokenizer.json"
+    expected = load_tokenizer(path)("def value return " * 20)["input_ids"]
+    document = json.loads(file.read_text())
+    document["model"]["dropout"] = 0.5
+    file.write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match=r"load_tokenizer: .*BPE dropout 0\.5.*model\.dropout to null"):
+        tokenizer = load_tokenizer(path)
+    assert all(tokenizer("def value return " * 20)["input_ids"] == expected for _ in range(3))

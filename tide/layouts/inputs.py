@@ -75,15 +75,19 @@ def noised_layout(noised: NoisedTokens, contract: Contract) -> Layout:
 
     clean = noised.token_ids[:, None]
     copies = torch.cat([clean, noised.views], dim=1)
+    of_text = on_grid(torch.arange(num_texts)[:, None, None], -1 - torch.arange(shape[1]))
+    of_segment = on_grid(torch.arange(num_views + 1)[:, None])
     return Layout(
         token_ids=on_grid(copies),
         positions=on_grid(position),
-        text=on_grid(torch.arange(num_texts)[:, None, None], -1 - torch.arange(shape[1])),
-        segment=on_grid(torch.arange(num_views + 1)[:, None]),
+        text=of_text,
+        segment=of_segment,
         block=on_grid(block),
         masked=on_grid(copies != clean),
         rows=slot[text, segment, place],
         mask=partial(contract_mask, in_block=contract.in_block),
+        causal=contract.autoregressive,
+        starts=_starts(of_text, of_segment) if contract.separate_segments else None,
     )
 
 
@@ -104,16 +108,26 @@ def text_layout(
     position = torch.arange(token_ids.shape[1], device=token_ids.device)
     number = torch.arange(len(token_ids), device=token_ids.device)[:, None]
     row, token = counted.nonzero(as_tuple=True)
+    of_text, of_segment = torch.where(valid, number, -1 - position), torch.full_like(token_ids, CLEAN)
     return Layout(
         token_ids=token_ids,
         positions=position.expand_as(token_ids),
-        text=torch.where(valid, number, -1 - position),
-        segment=torch.full_like(token_ids, CLEAN),
+        text=of_text,
+        segment=of_segment,
         block=_block(position, contract).expand_as(token_ids),
         masked=token_ids == (-1 if contract.mask_id is None else contract.mask_id),
         rows=row * token_ids.shape[1] + _place(token, contract),
         mask=partial(contract_mask, in_block=contract.in_block),
+        causal=contract.autoregressive,
+        starts=_starts(of_text, of_segment) if contract.separate_segments else None,
     )
+
+
+def _starts(text: Int[Tensor, "R W"], segment: Int[Tensor, "R W"]) -> Int[Tensor, "S"]:
+    """Flat starts of all segments, and the end; every padding token is one."""
+    key = torch.stack([text, segment]).flatten(1)
+    first = torch.nn.functional.pad((key[:, 1:] != key[:, :-1]).any(0), (1, 1), value=True)
+    return first.nonzero().flatten().int()
 
 
 def _block(position: Int[Tensor, "L"], contract: Contract) -> Int[Tensor, "L"]:

@@ -1,5 +1,6 @@
 """Models: families, loading, contracts, and forward passes that stop before the head."""
 
+from tide.models.attention import set_attention
 from tide.models.catalog import FAMILIES, Family
 from tide.models.contracts import contract_of, record_contract
 from tide.models.conversion import Conversion, convert_model
@@ -25,5 +26,6 @@ __all__ = [
     "output_head",
     "record_contract",
     "run",
+    "set_attention",
     "without_progress_bars",
 ]

@@ -6,8 +6,8 @@ key_maps.py translates them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class Family:
     Attributes:
         model_types, architectures: names in config.json. A model is saved under its own model type and the
             first architecture.
+        marks: values in config.json, each of which tells it from a later family with the same names.
         host: class of transformers that computes the same; None: the causal language model of the model type.
         contract: fields of the contract that the makers trained at; empty for an autoregressive model.
             Without mask_id, the tokenizer knows it.
@@ -37,6 +38,7 @@ class Family:
 
     model_types: tuple[str, ...]
     architectures: tuple[str, ...] = ()
+    marks: Mapping[str, Any] = field(default_factory=dict)
     host: str | None = None
     contract: Mapping[str, Any] = field(default_factory=dict)
     official: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +72,36 @@ def _converted(base: str, architecture: str, host: str) -> Family:
     )
 
 
+_WEDLM = Family(
+    model_types=("wedlm",),
+    architectures=("WeDLMForCausalLM",),
+    marks={"qk_norm": True, "attention_bias": False},
+    host="Qwen3ForCausalLM",
+    contract={"mask_id": 151665, "block_size": 32, "in_block": "observed_first"},
+    official={"in_block": "bidirectional"},
+    mask_token="<|mask|>",
+    adds_mask_token=True,
+    host_assumes={"qk_norm": True, "attention_bias": False},
+    weight="1/p, normalised",
+    end_fill="8 × `<|im_end|>`",
+    stops=("<|im_end|>", "<|endoftext|>"),
+    sampler={"rule": "entropy", "window": 16, "threshold": 0.4, "temperature": 0.2},
+    licence="Apache-2.0",
+)
+_SDAR = Family(
+    model_types=("sdar",),
+    architectures=("SDARForCausalLM",),
+    host="Qwen3ForCausalLM",
+    contract={"mask_id": 151669, "block_size": 4, "rates": (1e-3, 1.0)},
+    mask_token="<|MASK|>",
+    host_assumes={"qk_norm": True},
+    weight="1/p",
+    stops=("<|im_end|>", "<|endoftext|>"),
+    sampler={"rule": "threshold", "block_size": 4, "threshold": 0.85, "temperature": 1.0},
+    licence="Apache-2.0",
+    student=True,
+)
+
 FAMILIES: Mapping[str, Family] = {
     "llada2": Family(
         model_types=("llada2_moe", "llada21_moe", "llada2_moe_veomni"),
@@ -92,36 +124,24 @@ FAMILIES: Mapping[str, Family] = {
         sampler={"rule": "threshold", "block_size": 32, "threshold": 0.95, "temperature": 0.0},
         licence="Apache-2.0",
     ),
-    "wedlm": Family(
-        model_types=("wedlm",),
-        architectures=("WeDLMForCausalLM",),
-        host="Qwen3ForCausalLM",
-        contract={"mask_id": 151665, "block_size": 32, "in_block": "observed_first"},
-        official={"in_block": "bidirectional"},
-        mask_token="<|mask|>",
-        adds_mask_token=True,
-        host_assumes={"qk_norm": True},
-        weight="1/p, normalised",
-        end_fill="8 × `<|im_end|>`",
-        stops=("<|im_end|>", "<|endoftext|>"),
-        sampler={"rule": "entropy", "window": 16, "threshold": 0.4, "temperature": 0.2},
-        licence="Apache-2.0",
+    "wedlm": _WEDLM,
+    # Of 7B. The makers' configuration takes these two values where config.json is silent.
+    "wedlm-qwen2": replace(
+        _WEDLM,
+        marks={},
+        host="Qwen2ForCausalLM",
+        host_assumes={"qk_norm": False, "attention_bias": True},
     ),
     "a2d-qwen3": _converted("qwen3", "A2DQwen3LMHeadModel", "Qwen3ForCausalLM"),
     "a2d-qwen2": _converted("qwen2", "A2DQwen2LMHeadModel", "Qwen2ForCausalLM"),
     "a2d-llama": _converted("llama", "A2DLlamaLMHeadModel", "LlamaForCausalLM"),
-    "sdar": Family(
-        model_types=("sdar",),
-        architectures=("SDARForCausalLM",),
-        host="Qwen3ForCausalLM",
-        contract={"mask_id": 151669, "block_size": 4, "rates": (1e-3, 1.0)},
-        mask_token="<|MASK|>",
-        host_assumes={"qk_norm": True},
-        weight="1/p",
-        stops=("<|im_end|>", "<|endoftext|>"),
-        sampler={"rule": "threshold", "block_size": 4, "threshold": 0.85, "temperature": 1.0},
-        licence="Apache-2.0",
-        student=True,
+    "sdar": _SDAR,
+    "sdar-moe": replace(
+        _SDAR,
+        model_types=("sdar_moe",),
+        architectures=("SDARMoeForCausalLM",),
+        host="Qwen3MoeForCausalLM",
+        student=False,
     ),
     "dream": Family(
         model_types=("Dream",),
@@ -181,9 +201,12 @@ REFUSED: Mapping[str, str] = {
 TOKENIZER_TYPES: Mapping[str, str] = {"DreamTokenizer": "qwen2"}
 
 
-def find_family(model_type: str | None, architectures: Sequence[str] | None = None) -> str | None:
-    """Name the family of a config.json; None if there is none of its own."""
+def find_family(values: Mapping[str, Any]) -> str | None:
+    """Name the family of the values of a config.json; None if there is none of its own."""
+    architectures = set(values.get("architectures") or ())
     for name, family in FAMILIES.items():
-        if model_type in family.model_types or set(architectures or ()) & set(family.architectures):
+        is_named = values.get("model_type") in family.model_types or architectures & set(family.architectures)
+        is_marked = any(values.get(key) == value for key, value in family.marks.items())
+        if is_named and (is_marked or not family.marks):
             return name
     return None

@@ -12,7 +12,7 @@ from tide.models.catalog import FAMILIES
 from tide.models.contracts import contract_of, record_contract
 from tide.models.hosts import family_of
 from tide.models.loading import DTYPES, load_config, load_model
-from tide.models.paths import refuse_to_overwrite
+from tide.models.paths import new_folder
 from tide.models.tokenizers import load_tokenizer, mask_like_tokens
 
 if TYPE_CHECKING:
@@ -59,19 +59,20 @@ def convert_model(
     Raises:
         ValueError: `output` holds files, the model is a diffusion model or of another family, or the mask
             token has another role.
+        OSError: `output` cannot be written; nothing is left there.
     """
-    refuse_to_overwrite("convert", output)
-    config = load_config(path)
-    _check_convertible(path, config)
-    tokenizer = load_tokenizer(path, needs_mask=False)
-    _name_mask_token(tokenizer, mask_token)
-    contract = Contract(tokenizer.mask_token_id, block_size)
-    stored = str(config.dtype).removeprefix("torch.")
-    model = load_model(path, dtype=dtype or (stored if stored in DTYPES else "float32"), trainable=False)
-    added_rows = _grow_embeddings(model, tokenizer.mask_token_id + 1)
-    record_contract(model.config, contract)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    with new_folder("convert", output) as folder:
+        config = load_config(path)
+        _check_convertible(path, config)
+        tokenizer = load_tokenizer(path, needs_mask=False)
+        _name_mask_token(tokenizer, mask_token)
+        contract = Contract(tokenizer.mask_token_id, block_size)
+        stored = str(config.dtype).removeprefix("torch.")
+        model = load_model(path, dtype=dtype or (stored if stored in DTYPES else "float32"), trainable=False)
+        added_rows = _grow_embeddings(model, tokenizer.mask_token_id + 1)
+        record_contract(model.config, contract)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return Conversion(contract, tokenizer.mask_token, model.num_parameters(), added_rows)
 
 

@@ -16,7 +16,7 @@ from tide.models.catalog import FAMILIES
 from tide.models.contracts import contract_of, record_contract
 from tide.models.hosts import host_class, host_config
 from tide.models.loading import load_config, load_model
-from tide.models.paths import refuse_to_overwrite
+from tide.models.paths import new_folder
 from tide.models.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -72,20 +72,21 @@ def export_model(
     Raises:
         ValueError: `output` holds files, an unknown format, a network other than the format's, or a contract
             other than block diffusion.
+        OSError: `output` cannot be written; nothing is left there.
     """
     if format not in FORMATS:
         raise ValueError(f"export: format must be one of {', '.join(FORMATS)}; got {format!r}.")
-    refuse_to_overwrite("export", output)
-    config = load_config(path)
-    _check_network(path, config, format)
-    tokenizer = load_tokenizer(path, config=config)
-    contract = _contract(config, tokenizer, block_size)
-    student = load_model(path, dtype=dtype, trainable=False)
-    exported = _under_names_of(format, student, contract)
-    exported.generation_config.eos_token_id = _end_ids(student, tokenizer)
-    exported.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    _finish_files(Path(output), format, contract)
+    with new_folder("export", output) as folder:
+        config = load_config(path)
+        _check_network(path, config, format)
+        tokenizer = load_tokenizer(path, config=config)
+        contract = _contract(config, tokenizer, block_size)
+        student = load_model(path, dtype=dtype, trainable=False)
+        exported = _under_names_of(format, student, contract)
+        exported.generation_config.eos_token_id = _end_ids(student, tokenizer)
+        exported.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _finish_files(folder, format, contract)
     return Export(
         contract, tokenizer.mask_token, exported.num_parameters(), _warnings(format, contract, tokenizer)
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def family_of(config: PretrainedConfig) -> Family:
     """The family of a configuration that `load_config` read."""
-    return FAMILIES[find_family(config.model_type, config.architectures) or "autoregressive"]
+    return FAMILIES[find_family(config.to_dict()) or "autoregressive"]
 
 
 def host_config(values: Mapping[str, Any]) -> PretrainedConfig:
@@ -31,7 +31,7 @@ def host_config(values: Mapping[str, Any]) -> PretrainedConfig:
     model_type, architectures = values.get("model_type"), values.get("architectures")
     if model_type is not None and model_type in REFUSED:
         raise ValueError(f"model_type {model_type!r} is not supported: {REFUSED[model_type]}")
-    name = find_family(model_type, architectures)
+    name = find_family(values)
     if name is None and model_type in CONFIG_MAPPING:
         name = "autoregressive" if CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING else None
     if name is None:
@@ -59,7 +59,7 @@ def host_config(values: Mapping[str, Any]) -> PretrainedConfig:
 
 def host_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The model class of a configuration that `load_config` read."""
-    name = find_family(config.model_type, config.architectures)
+    name = find_family(config.to_dict())
     if name is None or FAMILIES[name].host is None:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # type: ignore[no-any-return]
     return _classes(name, config.model_type)[1]

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.core_model_loading import (
     Concatenate,
     ConversionOps,
@@ -89,6 +92,7 @@ KEY_MAPS: dict[str, list[Any]] = {
     "llada2_moe": _llada2(merged_experts=False),
     "llada21_moe": _llada2(merged_experts=False),
     "llada2_moe_veomni": _llada2(merged_experts=True),
+    "sdar_moe": get_checkpoint_conversion_mapping("qwen3_moe"),
 }
 for _model_type, _key_map in KEY_MAPS.items():
     register_checkpoint_conversion_mapping(_model_type, _key_map, overwrite=True)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tide.disk import ASIDE, installed_in, one_writer, others_in, writing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,11 +24,20 @@ def location(path: str) -> tuple[str, dict[str, str]]:
     return str(Path(path).parent), {"gguf_file": Path(path).name}
 
 
-def refuse_to_overwrite(function: str, folder: str) -> None:
-    """Raise a ValueError if a folder to write is a file or holds something."""
+@contextmanager
+def new_folder(function: str, folder: str) -> Iterator[Path]:
+    """Give a place to write the files of a new or empty folder; they come to it together, weights last.
+
+    Raises:
+        ValueError: it is a file, or holds something.
+        OSError: it cannot be written.
+    """
     path = Path(folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    # A killed process leaves ASIDE, which the next one removes once it holds the lock.
+    if path.exists() and (not path.is_dir() or set(others_in(path)) - {ASIDE}):
         raise ValueError(f"{function}: {folder!r} is not an empty folder. Give a new one.")
+    with one_writer(function, path), writing(path), installed_in(path) as aside:
+        yield aside
 
 
 @contextmanager

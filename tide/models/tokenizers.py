@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ def load_tokenizer(
     path: str, *, needs_mask: bool = True, config: PretrainedConfig | None = None
 ) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer with a mask token, which the model's family names where the files do not.
+
+    BPE dropout is turned off, with a warning: texts have one tokenization, as at inference.
 
     Args:
         path: a folder, a GGUF file, or the id of a repository on the hub.
@@ -48,6 +51,7 @@ def load_tokenizer(
             f"load_tokenizer: {path!r} holds a slow tokenizer ({type(tokenizer).__name__}); alignment needs "
             "a fast one. Load it with use_fast=True and save it with tokenizer.save_pretrained."
         )
+    _drop_no_merges(tokenizer, path)
     config = _config_beside(path) if needs_mask and config is None else config
     if tokenizer.mask_token_id is None and config is not None:
         _name_mask_token(tokenizer, config)
@@ -66,6 +70,19 @@ def load_tokenizer(
             f"{' and '.join(same)}. Give the mask a token of its own."
         )
     return tokenizer
+
+
+def _drop_no_merges(tokenizer: PreTrainedTokenizerFast, path: str) -> None:
+    """Turn off BPE dropout, which tokenizes the same text otherwise each time; at 1 it is no chance."""
+    model = tokenizer.backend_tokenizer.model
+    if 0 < (getattr(model, "dropout", None) or 0) < 1:
+        warnings.warn(
+            f"load_tokenizer: the tokenizer at {path!r} drops merges at random (BPE dropout "
+            f"{model.dropout:.2g}), so that no two preparations agree. It is loaded without; set "
+            "model.dropout to null in its tokenizer.json.",
+            stacklevel=3,
+        )
+        model.dropout = None
 
 
 def _config_beside(path: str) -> PretrainedConfig | None:
