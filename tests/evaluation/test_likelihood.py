@@ -1,19 +1,23 @@
-"""Held-out likelihood against a plain computation, row by row in fp64."""
+"""Held-out likelihood against a plain computation, row by row in fp64, and the bound against all masks."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from tests.chat import examples_of
 from tests.tiny import ROWS, make_model
 from tide.alignment import ByteTable
 from tide.batch import Example, TokenSequence
-from tide.contract import Contract
+from tide.contract import AUTOREGRESSIVE, Contract
 from tide.data import Collator
-from tide.evaluation import TIMES, held_out_likelihood
+from tide.evaluation import TIMES, held_out_likelihood, likelihood
+from tide.evaluation.likelihood import _bound
 from tide.masking import keyed_generator, one_view
 from tide.models import DiffusionModel
 
@@ -143,3 +147,124 @@ def test_the_model_gets_no_gradient(word_tokenizer, examples):
     trained = make_model(300).train()
     held_out_likelihood(with_contract(trained), word_tokenizer, examples, times=(0.5,))
     assert trained.training and all(parameter.grad is None for parameter in trained.parameters())
+
+
+@torch.no_grad()
+def exact_bound(model, tokenizer, examples) -> float:
+    """Nats per byte over every set of masked tokens of every block, ends included."""
+    table, nats, num_bytes = ByteTable.from_tokenizer(tokenizer), 0.0, 0
+    for example in examples:
+        ids, loss_mask = example.student.token_ids, example.student.loss_mask
+        num_bytes += sum(len(table.tokens[int(token)]) for token in ids[loss_mask])
+        for start in range(0, len(ids), BLOCK):
+            end = min(start + BLOCK, len(ids))
+            tokens = [p for p in range(start, end) if loss_mask[p]]
+            sets = [s for m in range(1, len(tokens) + 1) for s in itertools.combinations(tokens, m)]
+            if not sets:
+                continue
+            noised = ids[:end].repeat(len(sets), 1)
+            for row, masked in enumerate(sets):
+                noised[row, list(masked)] = MASK
+            block = torch.arange(end) // BLOCK
+            bias = torch.where(block[:, None] >= block, 0.0, -torch.inf).double()[None, None]
+            log_p = model.network(input_ids=noised, attention_mask=bias).logits.log_softmax(-1)
+            for row, masked in enumerate(sets):
+                loss = -sum(float(log_p[row, p, ids[p]]) for p in masked)
+                times = len(tokens) * math.comb(len(tokens), len(masked))
+                nats += len(tokens) / len(masked) * loss / times
+    return nats / num_bytes
+
+
+def test_the_bound_is_that_of_every_set_of_masked_tokens(word_tokenizer, examples):
+    model = with_contract(make_model(300, seed=5, initializer_range=0.5).double())
+    texts = sorted(examples, key=lambda example: len(example.student.token_ids))[:4]
+    exact = exact_bound(model, word_tokenizer, texts)
+    errors = []
+    for seed in range(6):
+        bound = held_out_likelihood(model, word_tokenizer, texts, times=(), strata=32, seed=seed).bound
+        assert bound.mask_error < 0.03 * exact and bound.mask_error < bound.standard_error
+        errors.append((bound.nats_per_byte - exact) / bound.mask_error)
+    assert 0.1 < max(map(abs, errors)) < 3  # neither the exact sum nor another one
+
+
+def test_the_standard_error_is_that_of_a_ratio_over_texts():
+    nats = torch.tensor([[1.0, 3.0], [6.0, 2.0], [5.0, 7.0]]).double()
+    bound = _bound(nats, torch.tensor([2.0, 3.0, 5.0]).double())
+    assert bound.nats_per_byte == pytest.approx(12 / 10)
+    residuals = (2 - 2 * 1.2, 4 - 3 * 1.2, 6 - 5 * 1.2)
+    assert bound.standard_error == pytest.approx(math.sqrt(1.5 * sum(r * r for r in residuals)) / 10)
+    assert bound.mask_error == pytest.approx(math.sqrt((2 + 8 + 2) / 2) / 10)
+
+
+def test_one_text_has_no_standard_error(model, word_tokenizer, examples):
+    bound = held_out_likelihood(model, word_tokenizer, examples[:1]).bound
+    assert bound.standard_error is None and bound.mask_error > 0
+    assert str(bound) == f"{bound.nats_per_byte:.4f}"
+
+
+def test_rows_are_scored_in_blocks_without_dropout(model, word_tokenizer, examples, monkeypatch):
+    expected = held_out_likelihood(model, word_tokenizer, examples)
+    network = make_model(300, seed=5).double().train()
+    network.config.attention_dropout = 0.5
+    for layer in network.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 7 * 300)
+    found = held_out_likelihood(with_contract(network), word_tokenizer, examples)
+    assert found.bound.nats_per_byte == pytest.approx(expected.bound.nats_per_byte, rel=1e-12)
+    assert found.accuracy == expected.accuracy and network.training
+
+
+def test_an_autoregressive_model_is_exact(word_tokenizer, examples):
+    model = make_model(300, seed=5).double()
+    found = held_out_likelihood(DiffusionModel(model, AUTOREGRESSIVE), word_tokenizer, examples, batch_size=3)
+    table, nats, num_bytes = ByteTable.from_tokenizer(word_tokenizer), 0.0, 0
+    for example in examples:
+        ids, loss_mask = example.student.token_ids, example.student.loss_mask
+        read = loss_mask & (torch.arange(len(ids)) > 0)  # nothing predicts the first token
+        with torch.no_grad():
+            log_p = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        nats -= sum(float(log_p[p - 1, ids[p]]) for p in read.nonzero().flatten().tolist())
+        num_bytes += sum(len(table.tokens[int(token)]) for token in ids[read])
+    assert found.bound.nats_per_byte == pytest.approx(nats / num_bytes, rel=1e-6)
+    assert found.bound.mask_error == 0 and found.nats_per_byte == found.accuracy == {}
+
+
+class Perfect(torch.nn.Module):
+    """Knows that a text is one letter, a or b, twice: as one token or two, each of even odds."""
+
+    def __init__(self, answers: list[int]) -> None:
+        super().__init__()
+        self.answers = torch.tensor(answers)
+        self.head = torch.nn.Linear(300, 300, bias=False)
+        torch.nn.init.eye_(self.head.weight)
+        self.config = PreTrainedConfig(attn_implementation="sdpa")
+        self.device = torch.device("cpu")
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.head
+
+    @property
+    def base_model(self) -> Perfect:
+        return self
+
+    def forward(self, input_ids, position_ids, attention_mask, use_cache) -> SimpleNamespace:
+        seen = (input_ids[..., None] == self.answers).any(1, keepdim=True).float()  # [R, 1, 2]
+        even = (seen.sum(-1, keepdim=True) == 0).float()
+        logits = torch.full((*input_ids.shape, 300), -1e4)
+        logits[..., self.answers] = 1e3 * (seen + even)
+        return SimpleNamespace(last_hidden_state=logits)
+
+
+def test_perfect_models_over_words_and_over_bytes_have_one_bound(word_tokenizer):
+    letters = [word_tokenizer(letter)["input_ids"][0] for letter in "ab"]
+    words = {len(ByteTable.from_tokenizer(word_tokenizer).tokens[i]): i for i in range(2, 300)}
+    found = {}
+    for name, answers, number in (("bytes", letters, 2), ("words", [words[2], 299], 1)):
+        ids, mask = torch.tensor([answers[0]] * number), torch.ones(number, dtype=torch.bool)
+        text = TokenSequence(ids, mask, torch.full((number,), -1))
+        model = DiffusionModel(Perfect(answers), Contract(MASK, None))
+        found[name] = held_out_likelihood(model, word_tokenizer, [Example(text)] * 64, strata=2)
+    assert found["words"].bound.nats_per_byte == pytest.approx(math.log(2) / 2, rel=1e-6)
+    assert found["bytes"].bound.nats_per_byte == pytest.approx(math.log(2) / 2, rel=1e-6)
+    # At one t they differ.
+    assert found["bytes"].nats_per_byte[0.75] > 1.2 * found["words"].nats_per_byte[0.75]

@@ -14,6 +14,7 @@ from tests.batches import (
     TEACHER_MASK,
     cross_batch,
     cross_batches,
+    in_active_chunks,
     masked_set,
     plain_batch,
     same_batch,
@@ -218,11 +219,15 @@ def test_across_tokenizers_whole_chunks_are_revealed_or_hidden(time, method, mas
             members = torch.tensor(teacher) == chunk
             of_chunk = views[:, view, members]
             assert torch.equal(of_chunk.all(1), of_chunk.any(1))
-    # A chunk counts if the student does not see any of it, and neither does the view that predicts it.
-    student_masked, asked = masked_set(noised.student), masked_set(noised.teacher)
+    # A chunk counts if the student does not see any of it, and neither does the view that predicts it, which
+    # is the one that hid it before clipping. The teacher is asked for these chunks alone.
+    student_masked = masked_set(noised.student)
+    unclipped = noise(method, NARROW, batch, t, student_masking=masking, teacher_rates="ignore")
+    hidden_where_predicted = (views & hidden(unclipped)).any(1)
+    assert torch.equal(masked_set(noised.teacher), hidden_where_predicted & in_active_chunks(noised))
     for chunk in range(3):
         whole = student_masked[:, torch.tensor(student) == chunk].all(1)
-        whole &= asked[:, torch.tensor(teacher) == chunk].all(1)
+        whole &= hidden_where_predicted[:, torch.tensor(teacher) == chunk].all(1)
         assert torch.equal(noised.chunk_mask[:, chunk], whole)
 
 

@@ -1,5 +1,15 @@
 """Evaluation: held-out likelihood in units that compare across tokenizers."""
 
-from tide.evaluation.likelihood import TIMES, HeldOutLikelihood, held_out_likelihood
+from tide.evaluation.likelihood import STRATA, TIMES, HeldOutLikelihood, LikelihoodBound, held_out_likelihood
+from tide.evaluation.references import HeldOutReferences, evaluate_references, read_references
 
-__all__ = ["TIMES", "HeldOutLikelihood", "held_out_likelihood"]
+__all__ = [
+    "STRATA",
+    "TIMES",
+    "HeldOutLikelihood",
+    "HeldOutReferences",
+    "LikelihoodBound",
+    "evaluate_references",
+    "held_out_likelihood",
+    "read_references",
+]

@@ -9,7 +9,7 @@ from tide.masking.masks import (
     touched_chunk_mask,
     touched_chunks,
 )
-from tide.masking.noising import Noiser, check_teacher, keyed_generator, one_view
+from tide.masking.noising import Noiser, check_teacher, keyed_generator, one_view, predictable
 from tide.masking.schedule import (
     diffusion_weight,
     masking_probability,
@@ -27,6 +27,7 @@ __all__ = [
     "keyed_generator",
     "masking_probability",
     "one_view",
+    "predictable",
     "random_mask",
     "sample_timesteps",
     "teacher_chunk_mask",

@@ -48,8 +48,8 @@ class Noiser:
 
     Attributes:
         masking: the recipe's section.
-        method: across tokenizers, the teacher masks whole chunks; with CompDemo, it reads two complementary
-            views. It has the student's mask otherwise.
+        method: across tokenizers, the teacher masks whole chunks, and predicts those that count; with
+            CompDemo, it reads two complementary views. It has the student's mask otherwise.
         student, teacher: their contracts. A teacher is asked at mask rates of its contract, as
             `masking.teacher_rates` says, and an autoregressive one reads no view at all.
     Raises:
@@ -74,7 +74,7 @@ class Noiser:
     ) -> NoisedBatch:
         """Noise a batch on the CPU. Times are drawn if `t` is None."""
         student = batch.student
-        student = replace(student, loss_mask=_predictable(student.loss_mask, self.student))
+        student = replace(student, loss_mask=predictable(student.loss_mask, self.student))
         batch = replace(batch, student=student)
         if t is None:
             epsilon = self.masking.time_epsilon
@@ -152,13 +152,12 @@ class Noiser:
                 noises = torch.stack([noise() for _ in range(hidden.shape[1])], dim=1)
                 hidden = clip_to_rates(hidden, noises, tokens.loss_mask, rate, teacher.rates)
             predicted = predicted & hidden
-        predicted = _predictable(predicted, teacher)
+        predicted = predictable(predicted, teacher)
         chunk_mask = torch.zeros_like(batch.chunk_exists)
         if across:
             _, whole = touched_chunks(predicted.any(1), tokens.chunks, num_chunks)
             chunk_mask = all_masked & whole & batch.chunk_exists
-            if teacher.autoregressive:
-                predicted = predicted & of_chunk(chunk_mask, tokens.chunks, outside=False)[:, None]
+            predicted = predicted & of_chunk(chunk_mask, tokens.chunks, outside=False)[:, None]
         # No text is run of which nothing is asked.
         asked = replace(tokens, valid=tokens.valid & predicted.flatten(1).any(1, keepdim=True))
         return _views(asked, hidden, predicted, teacher.mask_id), chunk_mask
@@ -208,7 +207,7 @@ def _views(
     return NoisedTokens(tokens.token_ids, tokens.valid, views, rows, row_views)
 
 
-def _predictable(mask: Bool[Tensor, "... L"], contract: Contract) -> Bool[Tensor, "... L"]:
+def predictable(mask: Bool[Tensor, "... L"], contract: Contract) -> Bool[Tensor, "... L"]:
     """The mask without the tokens that a shifted model has no output for: the first of a text."""
     return mask & (torch.arange(mask.shape[-1]) >= contract.shift)
 
