@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tide.config import Recipe
 from tide.methods import METHODS
-from tide.pipeline import load_models
+from tide.pipeline import load_models, model_contracts
 from tide.preparation import load_tokenizers, training_data
 from tide.training import build_trainer
 
@@ -56,16 +56,21 @@ def tiny_recipe(
     return Recipe.from_dict(tiny_values(checkpoints, output_dir, method, **training))
 
 
+def statuses(lines: Sequence[str]) -> list[str]:
+    """Lines of a run without those that each has: what it loads, and figures of steps."""
+    return [line for line in lines if not line.startswith(("loading ", "step "))]
+
+
 def trainer_of(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> DistillationTrainer:
     """A trainer that has not started."""
     tokenizers = load_tokenizers(recipe)
-    student, teacher = load_models(recipe, tokenizers)
+    models = load_models(recipe, model_contracts(recipe, tokenizers))
     return build_trainer(
         recipe,
         training_data(recipe, tokenizers).examples,
-        student=student,
+        student=models["student"],
         student_tokenizer=tokenizers.student,
-        teacher=teacher,
+        teacher=models.get("teacher"),
         teacher_tokenizer=tokenizers.teacher,
         shared_vocab_size=tokenizers.shared_vocab_size,
         callbacks=callbacks,

@@ -15,7 +15,7 @@ from tests import wide
 from tide import distill, load_recipe
 from tide.contract import Contract
 from tide.models import load_config
-from tide.pipeline import load_models
+from tide.pipeline import load_models, model_contracts
 from tide.preparation import load_tokenizers
 
 if TYPE_CHECKING:
@@ -118,8 +118,11 @@ def test_a_run_under_llada2_resumes_bit_for_bit(folder: Path, tmp_path: Path) ->
 )
 def test_each_side_keeps_its_own_contract(folder: Path, tmp_path: Path, name: str, teacher: Contract) -> None:
     recipe = recipe_at(folder, name, tmp_path)
-    sides = load_models(recipe, load_tokenizers(recipe))
-    assert [side.contract for side in sides if side] == [Contract(151669, 32, rates=(1e-3, 1.0)), teacher]
+    models = load_models(recipe, model_contracts(recipe, load_tokenizers(recipe)))
+    assert {role: model.contract for role, model in models.items()} == {
+        "student": Contract(151669, 32, rates=(1e-3, 1.0)),
+        "teacher": teacher,
+    }
 
 
 def test_the_official_contracts_by_name(folder: Path, tmp_path: Path) -> None:
@@ -129,5 +132,5 @@ def test_the_official_contracts_by_name(folder: Path, tmp_path: Path) -> None:
     }
     for name, contract in official.items():
         recipe = recipe_at(folder, name, tmp_path).replace(teacher={"contract": "official"})
-        teacher = load_models(recipe, load_tokenizers(recipe))[1]
-        assert teacher is not None and teacher.contract == contract
+        models = load_models(recipe, model_contracts(recipe, load_tokenizers(recipe)))
+        assert models["teacher"].contract == contract

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from tests.flow.recipes import tiny_recipe, tiny_values
+from tests.flow.recipes import statuses, tiny_recipe, tiny_values
 from tests.tiny import ROWS, write_rows
 from tide import distill, pipeline
 from tide.cli.main import main
 from tide.config import Recipe
-from tide.training.run_directory import checkpoints_in
+from tide.disk import ASIDE
+from tide.training.checkpoints import MANIFEST_FILE, checkpoints_in, publish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,13 +126,15 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp
         timeout=240,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    torn = tmp_path / "killed" / "checkpoint-6"
+    torn = tmp_path / "killed" / ASIDE / "checkpoint-6"
     assert (torn / "model.safetensors").exists() and not (torn / "trainer_state.json").exists()
+    assert not (tmp_path / "killed" / "checkpoint-6").exists()
     assert not (tmp_path / "killed" / "summary.json").exists()
 
     steps = Steps()
     resumed = distill(recipe, resume=True, callbacks=[steps])
     assert (resumed.finished, resumed.steps, steps.trained) == (True, 8, [4, 5, 6, 7, 8])
+    assert not (tmp_path / "killed" / ASIDE).exists()
     whole = tiny_recipe(tiny_checkpoints, tmp_path / "whole", "tide_shared", **LONG)
     distill(whole)
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
@@ -169,7 +172,7 @@ def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     assert main(["distill", str(tmp_path / "recipe.yaml"), "--resume"]) == 0
     out, err = capsys.readouterr()
     assert f"{tmp_path / 'run'}: 8 steps in" in out
-    assert f"tide distill: going on from {tmp_path / 'run' / f'checkpoint-{step}'}\n" in err
+    assert f"going on from {tmp_path / 'run' / f'checkpoint-{step}'}\n" in err
     assert steps.trained == list(range(1, 9)), "every step once"
     assert main(["distill", str(tmp_path / "recipe.yaml"), f"training.output_dir={tmp_path / 'whole'}"]) == 0
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
@@ -201,16 +204,24 @@ def test_any_checkpoint_leads_to_the_same_end(
     assert learned(tmp_path / "whole") == learned(tmp_path / "again")
 
 
-def test_a_torn_checkpoint_is_skipped(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "whole", **LONG)
     distill(recipe)
     again = moved_back(recipe, tmp_path / "again", 6)
-    state = tmp_path / "again" / "checkpoint-6" / "trainer_state.json"
-    state.write_text(state.read_text()[:100])
-    steps = Steps()
-    assert distill(again, resume=True, callbacks=[steps]).finished
+    damaged = tmp_path / "again" / "checkpoint-6"
+    narrow = {name: value[:1] for name, value in weights(damaged).items()}
+    save_file(narrow, damaged / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "again" / "checkpoint-best-12").mkdir()
+    steps, said = Steps(), []
+    assert distill(again, resume=True, callbacks=[steps], log=said.append).finished
     assert steps.trained == [4, 5, 6, 7, 8]
+    passed_over, *rest = statuses(said)
+    assert passed_over.startswith(f"passing over {damaged}: model.safetensors has ")
+    assert rest == [f"going on from {tmp_path / 'again' / 'checkpoint-3'}"]
     assert_same_bits(tmp_path / "whole", tmp_path / "again")
+    # What was damaged gives its name to the new one, and stays; so does what the run did not write.
+    assert weights(tmp_path / "again" / "checkpoint-6.old-1").keys() == narrow.keys()
+    assert (tmp_path / "again" / "checkpoint-best-12").is_dir()
 
 
 def test_resuming_after_the_last_step_trains_no_further(
@@ -247,7 +258,11 @@ def test_held_out_figures_are_read_back(tiny_checkpoints: TinyCheckpoints, tmp_p
     values["data"]["held_out"] = str(write_rows(tmp_path / "held_out.jsonl", ROWS[:3]))
     recipe, said = Recipe.from_dict(values), []
     first = distill(recipe, log=said.append)
-    assert said == ["evaluating 3 held-out texts"]
+    assert statuses(said) == [
+        "evaluating the start on 3 held-out texts",
+        "evaluating the student on 3 held-out texts",
+    ]
+    assert first.references.start.bound.nats_per_byte > first.held_out.bound.nats_per_byte
     assert distill(recipe, resume=True) == first.model_copy(update={"already_finished": True})
 
 
@@ -262,6 +277,9 @@ def test_a_resumed_run_reports_all_of_its_time_and_memory(
     assert meter["seconds"] > 0 and meter["peak_memory_mib"] > 0
     meter |= {"seconds": 1e6, "peak_memory_mib": 1e9}
     state.write_text(json.dumps(values))
+    (state.parent / MANIFEST_FILE).unlink()
+    publish(state.parent, state.parent.with_name("checkpoint-6.edited"))
+    state.parent.with_name("checkpoint-6.edited").rename(state.parent)
     result = distill(recipe, resume=True, callbacks=[SignalAt(7)])
     assert 1e6 < result.seconds < 1e6 + 600 and result.peak_memory_mib == 1e9
     assert distill(recipe, resume=True).seconds > result.seconds, "over two interrupts"
@@ -274,9 +292,9 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(
 ) -> None:
     said: list[str] = []
     started = distill(tiny_recipe(tiny_checkpoints, tmp_path / "one"), resume=True, log=said.append)
-    assert said == [f"no checkpoint in {tmp_path / 'one'}: starting from the beginning"]
+    assert statuses(said) == [f"no checkpoint in {tmp_path / 'one'}: starting from the beginning"]
     distill(tiny_recipe(tiny_checkpoints, tmp_path / "two"), log=said.append)
-    assert started.steps == 3 and len(said) == 1
+    assert started.steps == 3 and len(statuses(said)) == 1
     assert_same_bits(tmp_path / "one", tmp_path / "two")
 
 
@@ -300,11 +318,14 @@ def finished(finished_once: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_with_another_recipe_is_not_resumed(finished: Recipe, tmp_path: Path) -> None:
     before = (tmp_path / "run" / "recipe.yaml").read_text()
     changed = finished.replace(
-        objective={"temperature": 3.0}, training={"learning_rate": 0.5, "max_steps": 9}
+        objective={"temperature": 3.0}, training={"learning_rate": 0.5, "max_steps": 1}
     )
     with pytest.raises(ValueError, match="differs from the run in") as caught:
         distill(changed, resume=True)
-    assert "at objective.temperature, training.learning_rate, training.max_steps." in str(caught.value)
+    assert (
+        "at objective.temperature, training.learning_rate, training.max_steps (it has reached step 2)."
+        in str(caught.value)
+    )
     assert "Resume with that run's recipe.yaml, or name another training.output_dir." in str(caught.value)
     assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 

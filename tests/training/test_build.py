@@ -31,6 +31,19 @@ def test_the_objective_has_the_recipes_method_and_section(values: dict) -> None:
     assert objective.settings.temperature == 3.0
 
 
+def test_models_have_the_recipes_attention(values: dict) -> None:
+    teacher = {**values["teacher"], "attn_implementation": "flex_attention"}
+    module = trainer_of(Recipe.from_dict({**values, "teacher": teacher})).module
+    assert module.student.config._attn_implementation == "sdpa"
+    assert module.teacher.config._attn_implementation == "flex_attention"
+
+
+def test_an_attention_that_does_not_fit_is_an_error(values: dict) -> None:
+    teacher = {**values["teacher"], "attn_implementation": "flash_attention_2"}
+    with pytest.raises(ValueError, match=r"^teacher: set_attention: flash_attention_2"):
+        trainer_of(Recipe.from_dict({**values, "teacher": teacher}))
+
+
 def test_noiser_has_the_recipes_masking_and_method(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "run", "tide_shared")
     recipe = recipe.replace(masking={"time_epsilon": 0.01, "demo_ratio": 0.3})
@@ -57,6 +70,7 @@ def test_the_trainer_has_the_recipes_arguments(tiny_checkpoints: TinyCheckpoints
         save_total_limit=4,
     )
     args = trainer_of(recipe).args
+    assert args.ddp_find_unused_parameters is False, "transformers would search at every step"
     assert (args.max_steps, args.per_device_train_batch_size, args.gradient_accumulation_steps) == (37, 3, 5)
     assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (2e-4, 0.3, 0.7)
     assert args.get_warmup_steps(37) == 4  # Rounded up from 3.7.

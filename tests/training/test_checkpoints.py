@@ -11,57 +11,126 @@ from typing import TYPE_CHECKING
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from tide.disk import installed_in
 from tide.training.callbacks import StopOnSignal
-from tide.training.run_directory import checkpoints_in, latest_complete_checkpoint
+from tide.training.checkpoints import (
+    checkpoints_in,
+    latest_complete_checkpoint,
+    publish,
+    rotate,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WHOLE = '{"global_step": 3, "log_history": []}'
+FILES = {"model.safetensors": b"weights" * 99, "trainer_state.json": b"{}", "part/0.distcp": b"shard"}
 
 
-def make(folder: Path, step: int, state: str | None = WHOLE) -> Path:
-    path = folder / f"checkpoint-{step}"
-    path.mkdir()
-    (path / "model.safetensors").write_bytes(b"weights")
-    if state is not None:
-        (path / "trainer_state.json").write_text(state)
-    return path
+def make(folder: Path, step: int) -> Path:
+    written = folder / "written"
+    for name, content in FILES.items():
+        (written / name).parent.mkdir(parents=True, exist_ok=True)
+        (written / name).write_bytes(content)
+    publish(written, folder / f"checkpoint-{step}")
+    return folder / f"checkpoint-{step}"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "flipped": flip_a_bit,
+}
 
 
 def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
     made = [make(tmp_path, step) for step in (9, 100, 10)]
-    for name in ("checkpoint-best", "checkpoint-", "other-3"):
+    for name in ("checkpoint-best-12", "checkpoint-best", "checkpoint-", "checkpoint-³", "other-3"):
         (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-101").write_text("a file")
     assert checkpoints_in(tmp_path) == [made[0], made[2], made[1]]
     assert checkpoints_in(tmp_path / "nothing") == []
 
 
-def test_the_newest_checkpoint_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_damaged_checkpoint_is_named_passed_over_and_left(tmp_path: Path, name: str, damage: str) -> None:
     older, newest = make(tmp_path, 9), make(tmp_path, 10)
     assert latest_complete_checkpoint(tmp_path) == newest
-    assert older.is_dir()
+    DAMAGE[damage](newest / name)
+    before, said = contents(tmp_path), []
+    assert latest_complete_checkpoint(tmp_path, said.append) == older
+    assert len(said) == 1 and str(newest) in said[0] and "\n" not in said[0]
+    assert name in said[0] or (name, damage) == ("manifest.json", "flipped")  # a digit of another file's hash
+    assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("state", [None, "", WHOLE[:-5]], ids=["missing", "empty", "cut"])
-def test_a_torn_checkpoint_is_removed_and_the_one_before_taken(tmp_path: Path, state: str | None) -> None:
-    older, torn = make(tmp_path, 4), make(tmp_path, 6, state)
-    torn_too = make(tmp_path, 8, None)
-    assert latest_complete_checkpoint(tmp_path) == older
-    assert not torn.exists() and not torn_too.exists()
-    assert (older / "model.safetensors").read_bytes() == b"weights"
+def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    manifest = make(tmp_path, 1) / "manifest.json"
+    whole = manifest.read_bytes()
+    for position in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[position // 8] ^= 1 << position % 8
+        manifest.write_bytes(content)
+        assert latest_complete_checkpoint(tmp_path) is None, bytes(content)
 
 
-def test_a_torn_checkpoint_before_a_complete_one_stays(tmp_path: Path) -> None:
-    torn, newest = make(tmp_path, 4, None), make(tmp_path, 6)
-    assert latest_complete_checkpoint(tmp_path) == newest
-    assert torn.exists()
-
-
-def test_without_a_complete_checkpoint_none_is_left(tmp_path: Path) -> None:
-    make(tmp_path, 2, None)
+def test_what_has_the_name_of_a_new_checkpoint_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-4").write_text("a file of the user")
+    damaged = make(tmp_path, 6)
+    flip_a_bit(damaged / "model.safetensors")
+    kept = contents(damaged)
     assert latest_complete_checkpoint(tmp_path) is None
-    assert checkpoints_in(tmp_path) == []
+    assert latest_complete_checkpoint(make(tmp_path, 4).parent) == tmp_path / "checkpoint-4"
+    assert latest_complete_checkpoint(make(tmp_path, 6).parent) == damaged
+    assert make(tmp_path, 6) == damaged
+    assert (tmp_path / "checkpoint-4.old-1").read_text() == "a file of the user"
+    assert list(contents(tmp_path / "checkpoint-6.old-1").values()) == list(kept.values())
+    assert (tmp_path / "checkpoint-6.old-2").is_dir()
+
+
+def test_rotation_removes_only_files_of_a_manifest(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5, 8):
+        make(tmp_path, step)
+    (tmp_path / "checkpoint-1" / "manifest.json").unlink()  # not ours
+    (tmp_path / "checkpoint-3" / "notes.txt").write_text("of the user")
+    (tmp_path / "checkpoint-best-12").mkdir()
+    rotate(tmp_path / "checkpoint-5", keep=2)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    whole = {f"checkpoint-{step}/{name}" for step in (4, 5, 8) for name in [*FILES, "manifest.json"]}
+    foreign = {f"checkpoint-1/{name}" for name in FILES} | {"checkpoint-3/notes.txt"}
+    assert left == whole | foreign
+    assert not (tmp_path / "checkpoint-2").exists() and (tmp_path / "checkpoint-best-12").is_dir()
+
+
+def test_files_replace_their_namesakes_only_when_all_are_written(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    with pytest.raises(RuntimeError, match="full"), installed_in(folder) as aside:
+        (aside / "config.json").write_text("new")
+        raise RuntimeError("full")
+    assert contents(tmp_path) == {folder / "config.json": b"old"}
+    with installed_in(folder) as aside:
+        (aside / "config.json").write_text("new")
+        (aside / "sub").mkdir()
+        (aside / "sub" / "template.jinja").write_text("template")
+    assert contents(tmp_path) == {
+        folder / "config.json": b"new",
+        folder / "sub" / "template.jinja": b"template",
+    }
+    assert not aside.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

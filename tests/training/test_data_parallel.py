@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 
 from tests.flow.recipes import tiny_values
 from tests.ranks import run_ranks
+from tide.disk import ASIDE
+from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +51,11 @@ class Interrupt(TrainerCallback):
         if rank == 1 and state.global_step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
+class Break(TrainerCallback):
+    def on_step_begin(self, arguments, state, control, model, **kwargs):
+        if rank == 1 and state.global_step == 2:
+            model.student.get_input_embeddings().weight.data.fill_(float("nan"))
+
 def run(name, recipe, *callbacks, resume=False):
     times, texts = [], []
 
@@ -77,6 +85,10 @@ again = whole.replace(training={"output_dir": f"{folder}/again", "logging_steps"
 run("whole", whole)
 run("stopped", again, Interrupt())
 run("resumed", again, resume=True)
+try:
+    run("broken", again.replace(training={"output_dir": f"{folder}/broken", "save_steps": 2}), Break())
+except ValueError as error:
+    seen["error"] = str(error)
 with open(f"{folder}/{rank}.json", "w") as file:
     json.dump(seen, file)
 """
@@ -91,6 +103,7 @@ def ranks(
     values = tiny_values(
         tiny_checkpoints, folder / "run", "tide_shared", max_steps=6, batch_size=2, save_steps=100
     )
+    values["objective"] = {"ce_weight": 0.5, "distill_weight": 2.0}
     (folder / "recipe.json").write_text(json.dumps(values))
     run_ranks(RANK, 2, folder, str(folder / "recipe.json"), str(folder), seconds=240)
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
@@ -129,9 +142,9 @@ def test_the_first_rank_logs_means_over_both_and_writes_the_run(ranks: tuple[Pat
     for first, second in zip(*logs, strict=True):
         for name in ("loss", "cross_entropy", "tidal", "lambda"):
             assert math.isfinite(first[name]) and first[name] == second[name], name
-        assert abs(first["cross_entropy"] - math.log(300)) < 1.5, (
-            "a mean over ranks is near one rank's, a sum is not"
-        )
+        assert first["loss"] == pytest.approx(0.5 * first["cross_entropy"] + 2 * first["tidal"], rel=1e-5)
+    entropy = sum(entry["cross_entropy"] for entry in logs[0]) / 6
+    assert abs(entropy - math.log(300)) < 2, "a mean over ranks is near one rank's, a sum is not"
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert summary["steps"] == 6 and summary["log_history"] == one["whole"]["logs"]
 
@@ -151,3 +164,29 @@ def test_the_stopped_run_resumes_bit_for_bit(ranks: tuple[Path, list[dict]]) -> 
         assert record["stopped"]["times"] + record["resumed"]["times"] == record["whole"]["times"]
         whole, resumed = (load_file(folder / f"{name}-{rank}.safetensors") for name in ("whole", "resumed"))
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_holds_what_every_rank_wrote(ranks: tuple[Path, list[dict]]) -> None:
+    checkpoint = latest_complete_checkpoint(ranks[0] / "again")
+    assert checkpoint is not None and checkpoint.name == "checkpoint-6"
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    assert files.keys() > {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt"}
+    assert not (ranks[0] / "again" / ASIDE).exists()
+
+
+def test_nan_on_one_rank_stops_both_before_anything_is_saved(ranks: tuple[Path, list[dict]]) -> None:
+    folder, seen = ranks
+    for rank in seen:
+        assert re.search(r"loss, .*gradient NaN or infinite at step 3, in 2 of its examples", rank["error"])
+    assert [path.name for path in checkpoints_in(folder / "broken")] == ["checkpoint-2"]
+    assert latest_complete_checkpoint(folder / "broken") is not None
+
+
+def test_one_rank_prints_how_the_run_ended(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    values = tiny_values(tiny_checkpoints, tmp_path / "run", "tide_shared", max_steps=2, batch_size=2)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    program = "import sys; from tide.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    run_ranks(program, 2, tmp_path, "distill", str(tmp_path / "recipe.yaml"), seconds=120)
+    one, other = ((tmp_path / f"rank{rank}.log").read_text() for rank in (0, 1))
+    assert one.count(f"{tmp_path / 'run'}: 2 steps in ") == 1
+    assert "steps in" not in other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 
 from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
+from tide.config import MaskingConfig
 from tide.methods import METHODS
 from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tests.tiny import TinyCheckpoints
-    from tide.batch import NoisedBatch, NoisedTokens
+    from tide.batch import Batch, NoisedBatch, NoisedTokens
 
 BLOCK, PROGRESS = 8, 0.5
 
@@ -146,3 +148,49 @@ def test_the_step_is_its_definition(tiny_checkpoints: TinyCheckpoints, tmp_path:
     for name, parameter in exact.student.named_parameters():
         worst = float((gradients[name] - parameter.grad).abs().max() / parameter.grad.abs().max())
         assert worst < 1e-4 and math.isfinite(worst), f"{name}: {worst:.1e} of its largest entry"
+
+
+def with_every_hidden_row(noised: NoisedBatch, batch: Batch) -> NoisedBatch:
+    """Ask the teacher for every hidden token, in the view that predicts it where it is asked already."""
+    tokens = noised.teacher
+    hidden = tokens.views != tokens.token_ids[:, None]
+    view = hidden.long().argmax(1).flatten().index_put((tokens.rows,), tokens.row_views)
+    rows = hidden.any(1).flatten().nonzero().flatten()
+    teacher = dataclasses.replace(tokens, rows=rows, row_views=view[rows], valid=batch.teacher.valid)
+    return dataclasses.replace(noised, teacher=teacher)
+
+
+@pytest.mark.parametrize("rates", ["clip", "skip", "ignore"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.across_tokenizers])
+def test_rows_of_chunks_that_do_not_count_are_read_by_nobody(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str, rates: str
+) -> None:
+    """Loss and gradients are those of a teacher that is asked for every hidden token."""
+    trainer = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path, method))
+    teacher = dataclasses.replace(trainer.noiser.teacher, rates=(0.25, 0.6))
+    noiser = dataclasses.replace(
+        trainer.noiser, masking=MaskingConfig(block_size=BLOCK, teacher_rates=rates), teacher=teacher
+    )
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])["batch"]
+    noised = noiser(batch, torch.Generator().manual_seed(5), torch.tensor([0.1, 0.4, 0.55, 0.9]))
+    every = with_every_hidden_row(noised, batch)
+    assert 0 < len(noised.teacher.rows) < len(every.teacher.rows)
+    results = []
+    for asked in (noised, every):
+        trainer.module.zero_grad()
+        out = trainer.module(asked, trainer.module.layouts(asked), PROGRESS)
+        out.loss.backward()
+        gradients = [parameter.grad.clone() for parameter in trainer.module.student.parameters()]
+        results.append((out.loss.detach(), out.metrics, gradients))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
+
+
+def test_a_teacher_that_transformers_placed_lends_its_head(tiny_checkpoints, tmp_path):
+    module = trainer_of(tiny_recipe(tiny_checkpoints, tmp_path / "run", "tidal")).module
+    module.teacher.hf_device_map = {"": "cpu"}
+    module.place_teacher(torch.device("meta"))
+    assert module.teacher.device.type == "cpu"
+    assert module._teacher.head.weight.is_meta
+    del module.teacher.hf_device_map
+    module.place_teacher(torch.device("cpu"))
+    assert module._teacher.head.weight is module.teacher.get_output_embeddings().weight

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import transformers
-from transformers import TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -16,16 +16,17 @@ from tide.data import Collator
 from tide.losses.objective import Objective
 from tide.masking import Noiser
 from tide.methods import METHODS
+from tide.models import set_attention
 from tide.training.hf_trainer import DistillationTrainer
 from tide.training.step import DistillationModule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from transformers import PreTrainedTokenizerFast, TrainerCallback
 
     from tide.batch import Example
-    from tide.config import Recipe
+    from tide.config import ModelConfig, Recipe
     from tide.data import ShardedExamples
     from tide.models import DiffusionModel
 
@@ -43,6 +44,7 @@ def build_trainer(
     teacher: DiffusionModel | None,
     teacher_tokenizer: PreTrainedTokenizerFast | None,
     shared_vocab_size: int | None = None,
+    evaluation: Callable[[], dict[str, float]] = dict,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> DistillationTrainer:
     """Put together everything but the loop itself, for a checked recipe.
@@ -51,12 +53,22 @@ def build_trainer(
         examples: prepared for this recipe's tokenizers and lengths.
         student, teacher: loaded; the teacher frozen.
         shared_vocab_size: width of the common vocabulary, where the heads differ.
+        evaluation: figures of the student on held-out text, for `training.eval_steps`.
+    Raises:
+        ValueError: a model's `attn_implementation` is not installed, or does not fit it.
     """
     if recipe.training.gradient_checkpointing:
         student.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     method = METHODS[recipe.method]
     objective = Objective(method, recipe.objective, shared_vocab_size=shared_vocab_size)
-    return DistillationTrainer(
+    arguments = training_arguments(recipe)
+    for role, model in {"student": student, "teacher": teacher}.items():
+        if model is not None:
+            config: ModelConfig = getattr(recipe, role)
+            device = arguments.device if config.device is None else model.network.device
+            with at_key(role):
+                set_attention(model.network, model.contract, device, config.attn_implementation)
+    trainer = DistillationTrainer(
         DistillationModule(student, teacher, objective),
         noiser=Noiser(
             recipe.masking, method, student.contract, None if teacher is None else teacher.contract
@@ -66,11 +78,16 @@ def build_trainer(
             teacher_pad_id=None if teacher_tokenizer is None else _pad_id(teacher_tokenizer),
             pad_to_multiple_of=student.contract.block_size or 1,
         ),
-        args=training_arguments(recipe),
+        args=arguments,
+        evaluation=evaluation,
         train_dataset=examples,
+        eval_dataset=[],  # the Trainer asks for one; `evaluation` has its own
         processing_class=student_tokenizer,
         callbacks=list(callbacks),
     )
+    for shown_otherwise in (ProgressCallback, PrinterCallback):  # by `tide.training.progress`
+        trainer.remove_callback(shown_otherwise)
+    return trainer
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -103,7 +120,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
                 "dataloader_num_workers": recipe.data.num_workers,
                 "dataloader_pin_memory": False,
                 "remove_unused_columns": False,
-                "eval_strategy": "no",
+                "eval_strategy": "no" if training.eval_steps is None else "steps",
+                # No method leaves any, and transformers would search at every step.
+                "ddp_find_unused_parameters": False,
                 # The filter reads the loss at every step, to log a mean where it is NaN.
                 "logging_nan_inf_filter": False,
                 # transformers requires this for bf16 on a CPU, and takes any accelerator otherwise. Apple's

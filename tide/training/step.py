@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +52,7 @@ def distillation_step(
 def _hidden_rows(model: DiffusionModel, layout: Layout) -> HiddenRows:
     # A teacher may have a device of its own.
     hidden = run(model.network, layout.on_device(model.network.device))
-    return HiddenRows(hidden, output_head(model.network))
+    return HiddenRows(hidden, output_head(model.network) if model.head is None else model.head)
 
 
 class DistillationModule(nn.Module):
@@ -81,6 +82,14 @@ class DistillationModule(nn.Module):
     def teacher(self) -> PreTrainedModel | None:
         """The frozen teacher's network."""
         return None if self._teacher is None else self._teacher.network
+
+    def place_teacher(self, device: torch.device) -> None:
+        """Move the teacher to the losses' device; of one that transformers placed, copy the head there."""
+        if self._teacher is not None:
+            network = self._teacher.network
+            if getattr(network, "hf_device_map", None) is None:
+                network.to(device)
+            self._teacher = replace(self._teacher, head=output_head(network).on_device(device))
 
     def layouts(self, noised: NoisedBatch) -> Layouts:
         """What both models read of a noised batch on the host."""
