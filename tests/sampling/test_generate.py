@@ -6,11 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from tests.sampling.scripted import ScriptedModel
 from tests.tiny import make_model, make_tokenizer
 from tide import generate
+from tide.sampling.block_sampler import _decode
 
 END, MASK = 0, 1
 
@@ -109,6 +111,40 @@ def test_the_mask_token_is_never_proposed(tokenizer):
     assert generate(model, tokenizer, [TEXT[:3]], max_new_tokens=8, block_size=4) == [TEXT[3:11]]
 
 
+def of_marked_words() -> PreTrainedTokenizerFast:
+    """Words that carry the space before them as a mark; id 3 is a hole."""
+    vocab = {"<end>": 0, "<mask>": 1, "\u2581": 2, "a": 4, "b": 5, "\u2581a": 6, "\u2581b": 7}
+    words = Tokenizer(models.BPE(vocab, [("\u2581", "a"), ("\u2581", "b")]))
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    words.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", mask_token="<mask>")
+
+
+@pytest.mark.parametrize("favourite", [3, 8, 11])
+def test_ids_without_a_token_are_never_proposed(favourite):
+    """A hole of the vocabulary, and the entries of a padded head."""
+    model = ScriptedModel(12, [7] * 8, favourite=favourite)
+    assert generate(model, of_marked_words(), ["a"], max_new_tokens=3, block_size=4) == [" b b b"]
+
+
+def test_a_completion_keeps_the_space_that_begins_it_and_a_text_does_not():
+    model = ScriptedModel(8, [7] * 8)
+    answers = generate(model, of_marked_words(), ["a", ""], max_new_tokens=3, block_size=4)
+    assert answers == [" b b b", "b b b"]
+
+
+def test_a_character_that_the_prompt_begins_is_in_the_completion(tokenizer):
+    assert _decode(tokenizer, ids(tokenizer, "né")[:-1], ids(tokenizer, "é!")[1:]) == "é!"
+
+
+def test_a_prompt_that_is_no_utf8_is_named(tokenizer):
+    prompt = b"caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"^generate: prompts must be valid UTF-8; .* as prompt 2\."):
+        generate(scripted(tokenizer, TEXT), tokenizer, ["é", prompt])
+
+
 def test_finished_sequences_are_not_run_again(tokenizer):
     """The short prompt meets the end of text in its first block; the long one starts behind it."""
     script = [*ids(tokenizer, "abc"), END, *ids(tokenizer, "efghijklmnop")]
@@ -196,9 +232,12 @@ def test_the_model_gets_no_gradient_and_keeps_its_mode(tokenizer):
         ({"block_size": 0}, "block_size must be at least 1; got 0"),
         ({"steps_per_block": 0}, "steps_per_block must be at least 1; got 0"),
         ({"max_new_tokens": -3, "block_size": 8}, "max_new_tokens must be at least 1; got -3"),
+        ({"temperature": -0.1}, r"temperature must be finite and at least 0; got -0\.1"),
+        ({"temperature": float("nan")}, "temperature must be finite and at least 0; got nan"),
+        ({"seed": -1}, r"seed must be finite and at least 0; got -1"),
     ],
 )
-def test_sizes_below_one_are_errors(tokenizer, options, wrong):
+def test_values_out_of_range_are_errors(tokenizer, options, wrong):
     with pytest.raises(ValueError, match=rf"^generate: {wrong}\.$"):
         generate(scripted(tokenizer, TEXT), tokenizer, ["a"], **options)
 
@@ -209,11 +248,10 @@ def test_a_tokenizer_without_a_mask_token_is_an_error(tokenizer):
         generate(scripted(tokenizer, TEXT), maskless, ["a"])
 
 
-def test_one_string_is_an_error_not_a_prompt_per_character(tokenizer):
-    with pytest.raises(
-        ValueError, match=r"generate: prompts must be a sequence of texts; .* Pass \[prompt\]"
-    ):
-        generate(scripted(tokenizer, TEXT), tokenizer, "abc")
+@pytest.mark.parametrize("prompt", ["abc", [{"role": "user", "content": "abc"}]])
+def test_one_prompt_is_an_error_not_several(tokenizer, prompt):
+    with pytest.raises(ValueError, match=r"generate: prompts must be a sequence of texts .* Pass \[prompt\]"):
+        generate(scripted(tokenizer, TEXT), tokenizer, prompt)
 
 
 def test_a_prompt_begins_as_the_tokenizer_begins_texts():
@@ -224,3 +262,12 @@ def test_a_prompt_begins_as_the_tokenizer_begins_texts():
     model = ScriptedModel(258, [END, *ids(tokenizer, TEXT)])
     assert generate(model, tokenizer, [TEXT[:3]], max_new_tokens=4, block_size=4) == [TEXT[3:7]]
     assert model.calls[0].input_ids[0].tolist() == [END, *ids(tokenizer, TEXT[:3])] + [MASK] * 4
+    # A conversation begins as its template writes it: with that token once, or without.
+    prompt = "{{ messages[-1].content }}{% if add_generation_prompt %}:{% endif %}"
+    for token, begins in (("{{ bos_token }}", [END]), ("", [])):
+        tokenizer.chat_template = token + prompt
+        model = ScriptedModel(258, [*begins, *ids(tokenizer, TEXT)])
+        messages = [{"role": "user", "content": TEXT[:2]}]
+        assert generate(model, tokenizer, [messages], max_new_tokens=4, block_size=4) == [TEXT[3:7]]
+        rendered = [*begins, *ids(tokenizer, TEXT[:2] + ":")]
+        assert model.calls[-1].input_ids[0].tolist()[: len(rendered)] == rendered
