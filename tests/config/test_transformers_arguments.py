@@ -34,7 +34,7 @@ def test_a_key_is_passed_on_and_others_are_left_to_transformers(load, minimal):
         ("  adam_beta_2: 0.9", "training.adam_beta_2", "nearest known key: training.adam_beta2"),
         ("  adam_beta2: x", "training.adam_beta2", "at least 0 and at most 1"),
         ("  save_strategy: best", "training.save_strategy", "one of steps, epoch, no"),
-        ("  eval_steps: 10", "training.eval_steps", "data.held_out is evaluated once"),
+        ("  eval_strategy: steps", "training.eval_strategy", "training.eval_steps"),
         ("  fp16: true", "training.fp16", "set training.precision"),
         ("  hub_token: x", "training.hub_token", "HF_TOKEN"),
         ("  num_train_epochs: 3", "training.max_steps", "both 100 and training.num_train_epochs 3"),

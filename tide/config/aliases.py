@@ -22,11 +22,10 @@ ALIASES = {
 }
 
 
-_HELD_OUT = "data.held_out is evaluated once, after training"
+_HELD_OUT = "data.held_out is evaluated before and after training, and every training.eval_steps"
 _LAUNCH = "start with `accelerate launch`, which sets it"
 REFUSED = {
     "training.eval_strategy": _HELD_OUT,
-    "training.eval_steps": _HELD_OUT,
     "training.per_device_eval_batch_size": _HELD_OUT,
     "training.load_best_model_at_end": _HELD_OUT,
     "training.metric_for_best_model": _HELD_OUT,

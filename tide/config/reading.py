@@ -18,6 +18,7 @@ from tide.config.rules import RULES
 from tide.config.values import Section, adapter, in_words, is_list, section_in, takes_any_name
 
 ANY_ITEM = "*"  # stands for an item's number in the key of what it holds
+SHOWN_KEYS = 12  # of those that an unknown key may have meant
 NEAR = 0.6  # similarity of a name that is proposed for an unknown one
 _ITEM_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _WRONG = object()  # a value whose problem is reported
@@ -185,7 +186,9 @@ def _unknown(path: KeyPath, cls: type[Section]) -> str:
 
     nearest = max(keys, key=similarity)
     if similarity(nearest)[-1] < NEAR:
-        return f"unknown key; known keys here: {', '.join(here or cls.model_fields)}"
+        known = list(here or cls.model_fields)
+        more = f" and {len(known) - SHOWN_KEYS} more (see `tide recipe`)" if len(known) > SHOWN_KEYS else ""
+        return f"unknown key; known keys here: {', '.join(known[:SHOWN_KEYS])}{more}"
     parts = keys[nearest].split(".")
     for at, (part, given) in enumerate(zip(parts, path, strict=False)):
         parts[at] = given if part == ANY_ITEM and _ITEM_NUMBER.fullmatch(given) else part

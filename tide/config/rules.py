@@ -180,6 +180,12 @@ def _(recipe: Sections) -> Iterator[str]:
         )
 
 
+@_rule("training.eval_steps")
+def _(recipe: Sections) -> Iterator[str]:
+    if recipe.training.eval_steps is not None and recipe.data.held_out is None:
+        yield f"got {recipe.training.eval_steps}, and there is no data.held_out to evaluate; give it, or null"
+
+
 @_rule("data.held_out")
 def _(recipe: Sections) -> Iterator[str]:
     data = recipe.data
@@ -201,8 +207,7 @@ def _(recipe: Sections) -> Iterator[str]:
 
 def _has_splits(path: str) -> bool:
     """True for a directory, or a name on the hub; files and globs are read whole."""
-    local = os.path.expanduser(path)
-    return os.path.isdir(local) or not (os.path.exists(local) or path.lower().endswith(FILE_SUFFIXES))
+    return os.path.isdir(path) or not (os.path.exists(path) or path.lower().endswith(FILE_SUFFIXES))
 
 
 @_rule("data.prepared")
@@ -231,4 +236,4 @@ def _(recipe: Sections, role: str) -> Iterator[str]:
 
 
 def _same_place(one: str, other: str) -> bool:
-    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+    return os.path.realpath(one) == os.path.realpath(other)

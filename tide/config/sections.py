@@ -1,6 +1,7 @@
 """The sections of a recipe, one per stage: every key with its type, bounds, default and meaning.
 
 A relative path starts from the current directory, as transformers reads it, and not from the recipe's own.
+~ is the home directory.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from tide.config.values import (
     CountOrZero,
     Fraction,
     InnerFraction,
+    Length,
     NamedValues,
     NotNegative,
+    PathText,
     Positive,
     Section,
+    Temperature,
     Text,
 )
 from tide.methods import METHODS, LambdaAxis, TimestepWeight
@@ -43,8 +47,8 @@ LrScheduler = Literal[
 class ModelConfig(Section):
     """A checkpoint and how it is held in memory."""
 
-    path: Text = Field(description="directory, or name on the Hugging Face hub")
-    tokenizer: Text | None = Field(None, description="the same, for the tokenizer; null: the model's own")
+    path: PathText = Field(description="directory, or name on the Hugging Face hub")
+    tokenizer: PathText | None = Field(None, description="the same, for the tokenizer; null: the model's own")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="weights in memory; a student trains in float32"
     )
@@ -55,6 +59,9 @@ class ModelConfig(Section):
         None, description="of a teacher's linear layers, by bitsandbytes"
     )
     device: Text | None = Field(None, description="of a teacher, such as cuda:1; null: the student's")
+    attn_implementation: Literal["sdpa", "flex_attention", "flash_attention_2"] | None = Field(
+        None, description="transformers' attention; null: the fastest for device, weights and contract"
+    )
     contract: Literal["trained", "official", "ar"] = Field(
         "trained",
         description="how it reads a text: as its makers trained it, as the published TIDE code runs it, or "
@@ -83,7 +90,9 @@ class ModelConfig(Section):
 class SourceConfig(Section):
     """Rows of conversations, of prompts and completions, or of text."""
 
-    path: Text = Field(description="file, directory or glob of JSONL, Parquet or Arrow, or name on the hub")
+    path: PathText = Field(
+        description="file, directory or glob of JSONL, Parquet or Arrow, or name on the hub"
+    )
     subset: Text | None = Field(None, description="configuration of a data set on the hub")
     split: Text = Field("train", description="split, where the source has any")
     weight: Positive = Field(1.0, description="share of its rows that is taken; above 1 repeats rows")
@@ -93,15 +102,15 @@ class SourceConfig(Section):
 class DataConfig(Section):
     """The rows to train on, and how much of each is kept."""
 
-    train: Text | None = Field(None, description="one source (a path as in sources), or use `sources`")
+    train: PathText | None = Field(None, description="one source (a path as in sources), or use `sources`")
     sources: list[SourceConfig] = Field(default_factory=list, description="sources to mix")
-    prepared: Text | None = Field(
+    prepared: PathText | None = Field(
         None, description="directory that `tide prepare` writes and training reads; null: prepare in memory"
     )
-    held_out: Text | None = Field(None, description="source to evaluate on at the end; null: none")
+    held_out: PathText | None = Field(None, description="source to evaluate on at the end; null: none")
     held_out_split: Text = Field("test", description="split of held_out, where it has any")
-    max_length: Count = Field(512, description="student tokens; a multiple of masking.block_size")
-    teacher_max_length: Count | None = Field(None, description="teacher tokens, likewise; null: max_length")
+    max_length: Length = Field(512, description="student tokens; a multiple of masking.block_size")
+    teacher_max_length: Length | None = Field(None, description="teacher tokens, likewise; null: max_length")
     end_fill: Literal["learnt", "unlearnt", "none"] = Field(
         "learnt", description="end-of-text up to the end of the last block: in the loss, outside it, or none"
     )
@@ -112,7 +121,9 @@ class DataConfig(Section):
     chunk_max_tokens: Count | None = Field(None, description="the same in tokens, on the side with more")
     num_rows: Count | None = Field(None, description="rows of the mixture, by weight; null: all")
     mix_seed: CountOrZero = Field(0, description="seed of the order in which sources mix")
-    num_workers: CountOrZero = Field(0, description="processes that load batches; 0: the training process")
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="processes that load batches; 0: the training process"
+    )
 
     @property
     def mixture(self) -> list[SourceConfig]:
@@ -128,7 +139,7 @@ class DataConfig(Section):
 class MaskingConfig(Section):
     """How text is noised, and which views of it the teacher sees."""
 
-    block_size: Count = Field(32, description="tokens of a block")
+    block_size: Length = Field(32, description="tokens of a block")
     time_epsilon: InnerFraction = Field(1e-3, description="smallest timestep; bounds the weight 1/t")
     student_masking: Literal["tokens", "chunks", "consistent"] = Field(
         "tokens",
@@ -153,8 +164,8 @@ class MaskingConfig(Section):
 class ObjectiveConfig(Section):
     """The loss. Null leaves the choice to the method; a key that the method does not use has no effect."""
 
-    temperature: Positive = Field(2.0, description="temperature of token distributions")
-    chunk_temperature: Positive = Field(2.0, description="temperature of chunk likelihoods")
+    temperature: Temperature = Field(2.0, description="temperature of token distributions")
+    chunk_temperature: Temperature = Field(2.0, description="temperature of chunk likelihoods")
     ce_weight: NotNegative = Field(1.0, description="weight of the cross-entropy")
     distill_weight: NotNegative = Field(1.0, description="weight of the distillation term")
     lambda_init: Fraction = Field(0.1, description="teacher's share of the TIDAL target at the start")
@@ -174,7 +185,7 @@ class ObjectiveConfig(Section):
 class TrainingConfig(Section):
     """The optimiser and its bookkeeping, by transformers' names; null leaves the choice to transformers."""
 
-    output_dir: Text = Field(
+    output_dir: PathText = Field(
         description="directory of the student, its checkpoints, recipe.yaml and summary.json"
     )
     max_steps: Count | None = Field(None, description="optimiser steps, or use num_train_epochs")
@@ -192,6 +203,9 @@ class TrainingConfig(Section):
     logging_steps: Count = Field(10, description="steps between log entries")
     save_steps: Count = Field(500, description="steps between checkpoints")
     save_total_limit: Count = Field(2, description="checkpoints kept")
+    eval_steps: Count | None = Field(
+        None, description="steps between evaluations of data.held_out; null: before and after training"
+    )
     report_to: list[Text] = Field(default_factory=list, description="trackers, by transformers' names")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
 
@@ -222,7 +236,7 @@ class TrainingConfig(Section):
     dataloader_prefetch_factor: Count | None = Field(None, description="batches loaded ahead per worker")
     ddp_backend: Text | None = Field(None, description="communication between processes")
     ddp_timeout: Count | None = Field(None, description="seconds before communication fails")
-    ddp_find_unused_parameters: bool | None = Field(None, description="search for unused parameters")
+    ddp_find_unused_parameters: bool | None = Field(None, description="search unused parameters; null: no")
 
     @model_serializer(mode="wrap")
     def _without_null(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import typing
 import unicodedata
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FLOAT_PATTERN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 WHOLE_DIGITS = 18  # YAML integers of more digits are read as floats, to stay within int64
+LARGEST = 10**9  # of any number without an upper bound of its own
 SHOWN_KEYS = 4  # keys named for a section that requires none
 
 
@@ -38,6 +40,13 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_size(number: float) -> float:
+    """Keep sums and products of sizes within int64 and fp32."""
+    if number > LARGEST:
+        raise ValueError(f"must be at most {LARGEST:,}; give a smaller number")
+    return number
+
+
 def _number_of_text(value: object) -> object:
     """Read quoted numbers, and those that YAML 1.1 readers take for text (5e-5)."""
     return float(value) if isinstance(value, str) and FLOAT_PATTERN.match(value) else value
@@ -55,11 +64,16 @@ def _check_named_values(values: dict[str, Any]) -> dict[str, str | int | float |
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+# "~" is the home directory, also where no shell expands it: in a file, or after key=.
+PathText = Annotated[Text, AfterValidator(os.path.expanduser)]
+_Size = AfterValidator(_check_size)
+Count = Annotated[int, Field(ge=1), _Size]
+CountOrZero = Annotated[int, Field(ge=0), _Size]
+Length = Annotated[int, Field(ge=1, le=2**20)]  # tokens of one text, which is held whole
 # The validator comes last, so that pydantic puts the bounds on the number that it returns.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number_of_text)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number_of_text)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _Size, BeforeValidator(_number_of_text)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _Size, BeforeValidator(_number_of_text)]
+Temperature = Annotated[float, Field(ge=0.01, le=1000), BeforeValidator(_number_of_text)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number_of_text)]
 InnerFraction = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number_of_text)]
 BelowHalf = Annotated[float, Field(gt=0, lt=0.5), BeforeValidator(_number_of_text)]
