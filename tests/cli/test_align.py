@@ -183,8 +183,8 @@ def test_a_missing_chat_template_is_named(tmp_path: Path, capsys) -> None:
     teacher = str(tmp_path / "teacher")
     assert capsys.readouterr().err == (
         f"tide align: no working template: on the teacher's side, the tokenizer {teacher!r} "
-        "has no chat template, and a row is a conversation. Set tokenizer.chat_template, or give rows of "
-        "prompt and completion.\n"
+        "has no chat template, which a conversation needs. Set tokenizer.chat_template, or give prompts and "
+        "completions as plain text.\n"
     )
 
 

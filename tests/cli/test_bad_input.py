@@ -12,6 +12,7 @@ import yaml
 
 from tests.tiny import ROWS, make_tokenizer, write_rows
 from tide.cli.main import main
+from tide.disk import one_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -347,3 +348,38 @@ def test_a_run_in_the_way_is_found_by_the_check_too(bench: Bench) -> None:
     no_data(bench)
     (line,) = bench.errors("--check")
     assert "no file or directory at" in line and "already holds" not in line
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_directory_of_other_files_is_refused(bench: Bench, resume: list[str]) -> None:
+    bench.overrides = [f"training.output_dir={bench.folder / 'mine'}"]
+    (bench.folder / "mine").mkdir()
+    for name in ("config.json", "recipe.yaml"):
+        (bench.folder / "mine" / name).write_text("precious")
+        for options in (resume, ["--check", *resume]):
+            (line,) = bench.errors(*options)
+            assert f"mine' holds files of no run, such as '{name}'. Name a new or empty" in line
+        assert [path.read_text() for path in (bench.folder / "mine").iterdir()] == ["precious"]
+        (bench.folder / "mine" / name).unlink()
+
+
+def test_a_directory_that_another_process_writes_to_is_refused(bench: Bench) -> None:
+    bench.overrides = [f"training.output_dir={bench.folder / 'mine'}"]
+    bench.values["data"]["prepared"] = str(bench.folder / "shards")
+    with one_writer("distill", bench.folder / "mine"), one_writer("prepare", bench.folder / "shards"):
+        (line,) = bench.errors()
+        assert re.search(r": process \d+ on \S+, since .*, writes to '.*mine'\. Wait until", line)
+        assert main(["prepare", str(bench.folder / "recipe.yaml")]) == 2
+        assert re.search(r"process \d+ on .* writes to '.*shards'\.", bench.capture.readouterr().err)
+
+
+def test_a_tilde_is_the_home_directory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(bench.folder))
+    for section in ("student", "teacher"):
+        bench.values[section]["path"] = f"~/{section}"
+    bench.values["data"]["train"] = "~/rows.jsonl"
+    (bench.folder / "recipe.yaml").write_text(yaml.safe_dump(bench.values))
+    arguments = ["data.prepared=~/shards", "training.output_dir=~/run"]
+    assert main(["prepare", "~/recipe.yaml", "--workers=1", *arguments]) == 0
+    assert (bench.folder / "shards" / "manifest.json").is_file()
+    assert main(["distill", "~/recipe.yaml", "--check", *arguments]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from functools import partial
@@ -15,11 +14,11 @@ import tide
 from tests.chat import examples_of
 from tests.flow.recipes import tiny_recipe
 from tests.tiny import ROWS, write_rows
-from tide import generate
 from tide.cli import distill as distill_command
 from tide.cli import prepare as prepare_command
 from tide.cli.main import main
 from tide.contract import Contract
+from tide.data import TextRow
 from tide.evaluation import held_out_likelihood
 from tide.models import DiffusionModel, load_model, load_tokenizer
 
@@ -73,7 +72,7 @@ def test_every_option_of_a_command_is_explained(capsys: pytest.CaptureFixture[st
         ],
         "prepare": ["RECIPE.yaml", "key=value", "--workers", "--overwrite"],
         "distill": ["RECIPE.yaml", "key=value", "--resume", "--check"],
-        "sample": ["checkpoint", "PROMPT", "--max-new-tokens", "--block-size", "--steps-per-block"],
+        "sample": ["checkpoint", "PROMPT", "--prompt-file", "--chat", "--block-size", "--temperature"],
         "convert": ["MODEL", "OUTPUT", "--block-size", "--mask-token", "--dtype"],
         "export": ["STUDENT", "OUTPUT", "--format", "--dtype", "--block-size"],
     }
@@ -100,8 +99,6 @@ def test_prepared_data_is_trained_on(
     assert err == f"tide prepare: {tmp_path / 'prepared'} was already prepared; nothing is made again\n"
     assert main(["distill", str(recipe), prepared]) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
-    assert main(["prepare", str(recipe), "--workers", "0", prepared]) == 2
-    assert "--workers must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_prepare_counts_every_source_of_several(
@@ -254,18 +251,38 @@ def test_held_out_text_is_measured_at_the_end(
     recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run", "kl").to_yaml())
     assert main(["distill", str(recipe), f"data.held_out={held_out}"]) == 0
     out, err = capsys.readouterr()
-    line = out.splitlines()[-1]
-    assert "tide distill: evaluating 3 held-out texts\n" in err
+    heading, start, teacher, bound, following = out.splitlines()[-5:]
+    assert "evaluating the start and the teacher on 3 held-out texts\n" in err
+    assert "evaluating the student on 3 held-out texts\n" in err
     student, tokenizer = (
         load(str(tmp_path / "run")) for load in (partial(load_model, trainable=False), load_tokenizer)
     )
     examples = examples_of(ROWS[:3], tokenizer, max_length=48, block_size=8)
     model = DiffusionModel(student, Contract(tokenizer.mask_token_id, block_size=8))
-    expected = held_out_likelihood(model, tokenizer, examples).nats_per_byte
-    printed = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in expected.items())
-    assert line == f"held out (3 texts), nats per byte: {printed}"
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]
-    assert list(summary["nats_per_byte"].values()) == pytest.approx(list(expected.values()), rel=1e-5)
+    expected = held_out_likelihood(model, tokenizer, examples)
+    printed = f"{expected.bound.nats_per_byte:.4f} ± {expected.bound.standard_error:.4f}"
+    assert heading == "held out, 3 texts: bound of nats per byte ± standard error"
+    assert bound.startswith(f"  student {printed}")
+    assert following == f'next: tide sample {tmp_path / "run"} "PROMPT"'
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary, references = written["held_out"], written["references"]
+    for line, name in ((start, "start"), (teacher, "teacher")):
+        assert line.startswith(f"  {name:8}{references[name]['bound']['nats_per_byte']:.4f} ± ")
+    assert references["start"]["bound"] != references["teacher"]["bound"] != summary["bound"]
+    assert summary["bound"] == pytest.approx(expected.bound.model_dump(), rel=1e-5)
+    assert [*summary["nats_per_byte"].values()] == pytest.approx([*expected.nats_per_byte.values()], rel=1e-5)
+
+
+def test_held_out_text_that_does_not_fit_the_teacher_is_found_by_check(
+    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = write_rows(tmp_path / "held_out.jsonl", [TextRow("a long question " * 20, "yes")])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run", "calm").to_yaml())
+    lengths = "data.max_length=4096", "data.teacher_max_length=48"
+    assert main(["distill", str(recipe), "--check", f"data.held_out={held_out}", *lengths]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("Correct the data, or raise data.teacher_max_length.")
 
 
 def test_a_finished_run_is_reported_as_finished(
@@ -274,10 +291,11 @@ def test_a_finished_run_is_reported_as_finished(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(tiny_recipe(tiny_checkpoints, tmp_path / "run").to_yaml())
     assert main(["distill", str(recipe)]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
+    line, following = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{tmp_path / 'run'}: 3 steps in ")
     assert main(["distill", str(recipe), "--resume"]) == 0
-    assert capsys.readouterr().out == line.replace(": 3 steps", ": already finished: 3 steps") + "\n"
+    line = line.replace(": 3 steps", ": already finished: 3 steps")
+    assert capsys.readouterr().out.splitlines() == [line, following]
 
 
 def test_an_interrupt_prints_no_traceback(
@@ -295,74 +313,11 @@ def test_an_interrupt_prints_no_traceback(
     assert err == "\ntide prepare: interrupted. Run the same command again to go on.\n"
 
 
-def test_sample_prints_each_prompt_with_its_completion(
-    tiny_checkpoints: TinyCheckpoints, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = str(tiny_checkpoints.student)
-    prompts = ["def add(a, b):\n", "import"]
-    sizes = {"max_new_tokens": 12, "block_size": 8, "steps_per_block": 4}
-    expected = generate(load_model(path, trainable=False), load_tokenizer(path), prompts, **sizes)
-    capsys.readouterr()
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
-    assert main(["sample", path, "def add(a, b):\\n", "import", *options]) == 0
-    out = capsys.readouterr().out
-    assert out == f"{prompts[0]}{expected[0]}\n\n{prompts[1]}{expected[1]}\n"
-    assert any(expected), "an untrained model says something"
-
-
-def test_sample_takes_the_block_size_of_training(
-    tiny_checkpoints: TinyCheckpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
-    assert main(["sample", str(run), "x"]) == 2
-    assert "config.json records no block_size" in capsys.readouterr().err
-    values = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**values, "mask_token_id": 1, "block_size": 4}))
-    model, tokenizer = load_model(str(run), trainable=False), load_tokenizer(str(run))
-    for options, size in ([], 4), (["--block-size=8"], 8):
-        (expected,) = generate(model, tokenizer, ["def add"], max_new_tokens=10, block_size=size)
-        capsys.readouterr()
-        assert main(["sample", str(run), "def add", "--max-new-tokens=10", *options]) == 0
-        assert capsys.readouterr().out == f"def add{expected}\n"
-
-
-@pytest.mark.parametrize("read", [{"model_type": "wedlm"}, {"in_block": "observed_first"}, {"shift": 1}])
-def test_sample_refuses_a_model_that_reads_otherwise(
-    read: dict[str, object],
-    tiny_checkpoints: TinyCheckpoints,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run = shutil.copytree(tiny_checkpoints.student, tmp_path / "run")
-    values = json.loads((run / "config.json").read_text())
-    values |= {"mask_token_id": 1, "block_size": 4, **read}
-    (run / "config.json").write_text(json.dumps(values))
-    assert main(["sample", str(run), "x"]) == 2
-    assert f"{values['model_type']} model, which reads a text otherwise" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ("nowhere/model", "no folder 'nowhere/model' here; no readable config.json at 'nowhere/model' "),
-        ("./model", "no folder './model' here. Give a folder"),
-    ],
-)
-def test_sample_reports_bad_input_in_one_line(
-    capsys: pytest.CaptureFixture[str], place: str, message: str
-) -> None:
-    assert main(["sample", place, "x"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    lines = [line for line in err.splitlines() if line.startswith("tide sample: ")]
-    assert len(lines) == 1 and f"load_config: {message}" in lines[0]
-    assert "Traceback" not in err
-
-
 @pytest.mark.parametrize(
     ("command", "options"),
     [
         ("sample somewhere x", ["--max-new-tokens", "--block-size", "--steps-per-block"]),
+        ("prepare recipe.yaml", ["--workers"]),
         ("align x", ["--rows", "--show", "--chunk-max-tokens", "--chunk-max-bytes"]),
     ],
 )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tide.cli.subparsers import count, status_log
+from tide.disk import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +44,15 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--recipe",
         metavar="RECIPE.yaml",
+        type=expanduser,
         help="take tokenizers, template_arguments, chunk_merging and, without TEXT_OR_ROW and --data, the "
         "data from it",
     )
     for role in ("student", "teacher"):
         parser.add_argument(
-            f"--{role}", help=f"folder or hub id of the {role}'s tokenizer (default: the recipe's)"
+            f"--{role}",
+            type=expanduser,
+            help=f"folder or hub id of the {role}'s tokenizer (default: the recipe's)",
         )
     parser.add_argument(
         "--chunk-merging",
@@ -56,10 +61,12 @@ def add_parser(commands: Subparsers) -> None:
     )
     for unit in ("tokens", "bytes"):
         parser.add_argument(
-            f"--chunk-max-{unit}", type=count, metavar="N", help=f"{unit} of a joined chunk at most"
+            f"--chunk-max-{unit}", type=count, metavar="N", help=f"{unit} of a merged chunk at most"
         )
     data = parser.add_argument_group("statistics over a data set")
-    data.add_argument("--data", metavar="SOURCE", help="file, directory, or a data set of the hub")
+    data.add_argument(
+        "--data", metavar="SOURCE", type=expanduser, help="file, directory, or a data set of the hub"
+    )
     data.add_argument("--subset", help="of --data: the configuration of a data set on the hub")
     data.add_argument("--split", help="of --data (default: train)")
     data.add_argument(
@@ -105,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         if images is None:
             raise ValueError("align: --plot: no row has a chunk.")
-        arguments.plot.write_bytes(images[0])
+        with writing(arguments.plot):
+            arguments.plot.write_bytes(images[0])
     if arguments.html is not None:
         student, teacher = (tokenizer.name_or_path for tokenizer in align.tokenizers)
         page = alignment_page(
@@ -117,7 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
             data=data,
             images=images,
         )
-        arguments.html.write_text(page, encoding="utf-8")
+        with writing(arguments.html):
+            arguments.html.write_text(page, encoding="utf-8")
     return 0
 
 
@@ -125,7 +134,7 @@ def _file(*suffixes: str) -> Callable[[str], Path]:
     """The type of an option that names a file to write."""
 
     def parse(text: str) -> Path:
-        path = Path(text)
+        path = Path(expanduser(text))
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise argparse.ArgumentTypeError(f"cannot write {text!r}: name a file in a folder that exists")
         if path.suffix.lower() not in suffixes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from os.path import expanduser
 from typing import TYPE_CHECKING
 
-from tide.cli.subparsers import add_dtype, count
+from tide.cli.subparsers import add_dtype, length
 
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
@@ -19,10 +20,12 @@ def add_parser(commands: Subparsers) -> None:
         description="Write an autoregressive model with a mask token, and with mask id and block size in its "
         "config.json. Its weights stay as they are: train it with `tide distill`.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder, GGUF file or hub id of the model")
-    parser.add_argument("output", metavar="OUTPUT", help="folder to write, new or empty")
     parser.add_argument(
-        "--block-size", type=count, default=32, metavar="N", help="tokens per block (default: %(default)s)"
+        "model", metavar="MODEL", type=expanduser, help="folder, GGUF file or hub id of the model"
+    )
+    parser.add_argument("output", metavar="OUTPUT", type=expanduser, help="folder to write, new or empty")
+    parser.add_argument(
+        "--block-size", type=length, default=32, metavar="N", help="tokens per block (default: %(default)s)"
     )
     parser.add_argument(
         "--mask-token",

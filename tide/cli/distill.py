@@ -6,9 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from tide.cli.subparsers import INTERRUPTED, add_recipe, status_log
+from tide.cli.subparsers import INTERRUPTED, add_recipe, to_stderr
 
 if TYPE_CHECKING:
+    from tide import DistillResult
     from tide.cli.subparsers import Subparsers
 
 
@@ -25,7 +26,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the newest checkpoint in training.output_dir; without one, say so and start",
+        help="go on from the newest checkpoint in training.output_dir; without one, start from the beginning",
     )
     parser.add_argument(
         "--check", action="store_true", help="check recipe, tokenizers and data, and stop before training"
@@ -39,12 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Before torch is imported, so that a typo is answered at once.
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    from tide.pipeline import check, distill
+    from tide.pipeline import check, distill, is_first_process
 
     if arguments.check:
         print(f"{arguments.recipe}: {check(recipe, resume=arguments.resume)}")
         return 0
-    result = distill(recipe, resume=arguments.resume, log=status_log("distill"))
+    result = distill(recipe, resume=arguments.resume, log=to_stderr, progress=True)
+    if not is_first_process():
+        return 0 if result.finished else INTERRUPTED
     if not result.finished:
         print(
             f"tide distill: stopped after step {result.steps} of {result.max_steps}, with a checkpoint in "
@@ -58,6 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
         f"{result.peak_memory_mib:.0f} MiB"
     )
     if result.held_out is not None:
-        by_time = ", ".join(f"{value:.4f} at t = {t:g}" for t, value in result.held_out.nats_per_byte.items())
-        print(f"held out ({result.held_out.num_texts} texts), nats per byte: {by_time}")
+        print(_held_out_table(result))
+    print(f'next: tide sample {result.output_dir} "PROMPT"')
     return 0
+
+
+def _held_out_table(result: DistillResult) -> str:
+    """Start, teacher and student by the bound of nats per byte, which compares across tokenizers."""
+    assert result.held_out is not None
+    references = result.references
+    found = {"start": references.start, "teacher": references.teacher} if references else {}
+    found["student"] = result.held_out
+    bounds = {name: one.bound for name, one in found.items() if one is not None}
+    lines = [f"  {name:8}{bound}" for name, bound in bounds.items()]
+    if "teacher" in bounds:
+        start, teacher, student = (bounds[name].nats_per_byte for name in ("start", "teacher", "student"))
+        if start > teacher:
+            lines[-1] += f"   {(start - student) / (start - teacher):.0%} of the gap closed"
+    heading = f"held out, {result.held_out.num_texts} texts: bound of nats per byte ± standard error"
+    return "\n".join([heading, *lines])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from os.path import expanduser
 from typing import TYPE_CHECKING
 
-from tide.cli.subparsers import add_dtype, count, status_log
+from tide.cli.subparsers import add_dtype, length, status_log
 
 if TYPE_CHECKING:
     from tide.cli.subparsers import Subparsers
@@ -27,14 +28,14 @@ def add_parser(commands: Subparsers) -> None:
         "serve, or as a2d-qwen3 or a2d-llama, which dllm loads. a2d-llama holds students of Llama's network, "
         "the others those of Qwen3's.",
     )
-    parser.add_argument("student", metavar="STUDENT", help="folder or hub id of the student")
-    parser.add_argument("output", metavar="OUTPUT", help="folder to write, new or empty")
+    parser.add_argument("student", metavar="STUDENT", type=expanduser, help="folder or hub id of the student")
+    parser.add_argument("output", metavar="OUTPUT", type=expanduser, help="folder to write, new or empty")
     parser.add_argument(
         "--format", choices=("sdar", "a2d-qwen3", "a2d-llama"), required=True, help="layout of the files"
     )
     add_dtype(parser, default="bfloat16", meaning="%(default)s")
     parser.add_argument(
-        "--block-size", type=count, metavar="N", help="as in training, if config.json does not record it"
+        "--block-size", type=length, metavar="N", help="as in training, if config.json does not record it"
     )
     parser.set_defaults(run=run)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tide.cli.subparsers import add_recipe, status_log
+from tide.cli.subparsers import add_recipe, count, status_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ def add_parser(commands: Subparsers) -> None:
         "stopped. The number of workers does not change the files.",
     )
     add_recipe(parser, "data.prepared=runs/data")
-    parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
+    parser.add_argument("--workers", type=count, default=None, help="processes; one per processor by default")
     parser.add_argument(
         "--overwrite", action="store_true", help="remove the shards of another recipe from data.prepared"
     )
@@ -37,8 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tide.config import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ValueError(f"prepare: --workers must be at least 1, got {arguments.workers}")
     from tide.preparation import ShardDirectory, prepare
 
     manifest = prepare(
@@ -57,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if counts.rejected:
         assert recipe.data.prepared is not None
-        rejects = ShardDirectory(Path(recipe.data.prepared).expanduser()).rejects_glob()
+        rejects = ShardDirectory(Path(recipe.data.prepared)).rejects_glob()
         print(f"  rejected rows and their faults: {rejects}")
     if len(manifest.sources) > 1:
         _print_sources(manifest)
