@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from tests.browser import open_page
 from tests.colours import contrast, distance
 from tests.inspection.samples import aligned, fixed_aligner
 from tests.pages import Page
@@ -155,6 +156,29 @@ def test_the_page_shows_every_token_under_its_chunk(aligner):
     assert page.tags.count("img") == 1 and page.tags.count("br") >= 1
     assert f"{statistics.student.chunks_per_token:.3f}" in page.texts["dd"]
     assert NOT_ALIGNED in page.texts["p"][1]
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(aligner, tmp_path):
+    hostile = "<script>throw 1</script></bdi><img src=x onerror=alert(1)>"
+    row = aligned(aligner, TextRow("", hostile))
+    path = "/data/" + "/".join(["one_long_folder_of_names", "another_folder_of_rows"] * 3)
+    page = alignment_page(
+        [(f"{path}:1", row), (hostile, row)],
+        ChunkStatistics.of([row, row]),
+        student=path,
+        teacher=hostile,
+        data=DataSet(path, 2),
+        images=chunk_images(ChunkStatistics.of([row])),
+    )
+    opened = open_page(page, tmp_path)
+    assert opened.console == []
+    assert opened.scroll_width == opened.width <= 500
+    assert opened.images == [True]
+    assert hostile in opened.text and opened.text.count("Underlined:") == 1
+    parts = [line.strip() for line in opened.lines if line.strip() and line.strip() in path]
+    assert len(parts) >= 8 and {part[-1] for part in parts} <= {"/", "_", "s"}
+    assert all(part.endswith(("/", "_", "rows")) for part in parts), "no word is broken"
 
 
 def test_the_page_names_tokenizers_and_data(aligner):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from tide.inspection import tables
 
@@ -30,7 +32,13 @@ def render(template: str, *, folder: Path = TEMPLATES, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["png_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    environment.filters["breakable"] = _breakable
     return environment.get_template(template).render(values)
+
+
+def _breakable(text: str) -> Markup:
+    """The text escaped, with a place to break a line after each separator of a path or name."""
+    return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text))))
 
 
 def alignment_page(
@@ -57,9 +65,7 @@ def alignment_page(
     if data is not None:
         given |= {"data": data.name, "statistics of": tables.share_of(statistics, data)}
     # Of a folder its last part; a name on the hub as it is.
-    names = [
-        Path(name).name or name if Path(name).expanduser().is_dir() else name for name in (student, teacher)
-    ]
+    names = [Path(name).name or name if Path(name).is_dir() else name for name in (student, teacher)]
     shown = []
     if statistics.num_chunks:
         shown = [tables.sides_table(statistics), tables.longest_table(statistics)]
