@@ -74,7 +74,7 @@ def figures(start: Evaluation, runs: dict[str, RunSummary]) -> Table:
     """Held-out figures before and after each run, with its cost, within 100 columns."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("student", no_wrap=True)
-    units = {**{f"t={time:g}": "nats/B" for time in TIMES}, "mean": "nats/B", "accuracy": "%"}
+    units = {**{f"t={time:g}": "nats/B" for time in TIMES}, "bound": "nats/B", "accuracy": "%"}
     for heading, unit in {**units, "speed": "tokens/s", "steps": "", "time": "s", "peak": "MiB"}.items():
         table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from os.path import expanduser
 from pathlib import Path
 
 from examples.quickstart.commands import exit_status
@@ -23,9 +24,11 @@ def main() -> int:
         "across two. Run the same command again to go on with an interrupted quickstart.",
     )
     parser.add_argument("--full", action="store_true", help="more seeds and steps: docs/quickstart.md")
-    parser.add_argument("--output-dir", type=Path, help="default: runs/quickstart, or runs/quickstart-full")
     parser.add_argument(
-        "--fresh", action="store_true", help="delete an earlier quickstart in the output directory"
+        "--output-dir", type=expanduser, help="default: runs/quickstart, or runs/quickstart-full"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="remove an earlier quickstart from the output directory"
     )
     parser.add_argument("--steps", type=count, help="optimiser steps of each run")
     parser.add_argument("--seeds", type=count, help="number of seeds")
@@ -37,7 +40,7 @@ def main() -> int:
     if arguments.seeds:
         settings = settings._replace(seeds=tuple(range(arguments.seeds)))
     default = Path("runs/quickstart-full" if arguments.full else "runs/quickstart")
-    output_dir = arguments.output_dir or default
+    output_dir = Path(arguments.output_dir or default)
     return exit_status(
         "quickstart", lambda: quickstart(settings, output_dir, fresh=arguments.fresh, jobs=arguments.jobs)
     )

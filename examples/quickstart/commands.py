@@ -10,6 +10,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
+from tide.cli.faults import is_expected, unexpected
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -79,14 +81,19 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
     """Run a program that goes on when it is run again.
 
     Returns:
-        0 done, 1 a command failed, 2 bad input, 130 interrupted.
+        0 done, 1 a command failed or an unexpected error, 2 bad input, 130 interrupted.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops the commands, too.
     try:
         run()
-    except (ValueError, RuntimeError) as error:
+    except RuntimeError as error:  # of a command
         print(f"{program}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 1
+    except Exception as error:
+        expected = is_expected(error)
+        line = str(error) if expected else unexpected(program, error)
+        print(f"{program}: {line.removeprefix(f'{program}: ')}", file=sys.stderr)
+        return 2 if expected else 1
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted. Run the same command again to go on.", file=sys.stderr)
         return 130
@@ -94,6 +101,7 @@ def exit_status(program: str, run: Callable[[], object]) -> int:
 
 
 def steps_done(log: Path, steps: int) -> int:
-    """Optimiser steps by the progress bar in the log of `tide distill`."""
-    done = re.findall(rf"(\d+)/{steps} \[", log.read_text(encoding="utf-8", errors="replace"))
+    """Optimiser steps by the last line of figures in the log of `tide distill`."""
+    written = log.read_text(encoding="utf-8", errors="replace")
+    done = re.findall(rf"^step +(\d+)/{steps} ", written, re.MULTILINE)
     return int(done[-1]) if done else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from examples.quickstart.results import BASELINE, Statistic
+from examples.quickstart.results import BASELINE, LONGER, Statistic
 from tide.inspection.figures import (
     LABEL_SIZE,
     LIGHT,
@@ -19,6 +19,7 @@ from tide.inspection.figures import (
     style_axes,
 )
 from tide.losses import lambda_schedule
+from tide.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,36 +35,42 @@ if TYPE_CHECKING:
 
 # Method -> (index into Theme.lines, marker, dashes). Counterparts in the two pipelines share a colour.
 STYLES = {
-    "none": (0, "s", "--"),
+    BASELINE: (0, "s", "--"),
+    LONGER: (0, "s", "--"),
     "kl": (1, "^", "-"),
     "calm": (1, "^", "-"),
     "tide_shared": (2, "o", "-"),
     "tide_cross": (2, "o", "-"),
 }
-SHARED_TERM = "cross_entropy"  # every method trains on it
+SHARED_TERM = "cross_entropy"  # every method trains on it, and hardly differs in it: not drawn
 
 
 def figures(results: Results, objective: ObjectiveConfig, theme: Theme = LIGHT) -> dict[str, Figure]:
-    """Every figure of the report by name: "differences", "curves-<slug>" per pipeline, "lambda"."""
+    """Every figure of the report by name: "differences", "curves-<slug>" per pipeline, "lambda" for TIDAL."""
     made = {}
     if any(pipeline.differences(m) for pipeline in results.pipelines for m in pipeline.methods):
         made["differences"] = difference_figure(results.pipelines, theme)
     for pipeline in results.pipelines:
         if pipeline.runs:
             made[f"curves-{pipeline.slug}"] = training_figure(pipeline, theme)
-    made["lambda"] = lambda_figure(objective, theme)
+    methods = {method for pipeline in results.pipelines for method in pipeline.methods}
+    if any("tidal" in METHODS[method].term for method in methods - {LONGER}):
+        made["lambda"] = lambda_figure(objective, theme)
     return made
 
 
 def difference_figure(pipelines: Sequence[Pipeline], theme: Theme = LIGHT) -> Figure:
-    """Held-out loss of each method minus the baseline's: seeds, mean and standard deviation."""
+    """Held-out loss of each method minus the baseline's: seeds, mean and its 95 % interval.
+
+    Every panel has its own scale: differences across tokenizers are smaller than within one.
+    """
     shown = [
         (one, methods) for one in pipelines if (methods := [m for m in one.methods if one.differences(m)])
     ]
     height = 1.6 + 0.62 * max(len(methods) for _, methods in shown)
     heading = f"Held-out loss against {BASELINE}, paired by seed"
     figure = new_figure(max(5.2 * len(shown), 6.0), height, heading, theme)
-    panels = list(figure.subplots(1, len(shown), sharex=True, squeeze=False)[0])
+    panels = list(figure.subplots(1, len(shown), squeeze=False)[0])
     several = False
     for axes, (pipeline, methods) in zip(panels, shown, strict=True):
         style_axes(axes, theme, pipeline.name, "", "")
@@ -76,13 +83,13 @@ def difference_figure(pipelines: Sequence[Pipeline], theme: Theme = LIGHT) -> Fi
         axes.set_ylim(len(methods) - 0.45, -0.95)
         axes.axvline(0, color=theme.muted, linewidth=1.2)
         axes.tick_params(axis="y", length=0, labelsize=LABEL_SIZE, labelcolor=theme.ink)
-    spread = "; line: ± standard deviation, dots: seeds" if several else ""
-    label = f"difference to {BASELINE} (nats/byte, mean over t){spread}"
+    spread = "; line: 95 % interval of the mean, dots: seeds" if several else ""
+    label = f"difference to {BASELINE} (nats/byte, bound){spread}"
     figure.supxlabel(label, color=theme.ink, fontsize=LABEL_SIZE)
-    reach = 1.12 * max(abs(bound) for axes in panels for bound in axes.get_xlim())
-    panels[0].set_xlim(-reach, reach)
-    panels[0].locator_params(axis="x", nbins=6)
     for axes, (pipeline, methods) in zip(panels, shown, strict=True):
+        reach = 1.12 * max(map(abs, axes.get_xlim()))
+        axes.set_xlim(-reach, reach)
+        axes.locator_params(axis="x", nbins=6)
         for place, method in enumerate(methods):
             mean = Statistic.of(list(pipeline.differences(method).values())).mean
             _label_difference(axes, mean, method, place, theme)
@@ -94,26 +101,20 @@ def difference_figure(pipelines: Sequence[Pipeline], theme: Theme = LIGHT) -> Fi
 
 
 def training_figure(pipeline: Pipeline, theme: Theme = LIGHT) -> Figure:
-    """Learning curves: held-out loss, cross-entropy in training, and the methods' distillation terms.
+    """Learning curves: held-out loss, and the methods' distillation terms.
 
     Thin lines are seeds, thick lines their mean, smoothed in training.
     """
-    shared = [(method, term) for method, term in pipeline.terms if term == SHARED_TERM]
     own = [(method, term) for method, term in pipeline.terms if term != SHARED_TERM]
-    widths = [1.15, 1.0] + [1.0] * bool(own)
-    figure = new_figure(3.6 * sum(widths), 4.0, f"Learning curves, {pipeline.name}", theme)
-    panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
+    figure = new_figure(10.8 if own else 6.2, 4.0, f"Learning curves, {pipeline.name}", theme)
+    panels = list(figure.subplots(1, 1 + bool(own), squeeze=False)[0])
     _held_out_panel(panels[0], pipeline, theme)
-    style_axes(panels[1], theme, "On training batches", "step", "cross entropy (nats)")
-    _draw_terms(panels[1], pipeline, shared, theme)
-    # Methods hardly differ here: each line is narrower than the one below it.
-    means = [line for line in panels[1].lines if not str(line.get_label()).startswith("_")]
-    for number, line in enumerate(means):
-        line.set(linewidth=1.4 + 1.8 * (len(means) - 1 - number), linestyle="-")
     if own:
-        style_axes(panels[2], theme, "From the teacher", "step", "distillation term (nats)")
-        _draw_terms(panels[2], pipeline, own, theme)
-        add_legend(panels[2], theme)
+        style_axes(
+            panels[1], theme, "From the teacher, on training batches", "step", "distillation term (nats)"
+        )
+        _draw_terms(panels[1], pipeline, own, theme)
+        add_legend(panels[1], theme)
     return figure
 
 
@@ -175,8 +176,8 @@ def smoothed(values: Sequence[float], window: int) -> Float[np.ndarray, " S"]:
 
 
 def _held_out_panel(axes: Axes, pipeline: Pipeline, theme: Theme) -> None:
-    style_axes(axes, theme, "On held-out code", "step", "loss (nats/byte, mean over t)")
-    for method in pipeline.methods:
+    style_axes(axes, theme, "On held-out code", "step", "loss (nats/byte, bound)")
+    for method in (m for m in pipeline.methods if m != LONGER):  # its steps would squeeze the others
         seeds = [run.held_out_curve for run in pipeline.runs_of(method)]
         colour, marker, dashes = _style(method, theme)
         for points in seeds if len(seeds) > 1 else []:
@@ -222,12 +223,12 @@ def _draw_terms(axes: Axes, pipeline: Pipeline, terms: Sequence[tuple[str, str]]
 
 def _draw_difference(axes: Axes, values: list[float], method: str, place: int, theme: Theme) -> None:
     colour, marker, _ = _style(method, theme)
-    mean, spread = Statistic.of(values)
+    mean, _, interval = Statistic.of(values)
     if not math.isfinite(mean):
         axes.text(0, place, " diverged", ha="left", va="center", color=colour, fontsize=LABEL_SIZE)
         return
-    if spread is not None:
-        axes.plot([mean - spread, mean + spread], [place, place], color=colour, linewidth=2.4, alpha=0.6)
+    if interval is not None:
+        axes.plot([mean - interval, mean + interval], [place, place], color=colour, linewidth=2.4, alpha=0.6)
         axes.plot(values, [place + 0.24] * len(values), "o", markersize=4.0, color=colour, alpha=0.7, mew=0)
     axes.plot([mean], [place], marker, markersize=9, color=colour, markeredgecolor=theme.background)
 

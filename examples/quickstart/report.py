@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.quickstart.results import BASELINE, Pipeline, Results, finding
+from examples.quickstart.results import BASELINE, LONGER, Pipeline, Results, finding
 from examples.quickstart.table import ABSENT, COLUMNS, caption, millions, table, title
 from tide.inspection.page import render
 from tide.methods import METHODS
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tide.config import ObjectiveConfig
 
 TEMPLATES = Path(__file__).parent / "templates"
+CAVEAT = (
+    "These are models of a few million parameters, trained for minutes. They show that the flow works, not "
+    "which method to choose."
+)
 
 
 def write_report(results: Results, objective: ObjectiveConfig, directory: Path) -> Path:
@@ -55,7 +59,7 @@ def render_report(results: Results, images: Mapping[str, tuple[bytes, bytes]], m
     """
     runs = [run for pipeline in results.pipelines for run in pipeline.runs]
     minutes, seconds = divmod(round(sum(run.seconds for run in runs)), 60)
-    present = dict.fromkeys(method for pipeline in results.pipelines for method in pipeline.methods)
+    present = dict.fromkeys(run.method for run in runs if run.method != LONGER)
     return render(
         "report.html",
         folder=TEMPLATES,
@@ -68,11 +72,13 @@ def render_report(results: Results, images: Mapping[str, tuple[bytes, bytes]], m
             "peak memory": f"{max(run.peak_memory_mib for run in runs):.0f} MiB" if runs else ABSENT,
         },
         findings={pipeline.name: finding(pipeline) for pipeline in results.pipelines},
+        caveat=CAVEAT,
         missing=missing,
         images=images,
         pipelines=list(map(_pipeline, results.pipelines)),
         columns=COLUMNS,
         baseline=BASELINE,
+        longer=LONGER,
         methods={method: METHODS[method].summary for method in present},
         settings=results.settings,
         recipes=results.recipes,
@@ -87,16 +93,19 @@ def _pipeline(pipeline: Pipeline) -> dict[str, Any]:
         for role, model in (("teacher", pipeline.teacher), ("student", pipeline.student))
     }
     runs: list[tuple[str, ...]] = []
-    completions: dict[str, list[tuple[str, str]]] = {}
+    completed = [("teacher", written) for written in pipeline.completions]
     for method in pipeline.methods:
         differences = pipeline.differences(method)
         for run in pipeline.runs_of(method):
             difference = f"{differences[run.seed]:+.4f}" if run.seed in differences else ABSENT
             figures = (f"{run.tokens_per_second:.0f}", f"{run.seconds:.1f}", f"{run.peak_memory_mib:.0f}")
-            runs.append((method, str(run.seed), f"{run.evaluation.loss:.4f}", difference, *figures))
-            for written in run.completions:
-                panes = completions.setdefault(written.prompt, [("reference", written.reference)])
-                panes.append((method, written.completion))
+            loss = f"{run.evaluation.loss:.4f}"
+            runs.append((method, str(run.seed), str(run.steps), loss, difference, *figures))
+            completed += [(method, written) for written in run.completions]
+    completions: dict[str, list[tuple[str, str]]] = {}
+    for name, written in completed:
+        panes = completions.setdefault(written.prompt, [("reference", written.reference)])
+        panes.append((name, written.completion))
     return {
         "name": pipeline.name,
         "slug": pipeline.slug,

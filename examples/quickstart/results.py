@@ -11,25 +11,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
 from tide.config import Record, decode
 from tide.data import write_whole
-from tide.evaluation import HeldOutLikelihood
+from tide.evaluation import HeldOutLikelihood, LikelihoodBound
 
 BASELINE = "none"
 """The method the others are compared with: the same training without a teacher."""
+LONGER = f"{BASELINE}, longer"
+"""The baseline trained for as long as the slowest method: equal time beside equal steps."""
+# Student's t for two-sided 95 %, at 1 to 10 degrees of freedom; the last, slightly too wide, for more.
+T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
 class _Record(Record, ser_json_inf_nan="constants"):
     """A diverged loss is NaN in the file."""
 
 
+class Bound(LikelihoodBound, _Record):
+    """The bound of one model."""
+
+
 class Evaluation(HeldOutLikelihood, _Record):
-    """Held-out figures of one model, by diffusion time."""
+    """Held-out figures of one model."""
+
+    bound: Bound
 
     @property
     def loss(self) -> float:
-        """Nats per byte, mean over the times; compares across tokenizers."""
-        return _mean(list(self.nats_per_byte.values()))
+        """The bound in nats per byte; compares across tokenizers."""
+        return self.bound.nats_per_byte
 
     @property
     def percent_right(self) -> float:
@@ -47,7 +59,7 @@ class Model(_Record):
 
 
 class Completion(_Record):
-    """A prompt, the student's completion, and the source's."""
+    """A prompt, the model's completion, and the source's."""
 
     prompt: str
     completion: str
@@ -57,8 +69,9 @@ class Completion(_Record):
 class Run(_Record):
     """One student: one method, one seed."""
 
-    method: str
+    method: str  # or LONGER
     seed: int
+    steps: int
     evaluation: Evaluation
     seconds: float  # wall clock of training
     peak_memory_mib: float  # resident memory of the training process
@@ -75,6 +88,7 @@ class Pipeline(_Record):
     student: Model
     teacher: Model
     runs: list[Run]
+    completions: list[Completion] = Field(default_factory=list)  # the teacher's
 
     @property
     def slug(self) -> str:
@@ -90,13 +104,23 @@ class Pipeline(_Record):
         """The runs of one method, by seed."""
         return sorted((run for run in self.runs if run.method == method), key=lambda run: run.seed)
 
-    def differences(self, method: str) -> dict[int, float]:
-        """Seed -> loss of the method minus the baseline's with the same seed; negative is better."""
-        if method == BASELINE:
+    def differences(self, method: str, against: str = BASELINE) -> dict[int, float]:
+        """Seed -> loss of the method minus the other's with the same seed; negative is better."""
+        if method == against:
             return {}
-        baseline = {run.seed: run.evaluation.loss for run in self.runs_of(BASELINE)}
-        runs = (run for run in self.runs_of(method) if run.seed in baseline)
-        return {run.seed: run.evaluation.loss - baseline[run.seed] for run in runs}
+        other = {run.seed: run.evaluation.loss for run in self.runs_of(against)}
+        runs = (run for run in self.runs_of(method) if run.seed in other)
+        return {run.seed: run.evaluation.loss - other[run.seed] for run in runs}
+
+    def gap_closed(self, model: Evaluation) -> float:
+        """How far the model is from the start to the teacher, in %; nan where the teacher is no better."""
+        start, gap = self.student.evaluation.loss, self.gap
+        return 100 * (start - model.loss) / gap if gap > 0 else math.nan
+
+    @property
+    def gap(self) -> float:
+        """Loss of the start minus the teacher's."""
+        return self.student.evaluation.loss - self.teacher.evaluation.loss
 
     @property
     def terms(self) -> list[tuple[str, str]]:
@@ -129,36 +153,53 @@ class Results(_Record):
 
 
 class Statistic(NamedTuple):
-    """Mean and sample standard deviation (divisor n - 1) over seeds; no spread for one."""
+    """Mean, sample standard deviation (divisor n - 1) and interval over seeds; the mean alone of one."""
 
     mean: float
     spread: float | None = None
+    interval: float | None = None  # half the width of the mean's 95 % confidence interval
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistic:
         """Of at least one value."""
-        mean = _mean(values)
-        if len(values) == 1:
+        mean, n = _mean(values), len(values)
+        if n == 1:
             return cls(mean)
-        squares = math.fsum((value - mean) ** 2 for value in values)
-        return cls(mean, math.sqrt(squares / (len(values) - 1)))
+        spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        return cls(mean, spread, T_95[min(n - 1, len(T_95)) - 1] * spread / math.sqrt(n))
+
+    @property
+    def holds_zero(self) -> bool:
+        """True if zero is in the interval: the mean is not significant."""
+        return self.interval is not None and abs(self.mean) <= self.interval
 
 
 def finding(pipeline: Pipeline) -> str:
-    """One sentence: the best method's gain over training without a teacher."""
-    by_method = {method: list(pipeline.differences(method).values()) for method in pipeline.methods}
-    means = {m: Statistic.of(values) for m, values in by_method.items() if values}
-    means = {method: statistic for method, statistic in means.items() if not math.isnan(statistic.mean)}
-    if not means:
-        return f"No method can be compared with {BASELINE} yet."
-    best = min(means, key=lambda method: means[method].mean)
-    gain, values = means[best], by_method[best]
-    if gain.mean >= 0:
-        return f"No method beats {BASELINE}; {best} comes closest, at {gain.mean:+.4f} nats per byte."
-    lowered = f"{-gain.mean:.4f}" + ("" if gain.spread is None else f" ± {gain.spread:.4f}")
-    better = sum(value < 0 for value in values)
-    seeds = "one seed" if len(values) == 1 else f"{better} of {len(values)} seeds"
-    return f"{best} lowers held-out loss by {lowered} nats per byte against {BASELINE}, in {seeds}."
+    """One sentence: how much of the teacher's gap each method closes, and what the teacher adds to it."""
+    if not pipeline.runs:
+        return "No student is trained yet."
+    if not pipeline.gap > 0:
+        return "The teacher is no better than the start, so there is no gap to close."
+    shares = []
+    for method in pipeline.methods:
+        share = _mean([pipeline.gap_closed(run.evaluation) for run in pipeline.runs_of(method)])
+        text = f"{method} {share:.1f} %" if math.isfinite(share) else f"{method} diverged"
+        differences = [-100 * one / pipeline.gap for one in pipeline.differences(method).values()]
+        if differences and math.isfinite(share):
+            difference = Statistic.of(differences)
+            interval = "" if difference.interval is None else f" ± {spread_text(difference.interval, 1)}"
+            verdict = ", not significant" if difference.holds_zero else ""
+            text += f" ({difference.mean:+.1f}{interval}{verdict})"
+        shares.append(text)
+    counts = {len(pipeline.runs_of(method)) for method in pipeline.methods}
+    spread = "one seed" if counts == {1} else "± 95 % interval"
+    return f"Gap to the teacher closed (points against {BASELINE}, {spread}): {'; '.join(shares)}."
+
+
+def spread_text(value: float, digits: int) -> str:
+    """A spread as printed: one that is not zero never reads as zero."""
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if value < least / 2 else f"{value:.{digits}f}"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,11 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.quickstart.commands import Commands, steps_done
 from examples.quickstart.corpus import FunctionRow, split_functions, write_rows
+from examples.quickstart.output import RESULTS_FILE, claim
 from examples.quickstart.report import write_report
-from examples.quickstart.results import Completion, Model, Pipeline, Results, Run
+from examples.quickstart.results import BASELINE, LONGER, Completion, Model, Pipeline, Results, Run
 from examples.quickstart.table import rich_table
 from tide import __version__
 from tide.config import load_recipe
+from tide.disk import writing
 
 # Logged beside the loss terms.
 NOT_TERMS = {"epoch", "step", "learning_rate", "grad_norm", "loss"}
@@ -79,24 +81,22 @@ def quickstart(
     Args:
         settings: size.
         output_dir: an interrupted quickstart with the same settings goes on here.
-        fresh: delete an earlier quickstart first.
+        fresh: remove the files of an earlier quickstart first.
         jobs: runs side by side, on one thread each: small models gain little from more.
         console: for progress and tables.
     Raises:
-        ValueError: not at the root of a clone, or `output_dir` holds a quickstart with other settings.
+        ValueError: not at the root of a clone, or `output_dir` holds a quickstart with other settings, or
+            other files.
         RuntimeError: a command failed; names its log.
     """
-    console = console or (Console() if sys.stdout.isatty() else Console(width=100))
+    console = console or (Console() if sys.stdout.isatty() else Console(width=80))
     jobs = jobs or min(os.cpu_count() or 1, 6)
     if not all(Path(spec.recipe).is_file() for spec in PIPELINES):
         raise ValueError(f"no recipes/ here ({Path.cwd()}). Run it at the root of a clone of tide.")
     data = output_dir / "data"
-    if fresh and (data / "train.jsonl").is_file():  # A quickstart's: --output-dir may name any folder.
-        shutil.rmtree(output_dir)
+    claim(output_dir, fresh=fresh)
     train, held_out = split_functions()
     evaluated, prompts = _choose(held_out, settings.held_out)
-    for name, rows in (("train", train), ("held_out", held_out), ("evaluated", evaluated)):
-        write_rows(rows, data / f"{name}.jsonl")
     described = {
         "steps": str(settings.steps),
         "seeds": ", ".join(map(str, settings.seeds)),
@@ -105,14 +105,19 @@ def quickstart(
     }
     recipes = {spec.recipe: Path(spec.recipe).read_text(encoding="utf-8") for spec in PIPELINES}
     results = Results(environment=_environment(jobs), settings=described, recipes=recipes, pipelines=[])
-    if (output_dir / "results.json").exists():
+    if (output_dir / RESULTS_FILE).exists():
         results = _earlier(output_dir, results)
+    with writing(output_dir):
+        results.save(output_dir / RESULTS_FILE)
+        for name, rows in (("train", train), ("held_out", held_out), ("evaluated", evaluated)):
+            write_rows(rows, data / f"{name}.jsonl")
     if find_spec("matplotlib") is None:
         console.print('No figures: matplotlib is not installed (pip install -e ".[plots]").', markup=False)
     description, bar = TextColumn("{task.description:<36}"), BarColumn()
     with Progress(description, bar, MofNCompleteColumn(), TimeElapsedColumn(), console=console) as progress:
         _Bench(settings, output_dir, prompts, results, progress).run(jobs)
-    report = write_report(results, load_recipe(PIPELINES[0].recipe).objective, output_dir)
+    with writing(output_dir):
+        report = write_report(results, load_recipe(PIPELINES[0].recipe).objective, output_dir)
     for pipeline in results.pipelines:
         console.print()
         console.print(rich_table(pipeline))
@@ -139,32 +144,43 @@ class _Bench:
         self.commands.side_by_side(starts, jobs)
         self.results.pipelines.sort(key=lambda one: [spec.name for spec in PIPELINES].index(one.name))
         runs = [
-            partial(self._train, spec, pipeline, method, seed)
+            partial(self._train, spec, pipeline, method, seed, self.settings.steps)
             for seed in self.settings.seeds
             for spec, pipeline in zip(PIPELINES, self.results.pipelines, strict=True)
             for method in spec.methods
             if seed not in (run.seed for run in pipeline.runs_of(method))
         ]
         self.commands.side_by_side(runs, jobs)
+        longer = [
+            partial(self._train, spec, pipeline, LONGER, seed, equal_time_steps(pipeline, seed))
+            for seed in self.settings.seeds
+            for spec, pipeline in zip(PIPELINES, self.results.pipelines, strict=True)
+            if BASELINE in spec.methods and seed not in (run.seed for run in pipeline.runs_of(LONGER))
+        ]
+        self.commands.side_by_side(longer, jobs)
 
     def _evaluate_start(self, spec: PipelineSpec) -> None:
         task = self.progress.add_task(f"{spec.name}: teacher and start", total=1)
         recipe = load_recipe(spec.recipe)
         assert recipe.teacher is not None
-        paths = [recipe.teacher.path, recipe.student.path]
-        teacher, student = self._evaluate(spec, paths, self.output_dir / spec.folder / "start.log")
+        paths, log = [recipe.teacher.path, recipe.student.path], self.output_dir / spec.folder / "start.log"
+        teacher, student = self._evaluate(spec, paths, log)
+        completions = self._complete(Path(recipe.teacher.path), log)
+        pipeline = Pipeline(
+            name=spec.name, teacher=teacher, student=student, runs=[], completions=completions
+        )
         with self.lock:
-            self.results.pipelines.append(Pipeline(name=spec.name, teacher=teacher, student=student, runs=[]))
-            self.results.save(self.output_dir / "results.json")
+            self.results.pipelines.append(pipeline)
+            self.results.save(self.output_dir / RESULTS_FILE)
         self.progress.update(task, completed=1)
 
-    def _train(self, spec: PipelineSpec, pipeline: Pipeline, method: str, seed: int) -> None:
-        steps, save_steps = self.settings.steps, max(self.settings.steps // self.settings.evaluations, 1)
-        folder = self.output_dir / spec.folder / f"{method}-seed{seed}"
+    def _train(self, spec: PipelineSpec, pipeline: Pipeline, method: str, seed: int, steps: int) -> None:
+        save_steps = max(steps // self.settings.evaluations, 1)
+        folder = self.output_dir / spec.folder / f"{method.replace(', ', '-')}-seed{seed}"
         log = folder.with_suffix(".log")
         task = self.progress.add_task(f"{spec.name}: {method}, seed {seed}", total=steps)
         overrides = {
-            "method": method,
+            "method": BASELINE if method == LONGER else method,
             "data.train": self.output_dir / "data" / "train.jsonl",
             "data.held_out": "null",  # Evaluated below, on the same functions as teacher and start.
             "training.seed": seed,
@@ -186,16 +202,18 @@ class _Bench:
         models = [pipeline.student, *self._evaluate(spec, checkpoints, log)]
         run = _run_of(
             json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+            method=method,
             seed=seed,
             held_out=dict(zip([0, *saved, steps], models, strict=True)),
             completions=self._complete(folder, log) if seed == self.settings.seeds[0] else [],
         )
         with self.lock:
             pipeline.runs.append(run)
-            pipeline.runs.sort(key=lambda one: (one.seed, spec.methods.index(one.method)))
-            self.results.save(self.output_dir / "results.json")
+            pipeline.runs.sort(key=lambda one: (one.seed, (*spec.methods, LONGER).index(one.method)))
+            self.results.save(self.output_dir / RESULTS_FILE)
         for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+            if checkpoint.name.removeprefix("checkpoint-").isdigit():
+                shutil.rmtree(checkpoint)
         self.progress.update(task, completed=steps)
 
     def _evaluate(self, spec: PipelineSpec, checkpoints: list[str], log: Path) -> list[Model]:
@@ -217,14 +235,20 @@ class _Bench:
 
 
 def _run_of(
-    summary: dict[str, Any], *, seed: int, held_out: dict[int, Model], completions: list[Completion]
+    summary: dict[str, Any],
+    *,
+    method: str,
+    seed: int,
+    held_out: dict[int, Model],
+    completions: list[Completion],
 ) -> Run:
     """A run from its summary.json and the models at its evaluated steps."""
     logs = [entry for entry in summary["log_history"] if "loss" in entry]
     terms = dict.fromkeys(key for entry in logs for key in entry if key not in NOT_TERMS)
     return Run(
-        method=summary["method"],
+        method=method,
         seed=seed,
+        steps=summary["steps"],
         evaluation=held_out[summary["steps"]].evaluation,
         seconds=summary["seconds"],
         peak_memory_mib=summary["peak_memory_mib"],
@@ -235,6 +259,13 @@ def _run_of(
         held_out_curve=[(step, model.evaluation.loss) for step, model in held_out.items()],
         completions=completions,
     )
+
+
+def equal_time_steps(pipeline: Pipeline, seed: int) -> int:
+    """Steps of the baseline in the time of the seed's slowest method."""
+    runs = {run.method: run for run in pipeline.runs if run.seed == seed and run.method != LONGER}
+    slowest = max(run.seconds for run in runs.values())
+    return round(runs[BASELINE].steps * slowest / runs[BASELINE].seconds)
 
 
 def _choose(rows: list[FunctionRow], number: int) -> tuple[list[FunctionRow], list[FunctionRow]]:
@@ -256,7 +287,7 @@ def _choose(rows: list[FunctionRow], number: int) -> tuple[list[FunctionRow], li
 
 def _earlier(output_dir: Path, now: Results) -> Results:
     """The results of an interrupted quickstart, which must have the settings and recipes of this one."""
-    earlier = Results.load(output_dir / "results.json")
+    earlier = Results.load(output_dir / RESULTS_FILE)
     before, after = earlier.settings | earlier.recipes, now.settings | now.recipes
     changed = [key for key in after if before.get(key) != after[key]]
     if changed:

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from examples.quickstart.results import BASELINE, Evaluation, Pipeline, Statistic
+from examples.quickstart.results import BASELINE, LONGER, Evaluation, Pipeline, Statistic, spread_text
 from tide.evaluation import TIMES
 
 if TYPE_CHECKING:
@@ -17,38 +17,48 @@ if TYPE_CHECKING:
     from examples.quickstart.results import Run
 
 ABSENT = "-"
+NOT_SIGNIFICANT = "n.s."
 
 
 class Column(NamedTuple):
-    """A figure of the table; `better` is the direction to mark, if there is one."""
+    """A figure of the table.
+
+    Attributes:
+        better: the direction to mark, if there is one.
+        paired: a difference by seed, with its sign and the 95 % interval of its mean.
+        is_detail: left out of the terminal.
+    """
 
     heading: str
     unit: str
     digits: int
     better: Literal["lower", "higher"] | None = None
-    signed: bool = False
+    paired: bool = False
+    is_detail: bool = False
 
     def text(self, value: float) -> str:
         """The value as printed."""
         value = round(value, self.digits) + 0.0  # -0.0 + 0.0 is 0.0: no "-0.0000" in the table
-        return f"{value:{'+' if self.signed else ''}.{self.digits}f}"
+        return f"{value:{'+' if self.paired else ''}.{self.digits}f}"
 
 
 COLUMNS = (
-    *(Column(f"t={t:g}", "nats/byte", 3, "lower") for t in TIMES),
-    Column("mean", "nats/byte", 3, "lower"),
-    Column(f"vs {BASELINE}", "nats/byte", 4, "lower", signed=True),
+    Column("gap closed", "%", 1, "higher"),
+    Column("bound", "nats/byte", 3, "lower"),
+    *(Column(f"t={t:g}", "nats/byte", 3, "lower", is_detail=True) for t in TIMES),
+    *(Column(f"vs {name}", "nats/byte", 4, paired=True) for name in (BASELINE, LONGER)),
     Column("accuracy", "%", 1, "higher"),
     Column("time", "s", 0),
-    Column("peak", "MiB", 0),
+    Column("peak", "MiB", 0, is_detail=True),
 )
 
 
 class Cell(NamedTuple):
-    """A mean, its spread over seeds ("" for one value), and whether it is the best of its column."""
+    """A mean, its spread or interval ("" for one value), a note, and whether it is the column's best."""
 
     mean: str
     spread: str = ""
+    note: str = ""
     best: bool = False
 
 
@@ -63,16 +73,16 @@ class Line(NamedTuple):
 def table(pipeline: Pipeline) -> list[Line]:
     """The teacher, the undistilled start, then every method; the best method of a column is marked."""
     references = {"teacher": pipeline.teacher, "start": pipeline.student}
-    values = {label: _values([model.evaluation]) for label, model in references.items()}
+    values = {label: _values(pipeline, [model.evaluation]) for label, model in references.items()}
     for method in pipeline.methods:
         runs = pipeline.runs_of(method)
-        evaluations = [run.evaluation for run in runs]
-        values[method] = _values(evaluations, pipeline.differences(method).values(), runs)
+        differences = [pipeline.differences(method, other).values() for other in (BASELINE, LONGER)]
+        values[method] = _values(pipeline, [run.evaluation for run in runs], differences, runs)
     lines = {label: list(map(_cell, COLUMNS, cells)) for label, cells in values.items()}
     for at, column in enumerate(COLUMNS):
         methods = {label: cells[at].mean for label, cells in lines.items() if label not in references}
-        for label in _best(column, methods):
-            lines[label][at] = lines[label][at]._replace(best=True)
+        if (best := _best(column, methods)) is not None:
+            lines[best][at] = lines[best][at]._replace(best=True)
     return [Line(label, cells, label in references) for label, cells in lines.items()]
 
 
@@ -88,9 +98,12 @@ def caption(pipeline: Pipeline) -> str:
     """How to read the table."""
     counts = sorted({len(pipeline.runs_of(method)) for method in pipeline.methods})
     if counts in ([], [1]):
-        return "Held-out loss and accuracy of one seed. Bold: best method."
+        return "One seed, so no difference has an interval. Bold: best method."
     seeds = "-".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
-    return f"Held-out loss and accuracy: mean ± standard deviation over {seeds} seeds. Bold: best method."
+    return (
+        f"Mean ± standard deviation over {seeds} seeds; of differences, which are paired by seed, the 95 % "
+        f"interval. {NOT_SIGNIFICANT}: not significant, zero is inside. Bold: best method."
+    )
 
 
 def millions(count: int) -> str:
@@ -101,7 +114,7 @@ def millions(count: int) -> str:
 
 
 def rich_table(pipeline: Pipeline) -> RichTable:
-    """The table for a terminal, within 100 columns: the spread stands under its mean."""
+    """The table for a terminal, within 80 columns: spread and note stand under their mean."""
     shown = RichTable(
         title=title(pipeline),
         caption=caption(pipeline),
@@ -113,27 +126,32 @@ def rich_table(pipeline: Pipeline) -> RichTable:
         pad_edge=False,
     )
     shown.add_column("method", no_wrap=True)
-    for column in COLUMNS:
-        unit = column.unit.replace("nats/byte", "nats/B")  # Five times "nats/byte" would pass 100 columns.
-        shown.add_column(f"{column.heading}\n{unit}", justify="right", no_wrap=True)
+    in_terminal = [at for at, column in enumerate(COLUMNS) if not column.is_detail]
+    for column in (COLUMNS[at] for at in in_terminal):
+        heading, unit = column.heading.replace(" ", "\n", 1), column.unit.replace("nats/byte", "nats/B")
+        shown.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
     for line in table(pipeline):
         cells = [Text(line.label, style="dim italic" if line.is_reference else "")]
-        for cell in line.cells:
-            style = "bold green" if cell.best else "dim" if line.is_reference else ""
-            text = Text().append(cell.mean, style)
-            cells.append(text.append(f"\n±{cell.spread}", "dim") if cell.spread else text)
+        for cell in (line.cells[at] for at in in_terminal):
+            text = Text(cell.mean, "bold green" if cell.best else "dim" if line.is_reference else "")
+            under = [f"±{cell.spread}"] * bool(cell.spread) + [cell.note] * bool(cell.note)
+            cells.append(text.append("".join(f"\n{part}" for part in under), "dim"))
         shown.add_row(*cells, end_section=line.label == "start")
     return shown
 
 
 def _values(
-    evaluations: Sequence[Evaluation], differences: Iterable[float] = (), runs: Sequence[Run] = ()
+    pipeline: Pipeline,
+    evaluations: Sequence[Evaluation],
+    differences: Iterable[Iterable[float]] = ((), ()),
+    runs: Sequence[Run] = (),
 ) -> list[list[float]]:
     """For each column, a value per seed; none where there is none."""
     return [
-        *([one.nats_per_byte[t] for one in evaluations] for t in TIMES),
+        list(map(pipeline.gap_closed, evaluations)),
         [one.loss for one in evaluations],
-        list(differences),
+        *([one.nats_per_byte[t] for one in evaluations] for t in TIMES),
+        *map(list, differences),
         [one.percent_right for one in evaluations],
         [run.seconds for run in runs],
         [run.peak_memory_mib for run in runs],
@@ -143,16 +161,19 @@ def _values(
 def _cell(column: Column, values: list[float]) -> Cell:
     if not values:
         return Cell(ABSENT)
-    mean, spread = Statistic.of(values)
-    return Cell(column.text(mean), "" if spread is None else f"{spread:.{column.digits}f}")
+    statistic = Statistic.of(values)
+    spread = statistic.interval if column.paired else statistic.spread
+    note = NOT_SIGNIFICANT if column.paired and statistic.holds_zero else ""
+    return Cell(
+        column.text(statistic.mean), "" if spread is None else spread_text(spread, column.digits), note
+    )
 
 
-def _best(column: Column, means: dict[str, str]) -> list[str]:
-    """The methods with the best mean as printed: two that print alike are both best."""
+def _best(column: Column, means: dict[str, str]) -> str | None:
+    """The method with the best mean as printed; none where two print alike."""
     values = {method: float(mean) for method, mean in means.items() if mean not in (ABSENT, "nan")}
-    if column.signed:  # The baseline has no difference to itself; a rival must beat 0.
-        values = {method: value for method, value in values.items() if value < 0}
-    if column.better is None or not values or (len(means) < 2 and not column.signed):
-        return []
+    if column.better is None or not values or len(means) < 2:
+        return None
     best = (min if column.better == "lower" else max)(values.values())
-    return [method for method, value in values.items() if value == best]
+    methods = [method for method, value in values.items() if value == best]
+    return methods[0] if len(methods) == 1 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.quickstart.results import Completion, Evaluation, Model, Pipeline, Results, Run
+from examples.quickstart.results import Bound, Completion, Evaluation, Model, Pipeline, Results, Run
 from tide.config import ObjectiveConfig
 
 LOSSES = {"none": (1.0, 1.2, 1.1), "kl": (1.05, 1.25, 1.15), "tide_shared": (0.9, 1.16, 1.04)}
@@ -11,8 +11,9 @@ OBJECTIVE = ObjectiveConfig()
 
 
 def evaluation(mean: float, accuracy: float = 0.4) -> Evaluation:
-    """Losses mean - 0.5, mean and mean + 0.5 at the three times; accuracies 0.1 apart around `accuracy`."""
+    """A bound of mean, losses 0.5 apart around it, and accuracies 0.1 apart around `accuracy`."""
     return Evaluation(
+        bound=Bound(nats_per_byte=mean, standard_error=0.1, mask_error=0.01),
         nats_per_byte={0.25: mean - 0.5, 0.5: mean, 0.75: mean + 0.5},
         accuracy={0.25: accuracy + 0.1, 0.5: accuracy, 0.75: accuracy - 0.1},
         num_tokens=1000,
@@ -31,6 +32,7 @@ def run(method: str, seed: int, mean: float, term: str | None = None) -> Run:
     return Run(
         method=method,
         seed=seed,
+        steps=20,
         evaluation=evaluation(mean, accuracy=0.9 - mean / 2),
         seconds=30.0 + seed,
         peak_memory_mib=700.0,
@@ -50,6 +52,9 @@ def pipeline(name: str = "same tokenizer", seeds: int = 3, runs: list[Run] | Non
         student=model("student", 1_050_000, 2.0),
         teacher=model("teacher", 6_300_000, 0.7),
         runs=runs,
+        completions=[
+            Completion(prompt="def f(x):\n", completion="    return 2\n", reference="    return x\n")
+        ],
     )
 
 

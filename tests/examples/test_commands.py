@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples.quickstart.commands import Commands, steps_done
+from tide.training.progress import step_line
 
 PROGRAMS = {
     "good": "import os, sys; print(os.environ['OMP_NUM_THREADS'], sys.argv[1:]); print('x', file=sys.stderr)",
@@ -51,10 +52,9 @@ def test_the_first_failure_stops_the_others(tmp_path):
         commands.run("good", log=tmp_path / "late.log")
 
 
-def test_steps_are_read_from_the_progress_bar(tmp_path):
+def test_steps_are_read_from_the_lines_of_figures(tmp_path):
     log = tmp_path / "log"
-    log.write_text(
-        "Loading weights: 100%| 68/68 [00:00<00:00]\r 25%|██  | 1/4 [00:01<00:03]\r 75%| 3/4 [00:03<"
-    )
-    assert steps_done(log, 4) == 3
+    lines = [step_line(step, 100, {"loss": 1.0, "lr": 0.1}) for step in (10, 20)]
+    log.write_text("\n".join(["loading a and b", *lines, "ste"]))
+    assert steps_done(log, 100) == 20
     assert steps_done(log, 80) == 0

@@ -66,6 +66,7 @@ def test_held_out_functions_are_short_and_spread():
 
 def test_figures_are_a_table_of_at_most_100_columns():
     likelihood = {
+        "bound": {"nats_per_byte": 1.5, "standard_error": 0.1, "mask_error": 0.01},
         "nats_per_byte": {0.25: 1.25, 0.5: 1.5, 0.75: 1.75},
         "accuracy": {0.25: 0.25, 0.5: 0.5, 0.75: 0.75},
         "num_tokens": 9,

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from examples.quickstart.report import render_report, write_report
+from examples.quickstart.report import CAVEAT, render_report, write_report
 from examples.quickstart.results import Completion, Results
 from examples.quickstart.table import table
+from tests.browser import open_page
 from tests.examples.samples import LOSSES, OBJECTIVE, example, pipeline, run
 from tests.pages import Page
 
@@ -31,13 +32,14 @@ def test_every_number_of_the_tables_in_order(seeds):
     expected = []
     for shown in results.pipelines:
         for line in table(shown):
-            expected += [cell.mean + (f"± {cell.spread}" if cell.spread else "") for cell in line.cells]
+            for cell in line.cells:
+                expected.append(f"{cell.mean}± {cell.spread}{cell.note}" if cell.spread else cell.mean)
         for method, losses in LOSSES.items():
             for seed, loss in enumerate(losses[:seeds]):
                 difference = "-" if method == "none" else f"{loss - LOSSES['none'][seed]:+.4f}"
-                expected += [str(seed), f"{loss:.4f}", difference, "12346", f"{30 + seed:.1f}", "700"]
-    assert [text.replace(" (best)", "").strip() for text in page.texts["td"]] == expected
-    best = ["0.533", "1.033", "1.533", "1.033", "-0.0667", "38.3"]
+                expected += [str(seed), "20", f"{loss:.4f}", difference, "12346", f"{30 + seed:.1f}", "700"]
+    assert [text.replace(" (best)", "").replace("\n", "").strip() for text in page.texts["td"]] == expected
+    best = ["74.4", "1.033", "0.533", "1.033", "1.533", "38.3"]
     if seeds == 3:
         assert page.texts["strong"] == [f"{figure} (best)" for figure in best] * 2
 
@@ -66,9 +68,10 @@ def test_every_image_has_a_description(written):
 
 def test_the_tables_are_markdown(written):
     lines = (written.parent / "tables.md").read_text(encoding="utf-8").splitlines()
-    assert "| *teacher* | 0.200 | 0.700 | 1.200 | 0.700 | - | 40.0 | - | - |" in lines
-    assert lines[lines.index("| :-- |" + " --: |" * 8) - 1].startswith("| method | t=0.25 (nats/byte) |")
-    assert any(line.startswith("| `tide_shared` | **0.533** ± 0.130 |") for line in lines)
+    assert "| *teacher* | 100.0 | 0.700 | 0.200 | 0.700 | 1.200 | - | - | 40.0 | - | - |" in lines
+    assert lines[lines.index("| :-- |" + " --: |" * 10) - 1].startswith("| method | gap closed (%) |")
+    (shared,) = (line for line in lines if line.startswith("| `tide_shared` | **74.4** ± 10.0 |"))
+    assert "| -0.0667 ± 0.0759 (n.s.) | - |" in shared
 
 
 def test_model_output_and_names_stay_text():
@@ -87,11 +90,31 @@ def test_model_output_and_names_stay_text():
     assert "<A> & B" in page.texts["dd"] and "<em>" in page.texts["dd"]
 
 
-def test_completions_stand_beside_the_reference():
+def test_completions_stand_beside_the_reference_and_the_teachers():
     page = Page(render_report(example(), {}))
-    assert page.texts["h4"] == ["reference", "none", "kl", "tide_shared"] * 2
+    assert page.texts["h4"] == ["reference", "teacher", "none", "kl", "tide_shared"] * 2
     written = [f"    return x < 0 & '{method}'\n" for method in LOSSES]
-    assert page.texts["code"][:5] == ["def f(x):\n", "    return x\n", *written]
+    assert page.texts["code"][:6] == ["def f(x):\n", "    return x\n", "    return 2\n", *written]
+
+
+def test_the_caveat_stands_under_the_headline():
+    assert CAVEAT in Page(render_report(example(), {})).texts["header"][0]
+
+
+@pytest.mark.slow
+def test_in_a_browser(written, tmp_path):
+    hostile = "</code></pre><script>document.title = 'run'; throw 1</script><img src=x onerror=alert(1)>"
+    written_by = Completion(prompt=hostile, completion=hostile, reference="x" * 400)
+    runs = [run("none", 0, 1.0).model_copy(update={"completions": [written_by]})]
+    shown = example().model_copy(update={"pipelines": [pipeline(), pipeline("_".join("ab" * 60), runs=runs)]})
+    images = {
+        name: ((written.parent / f"{name}.png").read_bytes(),) * 2 for name in ("differences", "lambda")
+    }
+    opened = open_page(render_report(shown, images), tmp_path)
+    assert opened.console == []
+    assert opened.scroll_width == opened.width <= 500
+    assert opened.images == [True, True]
+    assert opened.text.count(hostile) == 2
 
 
 def test_settings_environment_and_totals_are_stated():
@@ -105,8 +128,8 @@ def test_settings_environment_and_totals_are_stated():
 def test_a_report_without_runs():
     empty = Results(environment={}, settings={}, recipes={}, pipelines=[pipeline(runs=[])])
     page = Page(render_report(empty, {}))
-    start = [text.strip() for text in page.texts["td"]][8:]
-    assert start == ["1.500", "2.000", "2.500", "2.000", "-", "40.0", "-", "-"]
+    start = [text.strip() for text in page.texts["td"]][10:]
+    assert start == ["0.0", "2.000", "1.500", "2.000", "2.500", "-", "-", "40.0", "-", "-"]
 
 
 def test_without_matplotlib_the_report_names_the_extra(monkeypatch, tmp_path):

@@ -13,7 +13,8 @@ from examples.quickstart import run
 from examples.quickstart.__main__ import main
 from examples.quickstart.commands import Commands
 from examples.quickstart.corpus import split_functions
-from examples.quickstart.results import Results
+from examples.quickstart.output import claim
+from examples.quickstart.results import BASELINE, LONGER, Results
 from examples.quickstart.run import PIPELINES, Settings, quickstart
 from tide.models import load_model, load_tokenizer
 
@@ -42,9 +43,10 @@ def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
     results = quickstart(SMALL, tmp_path, console=console)
     assert [pipeline.name for pipeline in results.pipelines] == [spec.name for spec in specs]
     for pipeline, spec in zip(results.pipelines, specs, strict=True):
-        assert tuple(pipeline.methods) == spec.methods
+        longer = (LONGER,) if BASELINE in spec.methods else ()
+        assert sorted(pipeline.methods) == sorted(spec.methods + longer)
         start = pipeline.student.evaluation
-        for one in pipeline.runs:
+        for one in (one for one in pipeline.runs if one.method != LONGER):
             assert all(math.isfinite(value) for value in one.evaluation.nats_per_byte.values())
             # Two steps hardly move a student from its checkpoint.
             assert one.evaluation != start and one.evaluation.num_bytes == start.num_bytes
@@ -70,6 +72,8 @@ def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
     assert Results.load(tmp_path / "results.json") == results
     with pytest.raises(ValueError, match=r"other settings \(steps\).*--fresh"):
         quickstart(SMALL._replace(steps=3), tmp_path, console=console)
+    claim(tmp_path, fresh=True)
+    assert not list(tmp_path.iterdir()), "a whole quickstart is known by its names"
 
 
 def test_missing_matplotlib_is_named_before_training(tmp_path, monkeypatch):
@@ -85,16 +89,41 @@ def test_missing_matplotlib_is_named_before_training(tmp_path, monkeypatch):
     assert 'pip install -e ".[plots]"' in console.file.getvalue()
 
 
-def test_fresh_deletes_only_a_quickstart(tmp_path, monkeypatch):
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("mine", ["mine.txt", "data/train.jsonl", "same/none-seed0/model.safetensors"])
+def test_a_folder_of_other_files_is_refused(tmp_path, fresh, mine):
+    (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mine).write_text("precious")
+    with pytest.raises(ValueError, match=r"holds files of no quickstart, .*--output-dir"):
+        quickstart(SMALL, tmp_path, fresh=fresh)
+    assert contents(tmp_path) == {tmp_path / mine: b"precious"}
+
+
+def test_fresh_removes_a_quickstart_and_nothing_else(tmp_path, monkeypatch):
     def interrupted(*arguments, **keywords):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Commands, "run", interrupted)
-    (tmp_path / "mine.txt").touch()
-    for is_there in (True, False):  # Before the first call, the folder holds no quickstart.
-        with pytest.raises(KeyboardInterrupt):
-            quickstart(SMALL, tmp_path, fresh=True, console=Console(file=io.StringIO()))
-        assert (tmp_path / "mine.txt").exists() == is_there
+    console = Console(file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(SMALL, tmp_path, console=console)
+    run = tmp_path / "same" / "none-seed0"
+    (run / "checkpoint-1").mkdir(parents=True)
+    (run / "checkpoint-1" / "optimizer.pt").touch()
+    for mine in ("notes.txt", "same/none-seed0/checkpoint-best-12"):
+        (tmp_path / mine).touch()
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=rf"{mine}' is not a quickstart's, so --fresh removes nothing"):
+            quickstart(SMALL, tmp_path, fresh=True, console=console)
+        assert contents(tmp_path) == before
+        (tmp_path / mine).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(SMALL._replace(steps=3), tmp_path, fresh=True, console=console)
+    assert not run.exists() and Results.load(tmp_path / "results.json").settings["steps"] == "3"
 
 
 def test_outside_a_clone_it_is_refused(tmp_path, monkeypatch, capsys):
