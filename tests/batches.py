@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from tide.batch import Batch, NoisedTokens, TokenBatch
+from tide.batch import Batch, NoisedBatch, NoisedTokens, TokenBatch
 
 STUDENT_MASK, TEACHER_MASK = 90, 91
 NO_CHUNK = -1
@@ -91,6 +91,12 @@ def masked_set(noised: NoisedTokens) -> torch.Tensor:
         .index_fill(0, noised.rows, True)
         .view_as(noised.token_ids)
     )
+
+
+def in_active_chunks(noised: NoisedBatch) -> torch.Tensor:
+    """[B, M], True on the teacher's tokens of chunks that count."""
+    no_chunk_last = torch.nn.functional.pad(noised.chunk_mask, (0, 1))
+    return no_chunk_last.gather(1, noised.teacher_chunks % no_chunk_last.shape[1])
 
 
 def random_masked(num: int = 3, length: int = 10, seed: int = 0) -> torch.Tensor:

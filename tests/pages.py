@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "source", "br", "hr", "link", "input", "wbr"}
 
 
 class Page(HTMLParser):

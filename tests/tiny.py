@@ -124,6 +124,18 @@ class TinyCheckpoints:
     rows: Path
 
 
+def save_checkpoints(
+    folder: Path, words: PreTrainedTokenizerFast, lines: PreTrainedTokenizerFast
+) -> TinyCheckpoints:
+    """All of them in `folder`."""
+    return TinyCheckpoints(
+        student=save_checkpoint(folder / "student", words, seed=1),
+        teacher=save_checkpoint(folder / "teacher", words, seed=2, hidden_size=48),
+        other_teacher=save_checkpoint(folder / "other_teacher", lines, seed=3, hidden_size=48),
+        rows=write_rows(folder / "rows.jsonl"),
+    )
+
+
 @pytest.fixture(scope="session")
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """300 entries; words, single digits."""
@@ -142,10 +154,4 @@ def tiny_checkpoints(
     word_tokenizer: PreTrainedTokenizerFast,
     line_tokenizer: PreTrainedTokenizerFast,
 ) -> TinyCheckpoints:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    return TinyCheckpoints(
-        student=save_checkpoint(folder / "student", word_tokenizer, seed=1),
-        teacher=save_checkpoint(folder / "teacher", word_tokenizer, seed=2, hidden_size=48),
-        other_teacher=save_checkpoint(folder / "other_teacher", line_tokenizer, seed=3, hidden_size=48),
-        rows=write_rows(folder / "rows.jsonl"),
-    )
+    return save_checkpoints(tmp_path_factory.mktemp("checkpoints"), word_tokenizer, line_tokenizer)

@@ -97,6 +97,7 @@ def write_student(folder: Path) -> Path:
 def write_wedlm(folder: Path) -> Path:
     """WeDLM, whose vocabulary is the student's up to its mask token."""
     values = {**DENSE, "model_type": "wedlm", "vocab_size": QWEN_WIDTH, "tie_word_embeddings": False}
+    values |= {"qk_norm": True, "attention_bias": False}
     tokenizer = wide_tokenizer(QWEN, num_entries=151665, words=True, eos_token="<|im_end|>")
     tokenizer.chat_template = CHATML
     return write_checkpoint(folder, {**values, "mask_token_id": 151665}, tokenizer, seed=2)

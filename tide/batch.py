@@ -125,7 +125,8 @@ class NoisedBatch(_TensorRecord):
 
     Attributes:
         student, teacher: noised tokens of either side. Within one vocabulary, the teacher's rows are those
-            of the student's that are distilled. A text without a row of the teacher is not valid there.
+            of the student's that are distilled; across tokenizers, the tokens of the chunks that count. A
+            text without a row of the teacher is not valid there.
         t: [B] fp32 diffusion time in (0, 1].
         diffusion_weight: [B] or [B, L_s] fp32, −α'(t) / (1 − α(t)), the cross-entropy weight of a masked
             token.
@@ -158,6 +159,9 @@ class Layout(_TensorRecord):
         masked: [R, W] bool, mask tokens.
         rows: [N] int64; flat index into [R, W] of the hidden rows that count, one for every token to predict.
         mask: the model's attention rule, which makes `attends` of the tensors above.
+        causal: True if that rule is causal attention within each segment of a text.
+        starts: [S] int32; where that rule is attention within each segment, the flat starts of segments and
+            of padding tokens, and the end; else None.
     """
 
     token_ids: Int[Tensor, "R W"]
@@ -168,6 +172,8 @@ class Layout(_TensorRecord):
     masked: Bool[Tensor, "R W"]
     rows: Int[Tensor, "N"]
     mask: Callable[[Layout], MaskFunction]
+    causal: bool = False
+    starts: Int[Tensor, "S"] | None = None
 
     @property
     def attends(self) -> MaskFunction:
@@ -219,6 +225,11 @@ class Head(NamedTuple):
             logits = self.logit_scale * logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
+    def on_device(self, device: torch.device) -> Head:
+        """Copy the head to `device`, where it is not there."""
+        bias = None if self.bias is None else self.bias.to(device)
+        return self._replace(weight=self.weight.to(device), bias=bias)
+
 
 class HiddenRows(NamedTuple):
     """A model's masked rows before its head.
@@ -233,6 +244,4 @@ class HiddenRows(NamedTuple):
 
     def on_device(self, device: torch.device) -> HiddenRows:
         """Copy hidden rows and head to `device`, where they are not there."""
-        bias = None if self.head.bias is None else self.head.bias.to(device)
-        head = self.head._replace(weight=self.head.weight.to(device), bias=bias)
-        return HiddenRows(self.hidden.to(device), head)
+        return HiddenRows(self.hidden.to(device), self.head.on_device(device))

@@ -63,5 +63,10 @@ class Contract:
         """True if the model denoises bidirectional blocks, each token at its own place."""
         return self.block_size is not None and self.in_block == "bidirectional" and not self.shift
 
+    @property
+    def separate_segments(self) -> bool:
+        """True if a token sees its own copy of the text alone, all of it or what is before."""
+        return self.block_size is None and (self.autoregressive or self.in_block == "bidirectional")
+
 
 AUTOREGRESSIVE = Contract(mask_id=None, block_size=None, in_block="observed_first", shift=1)

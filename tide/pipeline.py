@@ -5,14 +5,33 @@ recipe -> tokenizers, model configurations, data (checked) -> models -> trainer 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from accelerate.utils import broadcast_object_list, get_int_from_env
 
 from tide.config import Record, at_key, decode
-from tide.evaluation import HeldOutLikelihood, held_out_likelihood
+from tide.disk import writing
+from tide.evaluation import (
+    HeldOutLikelihood,
+    HeldOutReferences,
+    evaluate_references,
+    held_out_likelihood,
+    read_references,
+)
 from tide.masking import check_teacher
 from tide.methods import METHODS
-from tide.models import DiffusionModel, check_weights, contract_of, load_config, load_model, record_contract
+from tide.models import (
+    DiffusionModel,
+    check_weights,
+    contract_of,
+    load_config,
+    load_model,
+    record_contract,
+    without_progress_bars,
+)
 from tide.preparation import (
     check_embeddings,
     check_shared_ids,
@@ -23,10 +42,12 @@ from tide.preparation import (
 from tide.training import build_trainer
 from tide.training.build import training_arguments
 from tide.training.callbacks import RunMeter, StopOnSignal
-from tide.training.run_directory import SUMMARY_FILE, RunDirectory, latest_complete_checkpoint
+from tide.training.checkpoints import checkpoints_in, latest_complete_checkpoint
+from tide.training.progress import StepLog
+from tide.training.run_directory import SUMMARY_FILE, RunDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from transformers import TrainerCallback
 
@@ -34,6 +55,9 @@ if TYPE_CHECKING:
     from tide.config import ModelConfig, Recipe
     from tide.contract import Contract
     from tide.preparation import Tokenizers, TrainingData
+
+
+_RANKS = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]  # as accelerate reads it
 
 
 class RunSummary(Record):
@@ -44,6 +68,7 @@ class RunSummary(Record):
         seconds: training time without loading, over all processes of a resumed run.
         peak_memory_mib: peak resident memory of the largest of those processes.
         held_out: likelihood of `data.held_out` under the finished student, where the recipe names it.
+        references: the same of the start and the teacher.
         log_history: the Trainer's logs, with the metrics of every term.
     """
 
@@ -52,6 +77,7 @@ class RunSummary(Record):
     seconds: float
     peak_memory_mib: float
     held_out: HeldOutLikelihood | None = None
+    references: HeldOutReferences | None = None
     log_history: list[dict[str, int | float]]
 
 
@@ -77,6 +103,7 @@ def distill(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     log: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
 ) -> DistillResult:
     """Train the recipe's student and write it to `training.output_dir`.
 
@@ -84,43 +111,94 @@ def distill(
 
     Args:
         recipe: checked on reading.
-        resume: go on from the newest complete checkpoint in the output directory, or start if there is none.
+        resume: go on from the newest undamaged checkpoint in the output directory, or start if there is none.
             A finished run stays as it is.
         callbacks: further callbacks of the Trainer.
-        log: called with each status line.
+        log: called with each status line, and with the figures of every logging step.
+        progress: show a progress bar on the standard error.
     Raises:
-        ValueError: the output directory holds another run, or an input is missing or invalid.
+        ValueError: the output directory holds another run or other files, another process writes to it, an
+            input is missing or invalid, or a weight, loss or gradient is NaN or infinite.
+        OSError: the output directory cannot be written; names it and the free space.
     """
     directory = RunDirectory(recipe)
+    # The other processes of a run write beside the first one.
+    with directory.locked() if is_first_process() else nullcontext(), writing(directory.path):
+        return _distilled(recipe, directory, resume, callbacks, log, progress)
+
+
+def is_first_process() -> bool:
+    """True for the process of a run that logs and writes, by the launcher's environment."""
+    return bool(get_int_from_env(_RANKS, 0) == 0)
+
+
+def _distilled(
+    recipe: Recipe,
+    directory: RunDirectory,
+    resume: bool,
+    callbacks: Sequence[TrainerCallback],
+    log: Callable[[str], None],
+    progress: bool,
+) -> DistillResult:
     directory.check(resume=resume)
-    tokenizers, data, held_out = _checked_inputs(recipe)
+    tokenizers, contracts, data, held_out = _checked_inputs(recipe)
     directory.check_examples(data.fingerprint)
     if resume and (finished := _finished_result(directory)) is not None:
         return finished
-    student, teacher = load_models(recipe, tokenizers)
+    if is_first_process():
+        log(f"loading {' and '.join(getattr(recipe, role).path for role in tokenizers.by_role())}")
+    with without_progress_bars():
+        models = load_models(recipe, contracts)
+    # Each takes `progress`.
+    likelihoods = {
+        role: partial(
+            held_out_likelihood,
+            models[role],
+            tokenizer,
+            held_out[role],
+            batch_size=recipe.training.batch_size,
+        )
+        for role, tokenizer in tokenizers.by_role().items()
+    }
+    likelihood = likelihoods["student"]
     stop, meter = StopOnSignal(), RunMeter()
+    steps = StepLog(log, bar=progress and not recipe.training.disable_tqdm)
     trainer = build_trainer(
         recipe,
         data.examples,
-        student=student,
+        student=models["student"],
         student_tokenizer=tokenizers.student,
-        teacher=teacher,
+        teacher=models.get("teacher"),
         teacher_tokenizer=tokenizers.teacher,
         shared_vocab_size=tokenizers.shared_vocab_size,
-        callbacks=[stop, meter, *callbacks],
+        evaluation=lambda: _figures(likelihood()),
+        callbacks=[stop, meter, steps, *callbacks],
     )
     is_main = trainer.is_world_process_zero()
-    with trainer.args.main_process_first(local=False):
-        if is_main:
-            directory.begin(data.fingerprint)
-        checkpoint = latest_complete_checkpoint(directory.path) if resume else None
+    # One rank reads and hashes; the others wait for its answer.
+    found: list[Path | None] = [None]
+    if is_main and resume:
+        found = [latest_complete_checkpoint(directory.path, log)]
+    [checkpoint] = broadcast_object_list(found)
+    if resume and checkpoint is None and checkpoints_in(directory.path):
+        raise ValueError(
+            f"distill: every checkpoint in {str(directory.path)!r} is damaged, or has no manifest. Name "
+            "another training.output_dir, or remove them to start from the beginning."
+        )
+    if is_main:
+        directory.begin(data.fingerprint)
     if is_main and data.counts.rejected:
         log(str(data.counts))
     if resume and is_main:
         beginning = f"no checkpoint in {directory.path}: starting from the beginning"
         log(beginning if checkpoint is None else f"going on from {checkpoint}")
+    num_held_out = len(held_out["student"])
+    if is_main and num_held_out and checkpoint is None:
+        and_teacher = " and the teacher" if "teacher" in models else ""
+        log(f"evaluating the start{and_teacher} on {num_held_out} held-out texts")
+        evaluate_references(directory.path, likelihood, likelihoods.get("teacher"), progress=progress)
     meter.start(checkpoint)
-    with stop.installed():
+    with stop.installed(), steps.shown():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     result = DistillResult(
         output_dir=directory.path,
@@ -134,39 +212,41 @@ def distill(
     )
     if not result.finished:
         return result
+    if is_main:
+        directory.reopen()
     trainer.save_model()
-    if is_main and held_out:
-        log(f"evaluating {len(held_out)} held-out texts")
-        likelihood = held_out_likelihood(
-            student,
-            tokenizers.student,
-            held_out,
-            batch_size=recipe.training.batch_size,
-        )
-        result = result.model_copy(update={"held_out": likelihood})
+    if is_main and num_held_out:
+        log(f"evaluating the student on {num_held_out} held-out texts")
+        figures = {"held_out": likelihood(progress=progress), "references": read_references(directory.path)}
+        result = result.model_copy(update=figures)
     if is_main:
         directory.finish(result.model_dump_json(indent=1, include=set(RunSummary.model_fields)))
     return result
 
 
-def load_models(recipe: Recipe, tokenizers: Tokenizers) -> tuple[DiffusionModel, DiffusionModel | None]:
-    """Load the student and, if the method has one, the teacher, each with its contract."""
-    contracts, teacher = model_contracts(recipe, tokenizers), None
+def _figures(likelihood: HeldOutLikelihood) -> dict[str, float]:
+    bound = likelihood.bound
+    error = {} if bound.standard_error is None else {"standard_error": bound.standard_error}
+    return {"bound": bound.nats_per_byte, **error}
+
+
+def load_models(recipe: Recipe, contracts: Mapping[str, Contract]) -> dict[str, DiffusionModel]:
+    """Load the student and, if the method has one, the teacher: each role of `contracts`."""
     with at_key("student.path"):
-        network = load_model(recipe.student.path, trainable=True)
-    record_contract(network.config, contracts["student"])
-    student = DiffusionModel(network, contracts["student"])
+        student = load_model(recipe.student.path, trainable=True)
+    record_contract(student.config, contracts["student"])
+    models = {"student": DiffusionModel(student, contracts["student"])}
     if recipe.teacher is not None and "teacher" in contracts:
         with at_key("teacher.path"):
-            network = load_model(
+            teacher = load_model(
                 recipe.teacher.path,
                 dtype=recipe.teacher.dtype,
                 trainable=False,
                 quantization=recipe.teacher.quantization,
                 device=recipe.teacher.device,
             )
-        teacher = DiffusionModel(network, contracts["teacher"])
-    return student, teacher
+        models["teacher"] = DiffusionModel(teacher, contracts["teacher"])
+    return models
 
 
 def model_contracts(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, Contract]:
@@ -199,19 +279,21 @@ def model_contracts(recipe: Recipe, tokenizers: Tokenizers) -> dict[str, Contrac
 def check(recipe: Recipe, *, resume: bool = False) -> str:
     """Check all that `distill` checks before it loads weights, and return the findings.
 
-    The output directory comes last, so that a recipe can be checked while its run exists.
+    The output directory comes last, so that a recipe can be checked while its run exists. It is
+    written to, and left as it was.
 
     Returns:
         One line, and an indented one for every reason why rows were rejected.
     Raises:
         ValueError: as `distill`; the error of the output directory adds that all else is fit to run.
     """
-    tokenizers, data, _ = _checked_inputs(recipe)
+    tokenizers, _, data, _ = _checked_inputs(recipe)
     directory = RunDirectory(recipe)
     try:
-        directory.check(resume=resume)
-        directory.check_examples(data.fingerprint)
-    except ValueError as error:
+        with directory.locked():
+            directory.check(resume=resume)
+            directory.check_examples(data.fingerprint)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{error} All else is fit to run.") from error
     sides = ", ".join(
         f"{role}'s vocabulary {len(tokenizer):,}" for role, tokenizer in tokenizers.by_role().items()
@@ -219,16 +301,28 @@ def check(recipe: Recipe, *, resume: bool = False) -> str:
     return f"fit to run; method {recipe.method}, {sides}; {data.counts}"
 
 
-def _checked_inputs(recipe: Recipe) -> tuple[Tokenizers, TrainingData, list[Example]]:
-    """Tokenizers, training examples and held-out examples (the student's side)."""
+class _Inputs(NamedTuple):
+    """All that a run reads but the weights."""
+
+    tokenizers: Tokenizers
+    contracts: dict[str, Contract]  # by role
+    data: TrainingData
+    held_out: dict[str, list[Example]]  # by role, as each model reads them
+
+
+def _checked_inputs(recipe: Recipe) -> _Inputs:
     training_arguments(recipe)
     _check_models(recipe)
     tokenizers = load_tokenizers(recipe)
     check_embeddings(recipe, tokenizers)
-    check_teacher(METHODS[recipe.method], model_contracts(recipe, tokenizers).get("teacher"))
+    contracts = model_contracts(recipe, tokenizers)
+    check_teacher(METHODS[recipe.method], contracts.get("teacher"))
     data = training_data(recipe, tokenizers)
     check_shared_ids(tokenizers, data.counts.highest_id)
-    return tokenizers, data, held_out_examples(recipe, tokenizers)
+    held_out = {"student": held_out_examples(recipe, tokenizers)}
+    if "teacher" in contracts:
+        held_out["teacher"] = held_out_examples(recipe, tokenizers, contracts["teacher"])
+    return _Inputs(tokenizers, contracts, data, held_out)
 
 
 def _check_models(recipe: Recipe) -> None:
@@ -248,7 +342,8 @@ def _finished_result(directory: RunDirectory) -> DistillResult | None:
         summary = decode(RunSummary, text, where=SUMMARY_FILE, remedy="Resume the run.") if text else None
     except ValueError:  # torn, or written by another program
         return None
-    if summary is None or directory.last_step < summary.steps:
+    wanted = directory.recipe.training.max_steps or (summary.steps if summary else 0)
+    if summary is None or directory.last_step < summary.steps or summary.steps < wanted:
         return None
     return DistillResult(
         **dict(summary),
