@@ -23,7 +23,10 @@ import importlib, json, pkgutil, sys
 sys.path.insert(0, sys.argv[1])
 sys.modules.update(dict.fromkeys(json.loads(sys.argv[2])))
 import tide, tide_kernels
-names = [m.name for p in (tide, tide_kernels) for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
+found = (m for p in (tide, tide_kernels) for m in pkgutil.walk_packages(p.__path__, p.__name__ + "."))
+names = [m.name for m in found if m.name != "tide_kernels._native"]  # a library, not a module
+from tide_kernels._shared.native import native_failure
+assert not native_failure(), native_failure()
 refused = {}
 for name in names:
     if not name.endswith("__main__"):
@@ -61,7 +64,10 @@ def metadata(wheel: Path, name: str) -> str:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path, files: list[PurePosixPath]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == {str(path) for path in files if path.parts[0] in ("tide", "tide_kernels")}
+    (library,) = (name for name in held if name.endswith(".so"))
+    assert library.startswith("tide_kernels/_native.")
+    modules = {str(path) for path in files if path.parts[0] in ("tide", "tide_kernels")}
+    assert held == {*modules, library}
     assert {"tide/py.typed", "tide_kernels/py.typed"} <= held
 
 
