@@ -22,7 +22,7 @@ DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart real test lint bench gpu builds mutants clean
+.PHONY: help quickstart real test lint bench gpu builds mutants torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ builds: $(BUILDS_VENV)/.core ## compile every kernel for four architectures, int
 
 mutants: $(VENV)/.test ## plant faults in the operations; every one has to fail a test
 	$(BIN)/python -m tests.mutants --out docs/kernels/mutants.md $(ARGS)
+
+torture: $(VENV)/.test ## kill, damage, double and misuse tide, into docs/reliability.md; minutes (ARGS="--scale 5")
+	$(BIN)/python -m tests.torture --out docs/reliability.md $(ARGS)
 
 clean: ## remove the environment, caches and build products; runs/ stays
 	rm -rf $(VENV) .venv-triton-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
