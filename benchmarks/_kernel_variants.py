@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from tide_kernels.chunk_likelihood import kernels as chunk_likelihood
 from tide_kernels.chunk_likelihood.launch import BLOCK_C
-from tide_kernels.interpolated_kl import kernels as interpolated_kl
+from tide_kernels.divergence import kernels as divergence
 from tide_kernels.linear_token_logprob import kernels as linear_token_logprob
 from tide_kernels.linear_token_logprob.launch import BLOCK_D, BLOCK_N, JOIN_BLOCK_N, JOIN_BLOCK_T
-from tide_kernels.reverse_kl import kernels as reverse_kl
 from tide_kernels.token_logprob import kernels as token_logprob
 from tide_kernels.token_scores import kernels as token_scores
 
@@ -56,16 +55,18 @@ class Kernel(NamedTuple):
     constants: Mapping[str, Any] = MappingProxyType({})
     block_name: str = "BLOCK_V"
     aligned: frozenset[str] = frozenset()  # arguments that are always multiples of 16
+    of: str | None = None  # op, where a folder holds several
 
     @property
     def op(self) -> str:
-        """Its folder in tide_kernels."""
-        return str(self.function.__module__).split(".")[1]
+        """The op; its folder in tide_kernels, unless that holds several."""
+        return self.of or str(self.function.__module__).split(".")[1]
 
     @property
     def name(self) -> str:
-        """Function name without `_kernel`."""
-        return str(self.function.__name__).removesuffix("_kernel")
+        """Op and pass: function name without `_kernel`."""
+        name = str(self.function.__name__).removesuffix("_kernel")
+        return name if self.of is None else f"{self.of}_{name.rsplit('_', 1)[1]}"
 
 
 class Variant(NamedTuple):
@@ -141,13 +142,19 @@ PLAIN = VARIANTS[0].name
 REPRESENTATIVE = "label"
 WIDE = ("plain", "narrow", "odd")
 
+
+def _divergence(op: str, *, reverse: bool) -> tuple[Kernel, Kernel, Kernel]:
+    constants = {"REVERSE": reverse}
+    return (
+        Kernel(divergence.divergence_fwd_kernel, f"{op}_fwd", 2, constants=constants, of=op),
+        Kernel(divergence.divergence_join_kernel, f"{op}_fwd", constants=constants, of=op),
+        Kernel(divergence.divergence_bwd_kernel, f"{op}_bwd", 2, constants=constants, of=op),
+    )
+
+
 KERNELS = (
-    Kernel(interpolated_kl.interpolated_kl_fwd_kernel, "interpolated_kl_fwd", 2),
-    Kernel(interpolated_kl.interpolated_kl_join_kernel, "interpolated_kl_fwd"),
-    Kernel(interpolated_kl.interpolated_kl_bwd_kernel, "interpolated_kl_bwd", 2),
-    Kernel(reverse_kl.reverse_kl_fwd_kernel, "reverse_kl_fwd", 2),
-    Kernel(reverse_kl.reverse_kl_join_kernel, "reverse_kl_fwd"),
-    Kernel(reverse_kl.reverse_kl_bwd_kernel, "reverse_kl_bwd", 2),
+    *_divergence("interpolated_kl", reverse=False),
+    *_divergence("reverse_kl", reverse=True),
     Kernel(token_logprob.token_logprob_fwd_kernel, "token_logprob_fwd", 1),
     Kernel(token_logprob.token_logprob_join_kernel, None),
     Kernel(token_logprob.token_logprob_bwd_kernel, "token_logprob_bwd", 1),

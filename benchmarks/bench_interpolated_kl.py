@@ -28,7 +28,7 @@ from benchmarks._op import (
 from benchmarks._pairs import TEMPERATURE, liger_divergence, logits_pair, pair_bytes
 from benchmarks._session import report
 from tide_kernels import interpolated_kl
-from tide_kernels.interpolated_kl.reference import interpolated_kl_reference, interpolated_target
+from tide_kernels.divergence.reference import interpolated_kl_reference, interpolated_target
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -21,7 +21,7 @@ from benchmarks._op import Tensors, backend_contestants
 from benchmarks._pairs import TEMPERATURE
 from benchmarks._session import report
 from tide_kernels import linear_interpolated_kl
-from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
+from tide_kernels.divergence.reference import interpolated_kl_reference
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -16,7 +16,7 @@ from benchmarks._op import Tensors, backend_contestants
 from benchmarks._pairs import TEMPERATURE
 from benchmarks._session import report
 from tide_kernels import linear_reverse_kl
-from tide_kernels.reverse_kl.reference import reverse_kl_reference
+from tide_kernels.divergence.reference import reverse_kl_reference
 
 if TYPE_CHECKING:
     import torch

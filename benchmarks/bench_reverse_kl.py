@@ -28,7 +28,7 @@ from benchmarks._op import (
 from benchmarks._pairs import TEMPERATURE, liger_divergence, logits_pair, pair_bytes
 from benchmarks._session import report
 from tide_kernels import reverse_kl
-from tide_kernels.reverse_kl.reference import reverse_kl_reference
+from tide_kernels.divergence.reference import reverse_kl_reference
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

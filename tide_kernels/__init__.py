@@ -9,11 +9,9 @@ imports torch, triton where kernels run, and nothing of `tide`.
 from tide_kernels._shared.checks import check_tensor, scalar_tensor
 from tide_kernels.chunk_likelihood import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import log1mexp
-from tide_kernels.interpolated_kl import interpolated_kl
-from tide_kernels.linear_interpolated_kl import LinearDivergence, linear_interpolated_kl
-from tide_kernels.linear_reverse_kl import linear_reverse_kl
+from tide_kernels.divergence import interpolated_kl, reverse_kl
+from tide_kernels.linear_divergence import LinearDivergence, linear_interpolated_kl, linear_reverse_kl
 from tide_kernels.linear_token_logprob import linear_token_logprob
-from tide_kernels.reverse_kl import reverse_kl
 from tide_kernels.token_logprob import token_logprob
 from tide_kernels.token_scores import TokenScores, token_scores
 

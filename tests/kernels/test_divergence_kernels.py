@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from tests.kernels.cases import DIVERGENCES, EPS32, relative, worst_row
 from tests.kernels.cases.divergence import call, exact, gradient, laid_out, make, truth
 from tests.kernels.cases.strategies import divergence_calls
-from tide_kernels._shared import divergence_launch, launch
+from tide_kernels._shared import launch
+from tide_kernels.divergence import launch as divergence_launch
 
 both_divergences = pytest.mark.parametrize("divergence", DIVERGENCES)
 
@@ -171,7 +172,7 @@ def test_rows_without_any_entry_are_nan():
 @both_divergences
 def test_a_label_outside_the_vocabulary_gives_nan_where_ids_are_not_checked(divergence, monkeypatch):
     # On a GPU ids are not checked; memory before and after the row must not be read as a logit.
-    monkeypatch.setattr("tide_kernels._shared.divergence.check_id_values", lambda *_: None)
+    monkeypatch.setattr("tide_kernels.divergence.op.check_id_values", lambda *_: None)
     inputs, _ = make(3, 50)
     inputs["labels"] = torch.tensor([-100, 3, 50])
     ce = call(divergence, inputs, backend="triton")[1]

@@ -17,8 +17,8 @@ import torch
 from tests.kernels.cases import BACKENDS, EPS32, relative, worst_row
 from tests.kernels.cases.divergence import call, exact, gradient, make, truth
 from tide_kernels import interpolated_kl
-from tide_kernels.interpolated_kl import chunked
-from tide_kernels.interpolated_kl.reference import (
+from tide_kernels.divergence import formulas
+from tide_kernels.divergence.reference import (
     interpolated_kl_gradient,
     interpolated_target,
     kl_to_student,
@@ -183,8 +183,8 @@ def test_a_masked_token_in_every_row_stays_on_the_fast_path(monkeypatch):
     def refuse(*_):
         raise AssertionError("a row went through the definition")
 
-    monkeypatch.setattr(chunked, "interpolated_kl_reference", refuse)
-    monkeypatch.setattr(chunked, "interpolated_kl_gradient", refuse)
+    monkeypatch.setattr(formulas, "interpolated_kl_reference", refuse)
+    monkeypatch.setattr(formulas, "interpolated_kl_gradient", refuse)
     inputs, upstream = make(5, 41)
     with torch.no_grad():
         inputs["student_logits"][:, 7] = -torch.inf

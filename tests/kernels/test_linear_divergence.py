@@ -14,7 +14,8 @@ import torch
 from tests.kernels.cases import DIVERGENCES, EPS32, relative
 from tests.kernels.cases.linear import STUDENT, call, gradients, make, truth
 from tide_kernels import interpolated_kl, reverse_kl
-from tide_kernels._shared import head, head_gradient, linear_divergence_rows
+from tide_kernels._shared import head, head_gradient
+from tide_kernels.linear_divergence import rows as linear_divergence_rows
 
 
 @pytest.mark.parametrize("backend", ["torch", "native", "triton", "reference"])
@@ -184,7 +185,7 @@ def test_steps_within_a_row_block_and_threads_do_not_change_the_result(divergenc
     workspace_bytes = 8 * 513 * 9
     whole = call(divergence, inputs, workspace_bytes=workspace_bytes)
     whole_gradients = gradients(whole, inputs)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_block", lambda *_: 2)
+    monkeypatch.setattr("tide_kernels.linear_divergence.rows.rows_per_block", lambda *_: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -201,7 +202,7 @@ def test_steps_within_a_row_block_and_threads_do_not_change_the_result(divergenc
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_inference_mode_on_two_threads_gives_the_same(divergence, monkeypatch):
     inputs = make(23, 513)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.rows_per_block", lambda *_: 2)
+    monkeypatch.setattr("tide_kernels.linear_divergence.rows.rows_per_block", lambda *_: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -235,7 +236,7 @@ def test_every_subset_of_gradients(divergence, asked):
 def test_no_gradient_work_without_grad_mode(divergence, monkeypatch):
     inputs = make()
     expected = call(divergence, inputs)
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence_rows.block_gradient", None)
+    monkeypatch.setattr("tide_kernels.linear_divergence.rows.block_gradient", None)
     with torch.no_grad():
         result = call(divergence, inputs)
     assert not result.loss.requires_grad

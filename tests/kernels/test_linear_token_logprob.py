@@ -110,7 +110,7 @@ def test_runs_of_columns_and_threads_do_not_change_the_result(threads):
 def test_the_epilogue_of_the_triton_product_keeps_what_log_p_needs(rows, vocab, dtype, monkeypatch):
     """Rows cross BLOCK_N; columns cross a tile, and the tiles that are joined at once."""
     launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
-    monkeypatch.setattr(launch, "linear_token_logprob_chunked_forward", None)
+    monkeypatch.setattr(launch.chunked, "forward", None)
     inputs, upstream = make(rows, vocab, dtype, width=32)
     with torch.no_grad():
         inputs["bias"][-1] += 4  # the largest entry comes last
@@ -143,7 +143,7 @@ def test_the_epilogue_reads_ids_and_bias_with_their_strides():
 
 
 def test_the_epilogue_gives_nan_for_an_unchecked_id_outside_the_vocabulary(monkeypatch):
-    function = importlib.import_module("tide_kernels.linear_token_logprob.function")
+    function = importlib.import_module("tide_kernels.linear_token_logprob.op")
     monkeypatch.setattr(function, "check_id_values", lambda *_: None)
     inputs, _ = make(3, 70, width=32)
     inputs["token_ids"] = torch.tensor([0, 70, -1])

@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_leaves
 
 from tests.kernels.cases import DIVERGENCES, EPS32, linear, linear_token, relative
 from tide_kernels import linear_token_logprob
-from tide_kernels._shared import head, head_gradient, linear_divergence_rows
+from tide_kernels._shared import head, head_gradient
 from tide_kernels._shared.head import Head, HeadOptions, head_logits, product_dtype, rounding_buffer
-from tide_kernels._shared.linear_arguments import linear_backend
+from tide_kernels._shared.head_checks import linear_backend
+from tide_kernels.linear_divergence import rows as linear_divergence_rows
 
 # A multiple of 16 columns, to which rows of logits are padded.
 ROWS, VOCAB, WIDTH = 11, 512, 32
-token_function = importlib.import_module("tide_kernels.linear_token_logprob.function")
+token_function = importlib.import_module("tide_kernels.linear_token_logprob.op")
 chunked = importlib.import_module("tide_kernels.linear_token_logprob.chunked")
 launch = importlib.import_module("tide_kernels.linear_token_logprob.launch")
 
@@ -92,7 +93,7 @@ def as_on_a_gpu(monkeypatch, *modules):
 
 def checked_token_call(inputs, **options):
     return token_function._checked(
-        "op",
+        "linear_token_logprob",
         inputs["hidden"],
         inputs["weight"],
         inputs["token_ids"],
@@ -125,12 +126,12 @@ def test_token_logits_and_their_gradient_fit_the_workspace(backend, logits_dtype
     )
     if backend == "triton" and logits_dtype == torch.float32:
         assert settings.keep == (columns >= 768), "6 bytes an entry"
-    forward = chunked.linear_token_logprob_chunked_forward
+    forward = chunked.forward
     if backend == "triton":
-        forward = launch.linear_token_logprob_forward
+        forward = launch.forward
     with torch.no_grad(), Held() as held:
         _, statistics, kept = forward(arguments, settings)
-        chunked.linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, upstream)
+        chunked.backward(arguments, settings, statistics, kept, upstream)
     assert kept.shape == ((ROWS, VOCAB) if settings.keep else (0, 0))
     assert budget // 20 < held.most <= budget
 
@@ -141,12 +142,12 @@ def test_no_fp32_copy_of_the_heads_gradient_exists(columns, monkeypatch):
     inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * columns)
     with torch.no_grad():
-        _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
+        _, statistics, kept = chunked.forward(arguments, settings)
         once = (arguments, settings, statistics)
-        whole = chunked.linear_token_logprob_chunked_backward(*once, kept.clone(), upstream)
+        whole = chunked.backward(*once, kept.clone(), upstream)
         monkeypatch.setattr(head, "CPU_TILE_BYTES", 64 * WIDTH * 4)
         with Held() as held:
-            tiles = chunked.linear_token_logprob_chunked_backward(*once, kept, upstream)
+            tiles = chunked.backward(*once, kept, upstream)
     assert held.fp32_rows == 64
     d_hidden, d_weight, d_bias = zip(whole, tiles, strict=True)
     assert relative(*d_hidden) < 16 * EPS32
@@ -158,11 +159,11 @@ def test_parts_of_the_product_fit_the_workspace(rows_of_parts):
     """Two numbers per row and tile, of as many rows as fit, at least one."""
     inputs, _ = linear_token.make(ROWS, VOCAB, width=WIDTH)
     arguments, settings = checked_token_call(inputs, backend="triton")
-    whole, whole_statistics, _ = launch.linear_token_logprob_forward(arguments, settings._replace(keep=False))
+    whole, whole_statistics, _ = launch.forward(arguments, settings._replace(keep=False))
     row_bytes = -(-VOCAB // launch.blocks_for("linear_token_logprob_fwd", whole.device).block_v) * 2 * 4
     settings = settings._replace(keep=False, workspace_bytes=max(1, row_bytes * rows_of_parts))
     with torch.no_grad(), Held() as held:
-        log_p, statistics, _ = launch.linear_token_logprob_forward(arguments, settings)
+        log_p, statistics, _ = launch.forward(arguments, settings)
     assert held.most == row_bytes * max(1, rows_of_parts)
     assert relative(log_p, whole.double()) < 4 * EPS32
     assert relative(statistics, whole_statistics.double()) < 4 * EPS32
@@ -188,7 +189,7 @@ def test_logits_of_both_sides_and_the_gradient_fit_the_workspace(divergence, log
         with seen:
             return inner(*arguments)
 
-    monkeypatch.setattr("tide_kernels._shared.linear_divergence.linear_divergence_rows", watched)
+    monkeypatch.setattr("tide_kernels.linear_divergence.op.linear_divergence_rows", watched)
     linear.call(
         divergence,
         inputs,
@@ -290,9 +291,9 @@ def test_hidden_states_are_converted_once_whatever_the_number_of_runs():
     inputs, upstream = linear_token.make(ROWS, VOCAB, torch.bfloat16, width=WIDTH)
     arguments, settings = checked_token_call(inputs, workspace_bytes=ROWS * 4 * 100)
     with torch.no_grad(), Held() as forward:
-        _, statistics, kept = chunked.linear_token_logprob_chunked_forward(arguments, settings)
+        _, statistics, kept = chunked.forward(arguments, settings)
     with torch.no_grad(), Held() as backward:
-        chunked.linear_token_logprob_chunked_backward(arguments, settings, statistics, kept, upstream)
+        chunked.backward(arguments, settings, statistics, kept, upstream)
     assert len(chunked.TokenLogprobCall(arguments, settings).runs[1]) > 10
     # Backward also converts their gradient.
     assert (forward.conversions, backward.conversions) == (1, 2)
@@ -303,6 +304,11 @@ def test_devices_without_fp32_output_of_half_products_use_torch_in_fp32():
         x = SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16)
         assert product_dtype(x, x, torch.float32, None) == half
         assert product_dtype(x, x, torch.float32, torch.float16) == half
-        assert linear_backend("op", "auto", x.device, torch.float32, grouped=False) == backend
+        assert (
+            linear_backend("linear_token_logprob", "auto", x.device, torch.float32, grouped=False) == backend
+        )
         # On request triton runs there, in fp32.
-        assert linear_backend("op", "triton", x.device, torch.float32, grouped=False) == "triton"
+        assert (
+            linear_backend("linear_token_logprob", "triton", x.device, torch.float32, grouped=False)
+            == "triton"
+        )

@@ -19,7 +19,8 @@ import torch
 from tests.kernels.cases import DIVERGENCES, worst_row
 from tests.kernels.cases.divergence import call, gradient, make, truth
 from tide_kernels import interpolated_kl, token_logprob, token_scores
-from tide_kernels._shared import native, native_divergence, native_tokens
+from tide_kernels._shared import native, native_tokens
+from tide_kernels.divergence import native as native_divergence
 
 SOURCES = native._SOURCES
 PROGRAM = """
@@ -78,7 +79,7 @@ def test_structures_have_the_sizes_of_the_library():
     library = native._loaded()
     for structure, size in (
         (native_divergence._Call, library.tide_size_of_divergence),
-        (native_tokens._Call, library.tide_size_of_tokens),
+        (native_tokens.TokensCall, library.tide_size_of_tokens),
     ):
         assert ctypes.sizeof(structure) == size()
 

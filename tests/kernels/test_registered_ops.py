@@ -187,28 +187,31 @@ def test_either_result_can_be_differentiated_alone(used, divergence, backend):
 
 def test_backends_resolve_by_name_device_and_dtype(monkeypatch):
     fp32 = torch.float32
-    assert [resolve_backend("op", name, CPU, fp32) for name in BACKENDS] == [
-        "native",
-        "reference",
-        "torch",
-        "native",
-        "triton",
-    ]
+    for op, entries in BACKENDS.items():
+        assert resolve_backend(op, "auto", CPU, fp32) == ("native" if "native" in entries else "torch")
+        assert [resolve_backend(op, name, CPU, fp32) for name in ("reference", *entries)] == [
+            "reference",
+            *entries,
+        ]
+        for entry in entries.values():
+            assert callable(entry.load().forward)
     gpu = torch.device("cuda")
-    assert resolve_backend("op", "auto", gpu, fp32) == "triton"
-    assert resolve_backend("op", "auto", gpu, torch.float64) == "torch"
+    assert resolve_backend("token_scores", "auto", gpu, fp32) == "triton"
+    assert resolve_backend("token_scores", "auto", gpu, torch.float64) == "torch"
     with pytest.raises(
-        ValueError, match=r"op: unknown backend 'Torch'; choose one of auto, reference, torch, nat"
+        ValueError, match=r"token_scores: unknown backend 'Torch'; choose one of auto, reference, torch, nat"
     ):
-        resolve_backend("op", "Torch", CPU, fp32)
-    with pytest.raises(ValueError, match=r"op: backend 'triton' sums in fp32; for torch.float64 use 'torch'"):
-        resolve_backend("op", "triton", gpu, torch.float64)
+        resolve_backend("token_scores", "Torch", CPU, fp32)
+    with pytest.raises(
+        ValueError, match=r"token_scores: backend 'triton' sums in fp32; for torch.float64 use 'torch'"
+    ):
+        resolve_backend("token_scores", "triton", gpu, torch.float64)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(
-        ValueError, match=r"op: backend 'triton' needs a GPU, the inputs are on cpu.*INTERPRET=1"
+        ValueError, match=r"token_scores: backend 'triton' needs a GPU, the inputs are on cpu.*INTERPRET=1"
     ):
-        resolve_backend("op", "triton", CPU, fp32)
+        resolve_backend("token_scores", "triton", CPU, fp32)
     monkeypatch.setattr("tide_kernels._shared.backends.has_triton", lambda: False)
-    assert resolve_backend("op", "auto", gpu, fp32) == "torch"
-    with pytest.raises(ValueError, match="op: backend 'triton' needs the package triton"):
-        resolve_backend("op", "triton", gpu, fp32)
+    assert resolve_backend("token_scores", "auto", gpu, fp32) == "torch"
+    with pytest.raises(ValueError, match="token_scores: backend 'triton' needs the package triton"):
+        resolve_backend("token_scores", "triton", gpu, fp32)

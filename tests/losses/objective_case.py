@@ -14,8 +14,7 @@ from tide.batch import Head, HiddenRows, NoisedBatch, NoisedTokens
 from tide.config import ObjectiveConfig
 from tide.losses.objective import Objective
 from tide.methods import METHODS
-from tide_kernels.interpolated_kl.reference import cross_entropy, interpolated_kl_reference
-from tide_kernels.reverse_kl.reference import reverse_kl_reference
+from tide_kernels.divergence.reference import cross_entropy, interpolated_kl_reference, reverse_kl_reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float

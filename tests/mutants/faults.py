@@ -38,7 +38,8 @@ def _int32_rows(op: str, *, backward: bool = False) -> Fault:
         old, new = old.replace("(tl.program", "(N - 1 - tl.program"), new.replace("tl.", "N - 1 - tl.")
     name = f"row offsets in 32 bits, {'backward' if backward else 'forward'}"
     tests = selection(BUILDS, "architecture", op)
-    return Fault(op, "triton", name, f"{KERNELS}/{op}/kernels.py", old, new, tests)
+    folder = "divergence" if op in ("interpolated_kl", "reverse_kl") else op
+    return Fault(op, "triton", name, f"{KERNELS}/{folder}/kernels.py", old, new, tests)
 
 
 def _divergence(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
@@ -66,7 +67,7 @@ INTERPOLATED_KL = (
         "interpolated_kl",
         "triton",
         "the gradient has the other sign",
-        "_shared/divergence_kernels.py",
+        "divergence/gradient_kernels.py",
         "gradient = surplus * weight",
         "gradient = -surplus * weight",
         "fp32",
@@ -75,7 +76,7 @@ INTERPOLATED_KL = (
         "interpolated_kl",
         "triton",
         "the target is not divided by T",
-        "interpolated_kl/kernels.py",
+        "divergence/kernels.py",
         "    scale = lambda_t / temperature\n",
         "    scale = lambda_t\n",
         "fp32",
@@ -84,7 +85,7 @@ INTERPOLATED_KL = (
         "interpolated_kl",
         "triton",
         "tiles are merged without rescaling",
-        "_shared/tilt_kernels.py",
+        "divergence/tilt_kernels.py",
         "share_a, share_b = mass_a * unit_a, mass_b * unit_b",
         "share_a, share_b = mass_a * 1.0, mass_b * unit_b",
         "cut",
@@ -93,7 +94,7 @@ INTERPOLATED_KL = (
         "interpolated_kl",
         "triton",
         "the label's exponential stays in the sum",
-        "_shared/tilt_kernels.py",
+        "divergence/tilt_kernels.py",
         "e = tl.where(cols == label, 0.0, e)",
         "e = tl.where(cols == label, e, e)",
         "fp32",
@@ -104,16 +105,16 @@ INTERPOLATED_KL = (
         "interpolated_kl",
         "torch",
         "the gradient has the other sign",
-        "interpolated_kl/chunked.py",
-        "w.mul_((weight / (total * -temperature))[:, None])",
-        "w.mul_((weight / (total * temperature))[:, None])",
+        "divergence/formulas.py",
+        "w.expm1_()\n    w.mul_((weight / (total * -temperature))[:, None])",
+        "w.expm1_()\n    w.mul_((weight / (total * temperature))[:, None])",
         "fp32",
     ),
     Fault(
         "interpolated_kl",
         "reference",
         "the target is not detached",
-        f"{KERNELS}/interpolated_kl/reference.py",
+        f"{KERNELS}/divergence/reference.py",
         "return torch.log_softmax(mixed / temperature, dim=-1).detach()",
         "return torch.log_softmax(mixed / temperature, dim=-1)",
         selection("tests/kernels/test_interpolated_kl.py", "reference"),
@@ -134,7 +135,7 @@ REVERSE_KL = (
         "reverse_kl",
         "triton",
         "the gradient takes another row's statistics",
-        "_shared/divergence_kernels.py",
+        "divergence/gradient_kernels.py",
         "    row_ptr = statistics_ptr + row * STATISTICS\n    mk = tl.load(row_ptr)",
         "    row_ptr = statistics_ptr + (row // 2) * STATISTICS\n    mk = tl.load(row_ptr)",
         "fp32",
@@ -143,7 +144,7 @@ REVERSE_KL = (
         "reverse_kl",
         "triton",
         "the mask is ignored",
-        "_shared/divergence_kernels.py",
+        "divergence/gradient_kernels.py",
         "active = tl.load(mask_ptr + row) != 0",
         "active = tl.load(mask_ptr + row) >= 0",
         "mask",
@@ -152,7 +153,7 @@ REVERSE_KL = (
         "reverse_kl",
         "triton",
         "the excess is not moved to the mean",
-        "reverse_kl/kernels.py",
+        "divergence/kernels.py",
         "_, at_mean = shift(first, second, first, True)",
         "at_mean = second",
         "digits",
@@ -162,7 +163,7 @@ REVERSE_KL = (
         "reverse_kl",
         "torch",
         "the gradient is not divided by T",
-        "reverse_kl/chunked.py",
+        "divergence/formulas.py",
         "scale = lambda_t.new_full(lambda_t.shape, 1 / temperature)",
         "scale = lambda_t.new_full(lambda_t.shape, 1.0)",
         "fp32",

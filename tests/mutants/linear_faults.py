@@ -70,14 +70,14 @@ LINEAR_DIVERGENCES = (
     _linear(
         "triton",
         "a row block's gradient goes to the first rows",
-        "_shared/linear_divergence_rows.py",
+        "linear_divergence/rows.py",
         "return self.d_block[block.start - gradient_block.start : block.stop - gradient_block.start]",
         "return self.d_block[0 : block.stop - block.start]",
     ),
     _linear(
         "triton",
         "the gradient forgets the logit scale",
-        "_shared/linear_divergence_rows.py",
+        "linear_divergence/rows.py",
         "self.kl_weight = arguments.weight * head.options.logit_scale",
         "self.kl_weight = arguments.weight",
         "scale",

@@ -47,7 +47,7 @@ def test_the_contracts_are_kept(root: Path) -> None:
         ("tide/training/__init__.py", "import tide_kernels", REACH),
         ("tide/pipeline.py", "import tide.integrations.dllm", DROP_INS),
         ("tide_kernels/_shared/__init__.py", "import tide.batch", ALONE),
-        ("tide_kernels/interpolated_kl/__init__.py", "import tide_kernels.linear_interpolated_kl", OPS),
+        ("tide_kernels/divergence/__init__.py", "import tide_kernels.linear_divergence", OPS),
     ],
 )
 def test_a_planted_import_breaks_its_contract(

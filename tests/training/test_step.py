@@ -13,7 +13,7 @@ from tests.flow.recipes import tiny_recipe, trainer_of
 from tests.training.recording import recorded
 from tide.config import MaskingConfig
 from tide.methods import METHODS
-from tide_kernels.interpolated_kl.reference import interpolated_kl_reference
+from tide_kernels.divergence.reference import interpolated_kl_reference
 
 if TYPE_CHECKING:
     from pathlib import Path

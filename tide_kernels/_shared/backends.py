@@ -1,82 +1,133 @@
-"""Backend selection."""
+"""Backends: where each op has them, which of them can run, and which one `auto` takes.
+
+The definition, `reference`, is no backend of the table: an op calls it itself.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+import pkgutil
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tide_kernels._shared.native import has_native, native_failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 # At import: torch.compile warns about functions with a cache.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-BACKENDS = ("auto", "reference", "torch", "native", "triton")
 # Devices that Triton compiles for.
 TRITON_DEVICES = ("cuda", "xpu")
+# Devices whose products of half inputs have fp32 output (`out_dtype`). torch documents CUDA. ROCm builds,
+# whose devices are also named cuda, support it with hipBLASLt and rocBLAS; with Composable Kernel they raise.
+WIDE_PRODUCT_DEVICES = ("cuda",)
 
 
-def resolve_backend(
-    function: str,
-    backend: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    auto_devices: tuple[str, ...] = TRITON_DEVICES,
-    *,
-    native: bool = True,
-) -> str:
-    """Resolve the backend of a call to an op with Triton kernels and, if `native`, C functions.
+class Backend(NamedTuple):
+    """One way to run an op."""
 
-    `reference` is the definition, `torch` works by row blocks, `native` and `triton` in one pass. `auto` is
-    `triton` on `auto_devices`, `native` on a CPU, and `torch` elsewhere, without a C compiler, and for fp64
-    on a GPU, which the kernels do not support.
+    where: str  # `module` or `module:object` with `forward` and, where there is a gradient, `backward`
+    refusal: Callable[
+        [torch.device, torch.dtype], str
+    ]  # why it cannot run there, what to do; empty if it can
+    auto_on: tuple[str, ...] = ()  # device types where `auto` takes it
+
+    def load(self) -> Any:
+        """The module or object; imported on first use, so that triton stays optional."""
+        return pkgutil.resolve_name(f"tide_kernels.{self.where}")
+
+    def available(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Return True if it can run on a device, summing in a dtype."""
+        return not self.refusal(device, dtype)
+
+
+def _never(_device: torch.device, _dtype: torch.dtype) -> str:
+    return ""
+
+
+def _of_native(device: torch.device, _dtype: torch.dtype) -> str:
+    if device.type != "cpu":
+        return f"runs on a CPU, the inputs are on {device}. Use 'auto' or 'triton'."
+    if has_native():
+        return ""
+    return f"could not be built ({native_failure()}). Install a C compiler or set CC to one, or use 'torch'."
+
+
+def _of_triton(device: torch.device, dtype: torch.dtype) -> str:
+    if not has_triton():
+        return "needs the package triton; install it or use 'torch'."
+    if dtype.itemsize > 4:
+        return f"sums in fp32; for {dtype} use 'torch' or 'reference'."
+    if device.type not in TRITON_DEVICES and not interpreted():
+        return (
+            f"needs a GPU, the inputs are on {device}. Move them, use 'torch', or set TRITON_INTERPRET=1 "
+            "before Python starts to interpret the kernels on the CPU."
+        )
+    return ""
+
+
+def _table(
+    torch: str, triton: str, native: str | None = None, triton_on: tuple[str, ...] = TRITON_DEVICES
+) -> dict[str, Backend]:
+    table = {"torch": Backend(torch, _never)}
+    if native is not None:
+        table["native"] = Backend(native, _of_native, ("cpu",))
+    return table | {"triton": Backend(triton, _of_triton, triton_on)}
+
+
+def _divergence(instance: str, triton_on: tuple[str, ...] = TRITON_DEVICES) -> dict[str, Backend]:
+    return _table(
+        f"divergence.formulas:{instance}",
+        f"divergence.launch:{instance}",
+        f"divergence.native:{instance}",
+        triton_on,
+    )
+
+
+# Divergences over hidden states run the backends of those over logits, row block by row block.
+BACKENDS: dict[str, dict[str, Backend]] = {
+    "interpolated_kl": _divergence("INTERPOLATED_KL"),
+    "reverse_kl": _divergence("REVERSE_KL"),
+    "linear_interpolated_kl": _divergence("INTERPOLATED_KL", WIDE_PRODUCT_DEVICES),
+    "linear_reverse_kl": _divergence("REVERSE_KL", WIDE_PRODUCT_DEVICES),
+    "token_logprob": _table("token_logprob.chunked", "token_logprob.launch", "token_logprob.native"),
+    "linear_token_logprob": _table(
+        "linear_token_logprob.chunked",
+        "linear_token_logprob.launch",
+        "linear_token_logprob.chunked",
+        WIDE_PRODUCT_DEVICES,
+    ),
+    "token_scores": _table("token_scores.chunked", "token_scores.launch", "token_scores.native"),
+    "chunk_likelihood": _table("chunk_likelihood.chunked", "chunk_likelihood.launch"),
+}
+
+
+def resolve_backend(function: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Resolve the backend of a call.
+
+    `auto` is `triton` on a GPU, `native` on a CPU, and `torch` where neither can run, as for fp64 on a GPU.
 
     Raises:
         ValueError: unknown backend, or it cannot run on the device or dtype, or was not built.
     """
-    known = tuple(name for name in BACKENDS if native or name != "native")
-    check_backend(function, backend, known)
-    wide = dtype.itemsize > 4
+    table = BACKENDS[function]
     if backend == "auto":
-        if device.type in auto_devices and not wide and has_triton():
-            return "triton"
-        return "native" if native and device.type == "cpu" and has_native() else "torch"
-    if backend == "native":
-        _check_native(function, device)
-    if backend != "triton":
+        for name, entry in table.items():
+            if device.type in entry.auto_on and entry.available(device, dtype):
+                return name
+        return "torch"
+    if backend == "reference":
         return backend
-    if not has_triton():
-        raise ValueError(f"{function}: backend 'triton' needs the package triton; install it or use 'torch'.")
-    if wide:
-        raise ValueError(
-            f"{function}: backend 'triton' sums in fp32; for {dtype} use 'torch' or 'reference'."
-        )
-    if device.type not in TRITON_DEVICES and not interpreted():
-        raise ValueError(
-            f"{function}: backend 'triton' needs a GPU, the inputs are on {device}. Move them, use "
-            "'torch', or set TRITON_INTERPRET=1 before Python starts to interpret the kernels on the CPU."
-        )
-    return "triton"
-
-
-def _check_native(function: str, device: torch.device) -> None:
-    if device.type != "cpu":
-        raise ValueError(
-            f"{function}: backend 'native' runs on a CPU, the inputs are on {device}. Use 'auto' or 'triton'."
-        )
-    if not has_native():
-        raise ValueError(
-            f"{function}: backend 'native' could not be built ({native_failure()}). Install a C compiler or "
-            "set CC to one, or use 'torch'."
-        )
-
-
-def check_backend(function: str, backend: str, known: tuple[str, ...]) -> None:
-    """Raise unless backend is a known name."""
-    if backend not in known:
-        raise ValueError(f"{function}: unknown backend {backend!r}; choose one of {', '.join(known)}.")
+    if backend not in table:
+        known = ", ".join(("auto", "reference", *table))
+        raise ValueError(f"{function}: unknown backend {backend!r}; choose one of {known}.")
+    refusal = table[backend].refusal(device, dtype)
+    if refusal:
+        raise ValueError(f"{function}: backend {backend!r} {refusal}")
+    return backend
 
 
 def has_triton() -> bool:

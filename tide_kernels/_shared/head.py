@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from tide_kernels._shared.backends import WIDE_PRODUCT_DEVICES
 from tide_kernels._shared.workspace import ALIGNED_ENTRIES, aligned_rows
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 CPU_TILE_BYTES = 16 << 20
 GPU_TILE_BYTES = 64 << 20
 HALF_DTYPES = (torch.bfloat16, torch.float16)
-# Devices whose products of half inputs have fp32 output (`out_dtype`). torch documents CUDA. ROCm builds,
-# whose devices are also named cuda, support it with hipBLASLt and rocBLAS; with Composable Kernel they raise.
-WIDE_PRODUCT_DEVICES = ("cuda",)
 # Logits are rounded in this many parts of their columns: one buffer for all columns would take more memory
 # than the half dtype saves.
 ROUNDED_PARTS = 8

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import (
     check_constant,
     check_frozen,
@@ -87,3 +88,31 @@ def check_logits_dtype(
             f"got {logits_dtype} for {', '.join(sorted(map(str, models)))}. Omit it for {dtype}."
         )
     return logits_dtype
+
+
+def autocast_dtype_of(device: torch.device) -> torch.dtype | None:
+    """dtype that autocast rounds products to; None if it is off."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if enabled else None
+
+
+def needed_gradients(*trained: Tensor | None) -> list[bool]:
+    """True for each of hidden states, weight and bias that gets a gradient."""
+    return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
+
+
+def linear_backend(
+    function: str, backend: str, device: torch.device, dtype: torch.dtype, *, grouped: bool
+) -> str:
+    """Resolve the backend of a hidden-in op.
+
+    With a group it is `torch`: the other backends do not exchange partial sums of a row.
+
+    Raises:
+        ValueError: the backend cannot run on the device, or not with a group.
+    """
+    if grouped and backend == "auto":
+        return "torch"
+    if grouped and backend != "torch":
+        raise ValueError(f"{function}: vocab_group needs backend 'torch' or 'auto'; got {backend!r}.")
+    return resolve_backend(function, backend, device, dtype)

@@ -1,5 +1,5 @@
 """Divergences between chunk likelihoods: CALM, Reverse CALM, Bernoulli KL, TIDAL on chunks."""
 
-from tide_kernels.chunk_likelihood.function import chunk_likelihood
+from tide_kernels.chunk_likelihood.op import chunk_likelihood
 
 __all__ = ["chunk_likelihood"]

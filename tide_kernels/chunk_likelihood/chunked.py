@@ -42,7 +42,7 @@ def chunk_slope(
     return torch.where(inside, slope, 0.0)
 
 
-def chunk_likelihood_chunked_forward(
+def forward(
     student_token_log_probs: Float[Tensor, "B Ls"],
     teacher_token_log_probs: Float[Tensor, "B Lt"],
     student_chunks: Int[Tensor, "B Ls"],
@@ -66,7 +66,7 @@ def chunk_likelihood_chunked_forward(
     )
 
 
-def chunk_likelihood_chunked_backward(
+def backward(
     student_token_log_probs: Float[Tensor, "B L"],
     student_chunks: Int[Tensor, "B L"],
     slope: Float[Tensor, "B C"],

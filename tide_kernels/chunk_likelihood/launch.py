@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BLOCK_C = 16
 
 
-def chunk_likelihood_forward(
+def forward(
     student_token_log_probs: Float[Tensor, "B Ls"],
     teacher_token_log_probs: Float[Tensor, "B Lt"],
     student_chunks: Int[Tensor, "B Ls"],
@@ -59,7 +59,7 @@ def chunk_likelihood_forward(
     return loss, slope
 
 
-def chunk_likelihood_backward(
+def backward(
     student_token_log_probs: Float[Tensor, "B L"],
     student_chunks: Int[Tensor, "B L"],
     slope: Float[Tensor, "B C"],

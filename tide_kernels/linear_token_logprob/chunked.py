@@ -12,10 +12,11 @@ Legend: N rows, V vocabulary entries of this process, v entries of a run.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from tide_kernels._shared.backends import BACKENDS
 from tide_kernels._shared.head import (
     ROUNDED_PARTS,
     Head,
@@ -32,7 +33,6 @@ from tide_kernels._shared.label import (
     label_statistics_from,
     write_label_gradient,
 )
-from tide_kernels._shared.native_tokens import token_logprob_native_backward, token_logprob_native_forward
 from tide_kernels._shared.vocabulary import VocabularyRun, vocabulary_of
 from tide_kernels._shared.workspace import aligned_rows, column_runs
 
@@ -93,6 +93,11 @@ class TokenLogprobCall:
         self.rounded = self.head.rounds_through(settings.kept_dtype)
 
     @functools.cached_property
+    def of_logits(self) -> Any:
+        """The backend over the logits of a run; `torch` stands on formulas that processes can share."""
+        return BACKENDS["token_logprob"][self.settings.backend].load()
+
+    @functools.cached_property
     def hidden(self) -> Float[Tensor, "N d"]:
         """Hidden states in the dtype of the logits' product, converted once for all runs."""
         return self.arguments.hidden.to(self.head.product_dtype)
@@ -146,7 +151,7 @@ class TokenLogprobCall:
         return VocabularyRun(self.vocabulary.start + run.start, run.stop - run.start)
 
 
-def linear_token_logprob_chunked_forward(
+def forward(
     arguments: TokenLogprobArguments, settings: TokenLogprobSettings
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
     """(log_p, statistics: the fields of LabelStatistics, all logits if kept, else empty)."""
@@ -165,7 +170,7 @@ def linear_token_logprob_chunked_forward(
         label_logit = torch.maximum(label_logit, part.at(wide, arguments.token_ids))
         if settings.backend == "native":
             here = arguments.token_ids - part.start  # one outside the run matches no column
-            of_run = LabelStatistics(*token_logprob_native_forward(wide, here, None, width)[1].unbind(1))
+            of_run = LabelStatistics(*call.of_logits.forward(wide, here, None, width)[1].unbind(1))
             row_max, rest = _merge(row_max, rest, of_run.row_max, of_run.rest)
             continue
         # The exponentials overwrite logits that are not kept.
@@ -180,7 +185,7 @@ def linear_token_logprob_chunked_forward(
     return statistics.log_p, torch.stack(statistics, 1), kept
 
 
-def linear_token_logprob_chunked_backward(
+def backward(
     arguments: TokenLogprobArguments,
     settings: TokenLogprobSettings,
     statistics: Float[Tensor, "N 4"],
@@ -219,12 +224,7 @@ def _write_run_gradient(
     if call.kernels:
         # An id outside the run matches no column.
         given = (logits, ids - part.start, None, statistics, d_log_p, part.size, out)
-        if call.settings.backend == "native":
-            token_logprob_native_backward(*given, softcap=softcap)
-            return
-        from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
-
-        token_logprob_backward(*given, softcap=softcap)
+        call.of_logits.backward(*given, softcap=softcap)
         return
     fields = LabelStatistics(*statistics.unbind(1))
     slope = call.head.slope(logits, torch.empty_like(logits)) if softcap else None

@@ -13,22 +13,22 @@ import torch
 from tide_kernels._shared.backends import interpreted
 from tide_kernels._shared.launch import blocks_for, on_device
 from tide_kernels._shared.workspace import row_steps
-from tide_kernels.linear_token_logprob.chunked import (
-    TokenLogprobCall,
-    linear_token_logprob_chunked_forward,
-)
+from tide_kernels.linear_token_logprob import chunked
+from tide_kernels.linear_token_logprob.chunked import TokenLogprobCall, backward
 from tide_kernels.linear_token_logprob.kernels import (
     linear_token_logprob_fwd_kernel,
     linear_token_logprob_join_kernel,
 )
+from tide_kernels.token_logprob import launch as of_logits
 from tide_kernels.token_logprob.kernels import STATISTICS
-from tide_kernels.token_logprob.launch import token_logprob_forward
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from tide_kernels.linear_token_logprob.chunked import TokenLogprobArguments, TokenLogprobSettings
+
+__all__ = ["backward", "forward"]
 
 # Rows and depth of a product's tile; its columns and warps are in blocks.json.
 BLOCK_N = 128
@@ -37,7 +37,7 @@ JOIN_BLOCK_N, JOIN_BLOCK_T = 16, 64
 PARTS = 2  # numbers per row and tile
 
 
-def linear_token_logprob_forward(
+def forward(
     arguments: TokenLogprobArguments, settings: TokenLogprobSettings
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"], Float[Tensor, "N V"]]:
     """(log_p, statistics as in `token_logprob/kernels.py`, all logits if kept, else empty)."""
@@ -46,9 +46,9 @@ def linear_token_logprob_forward(
         kept = call.buffer(call.vocabulary.size, settings.kept_dtype)
         for run in call.runs[1]:
             call.logits(run, kept[:, run])
-        return *token_logprob_forward(kept, arguments.token_ids, None, call.vocabulary.size), kept
+        return *of_logits.forward(kept, arguments.token_ids, None, call.vocabulary.size), kept
     if not _product_fits(call):
-        log_p, fields, none = linear_token_logprob_chunked_forward(arguments, settings)
+        log_p, fields, none = chunked.forward(arguments, settings)
         _, row_max, rest, total = fields.unbind(1)
         zero = torch.zeros_like(row_max)
         return log_p, torch.stack([row_max / math.log(2), 1 / total, rest / total, zero], 1), none

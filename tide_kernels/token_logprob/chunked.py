@@ -30,7 +30,7 @@ class _Buffers(NamedTuple):
     exponentials: Float[Tensor, "n V"]
 
 
-def token_logprob_chunked_forward(
+def forward(
     logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], mask: Bool[Tensor, " N"] | None, vocab: int
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
     """(log_p, statistics: the fields of LabelStatistics) of all rows."""
@@ -53,7 +53,7 @@ def token_logprob_chunked_forward(
     return blocks.scatter(statistics.log_p, num_rows), packed
 
 
-def token_logprob_chunked_backward(
+def backward(
     logits: Float[Tensor, "N V"],
     token_ids: Int[Tensor, " N"],
     mask: Bool[Tensor, " N"] | None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def token_logprob_forward(
+def forward(
     logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], mask: Bool[Tensor, " N"] | None, vocab: int
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 4"]]:
     """(log_p, statistics) of all rows."""
@@ -61,7 +61,7 @@ def token_logprob_forward(
     return log_p, statistics
 
 
-def token_logprob_backward(
+def backward(
     logits: Float[Tensor, "N V"],
     token_ids: Int[Tensor, " N"],
     mask: Bool[Tensor, " N"] | None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from tide_kernels._shared.checks import accumulation_dtype
 from tide_kernels._shared.row_blocks import RowBlocks, map_blocks
 from tide_kernels.token_scores.reference import TokenScores
 
@@ -43,9 +44,9 @@ class _Buffers(NamedTuple):
     exponentials: Float[Tensor, "n V"]
 
 
-def token_scores_chunked(logits: Float[Tensor, "N V"], vocab: int, dtype: torch.dtype) -> TokenScores:
+def forward(logits: Float[Tensor, "N V"], vocab: int) -> TokenScores:
     """Scores of all rows; each thread holds two or three buffers of a row block."""
-    blocks = RowBlocks(logits.shape[0], None, vocab, dtype, logits.device)
+    blocks = RowBlocks(logits.shape[0], None, vocab, accumulation_dtype(logits), logits.device)
 
     def scores(rows: slice, buffers: _Buffers) -> TokenScores:
         num_rows = rows.stop - rows.start

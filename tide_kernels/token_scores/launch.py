@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def token_scores_forward(logits: Float[Tensor, "N V"], vocab: int) -> TokenScores:
+def forward(logits: Float[Tensor, "N V"], vocab: int) -> TokenScores:
     """Scores of all rows."""
     rows = with_unit_columns(logits)
     num_rows, device = rows.shape[0], rows.device

@@ -184,7 +184,7 @@ class ChunkedDivergence:
     """Both directions of a divergence by row blocks."""
 
     # The fields of RowStatistics, then of LabelStatistics.
-    NUM_STATISTICS = len(RowStatistics._fields) + len(LabelStatistics._fields)
+    num_statistics = len(RowStatistics._fields) + len(LabelStatistics._fields)
 
     def __init__(self, formulas: RowDivergence) -> None:
         self.formulas = formulas
@@ -216,7 +216,7 @@ class ChunkedDivergence:
             )
 
         parts = map_blocks(blocks, values, lambda: _Buffers.allocate(blocks, student_logits, teacher_logits))
-        statistics = lambda_t.new_zeros((num_rows, self.NUM_STATISTICS))
+        statistics = lambda_t.new_zeros((num_rows, self.num_statistics))
         fields = list(map(torch.cat, zip(*(part.divergence for part in parts), strict=True)))
         if labels is not None:
             kept = [part.label for part in parts if part.label is not None]

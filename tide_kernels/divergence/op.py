@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.backends import BACKENDS, resolve_backend
 from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_id_values,
@@ -24,26 +24,16 @@ from tide_kernels._shared.checks import (
     row_lambda,
     scalar_tensor,
 )
-from tide_kernels._shared.divergence_blocks import ChunkedDivergence
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
-from tide_kernels._shared.native_divergence import NUM_STATISTICS as NATIVE_STATISTICS
-from tide_kernels._shared.native_divergence import NativeDivergence
 from tide_kernels._shared.row_blocks import RowBlocks, active_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_blocks import RowDivergence
-    from tide_kernels._shared.divergence_launch import DivergenceKernels
-
-    # Both directions of a divergence over all rows of logits.
-    RowBackend = ChunkedDivergence | DivergenceKernels | NativeDivergence
-
-# Statistics per row by backend; `divergence_kernels.STATISTICS` for triton.
-NUM_STATISTICS = {"torch": ChunkedDivergence.NUM_STATISTICS, "native": NATIVE_STATISTICS, "triton": 8}
+    from tide_kernels.divergence.chunked import ReferenceFormula
 
 _INPUTS = (
     "Tensor{} student_logits, Tensor teacher_logits, Tensor lambda_t, Tensor? labels, Tensor? mask, "
@@ -53,30 +43,16 @@ _UPSTREAM = "Tensor statistics, Tensor? d_kl, Tensor? d_ce"
 
 
 class DivergenceOp(NamedTuple):
-    """A registered divergence: name, formulas, backends by name (imported on first use) and forward op."""
+    """A registered divergence: name, definition and forward op."""
 
     name: str
-    formulas: RowDivergence
-    backends: Mapping[str, Callable[[], RowBackend]]
+    reference: ReferenceFormula
     forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def register_divergence(
-    name: str, formulas: RowDivergence, kernels: Callable[[], RowBackend]
-) -> DivergenceOp:
-    """Register `tide_kernels::<name>` and its two backward ops.
-
-    Args:
-        name: the public op.
-        formulas: the `torch` backend and the definition.
-        kernels: returns the Triton kernels; called on first use, so that triton stays optional.
-    """
-    chunked, native = ChunkedDivergence(formulas), NativeDivergence(name)
-    backends: dict[str, Callable[[], RowBackend]] = {
-        "torch": lambda: chunked,
-        "native": lambda: native,
-        "triton": kernels,
-    }
+def register_divergence(name: str, reference: ReferenceFormula) -> DivergenceOp:
+    """Register `tide_kernels::<name>` and its two backward ops over the op's entries in BACKENDS."""
+    backends = BACKENDS[name]
     forward_op = torch.library.custom_op(
         f"tide_kernels::{name}",
         mutates_args=(),
@@ -109,7 +85,8 @@ def register_divergence(
         if labels is not None:
             check_id_values(name, "labels", labels, vocab, mask)
         arguments = (student_logits, teacher_logits, lambda_t, labels, mask, float(temperature), vocab)
-        return backends[backend]().forward(*arguments)
+        made: tuple[Tensor, Tensor, Tensor] = backends[backend].load().forward(*arguments)
+        return made
 
     @forward.register_fake
     def _(
@@ -126,12 +103,13 @@ def register_divergence(
         num_rows = student_logits.shape[0]
         values = lambda_t.new_empty((num_rows,))
         ce = lambda_t.new_empty((0 if labels is None else num_rows,))
-        return values, ce, lambda_t.new_empty((num_rows, NUM_STATISTICS[backend]))
+        return values, ce, lambda_t.new_empty((num_rows, backends[backend].load().num_statistics))
 
     def write_gradient(out: Tensor | None, *arguments: Any) -> Tensor:
         *tensors, temperature, vocab, backend, statistics, d_kl, d_ce = arguments
         rest: tuple[Any, ...] = (*tensors, statistics, d_kl, d_ce, float(temperature), vocab, out)
-        return backends[backend]().backward(*rest)
+        gradient: Tensor = backends[backend].load().backward(*rest)
+        return gradient
 
     @backward_op
     def backward(*arguments: Any) -> Tensor:
@@ -172,7 +150,7 @@ def register_divergence(
         return student_logits, *unused
 
     forward.register_autograd(differentiate, setup_context=setup_context)
-    return DivergenceOp(name, formulas, backends, forward)
+    return DivergenceOp(name, reference, forward)
 
 
 def row_divergence(
@@ -237,7 +215,7 @@ def _by_definition(
     num_rows = student_logits.shape[0]
     blocks = RowBlocks(num_rows, active_rows(mask), vocab, lambda_t.dtype, student_logits.device)
     every = slice(0, blocks.num_active)
-    kl, ce = op.formulas.reference(
+    kl, ce = op.reference(
         blocks.gather(student_logits),
         blocks.gather(teacher_logits),
         blocks.select(lambda_t, every),

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from tide_kernels._shared.divergence import register_divergence, row_divergence
-from tide_kernels.reverse_kl.chunked import REVERSE_KL
+from tide_kernels.divergence.formulas import REVERSE_KL
+from tide_kernels.divergence.op import register_divergence, row_divergence
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_launch import DivergenceKernels
 
-
-def _kernels() -> DivergenceKernels:
-    from tide_kernels.reverse_kl.launch import KERNELS  # needs triton
-
-    return KERNELS
-
-
-OP = register_divergence("reverse_kl", REVERSE_KL, _kernels)
+OP = register_divergence("reverse_kl", REVERSE_KL.formulas.reference)
 
 
 @overload

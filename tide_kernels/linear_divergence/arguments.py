@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tide_kernels._shared.agreement import refused_by_all
-from tide_kernels._shared.backends import resolve_backend
 from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_frozen,
@@ -19,8 +18,15 @@ from tide_kernels._shared.checks import (
     check_vocab,
     row_lambda,
 )
-from tide_kernels._shared.head import WIDE_PRODUCT_DEVICES, HeadOptions, cut_to_vocabulary, head_logits
-from tide_kernels._shared.head_checks import check_head, check_head_options, check_logits_dtype
+from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary, head_logits
+from tide_kernels._shared.head_checks import (
+    autocast_dtype_of,
+    check_head,
+    check_head_options,
+    check_logits_dtype,
+    linear_backend,
+    needed_gradients,
+)
 from tide_kernels._shared.vocabulary import shard_extent
 from tide_kernels._shared.workspace import workspace
 
@@ -164,35 +170,6 @@ def check_linear_divergence(
     )
     check_no_tangent(function, settings.backend, arguments._asdict())
     return arguments, settings
-
-
-def autocast_dtype_of(device: torch.device) -> torch.dtype | None:
-    """dtype that autocast rounds products to; None if it is off."""
-    enabled = torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if enabled else None
-
-
-def needed_gradients(*trained: Tensor | None) -> list[bool]:
-    """True for each of hidden states, weight and bias that gets a gradient."""
-    return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
-
-
-def linear_backend(
-    function: str, backend: str, device: torch.device, dtype: torch.dtype, *, grouped: bool
-) -> str:
-    """Resolve the backend of a hidden-in op.
-
-    `auto` is `triton` on devices whose products of half inputs have fp32 output. With a group it is `torch`:
-    the kernels do not exchange partial sums of a row.
-
-    Raises:
-        ValueError: the backend cannot run on the device, or not with a group.
-    """
-    if grouped and backend == "auto":
-        return "torch"
-    if grouped and backend != "torch":
-        raise ValueError(f"{function}: vocab_group needs backend 'torch' or 'auto'; got {backend!r}.")
-    return resolve_backend(function, backend, device, dtype, WIDE_PRODUCT_DEVICES)
 
 
 def _row_weight(

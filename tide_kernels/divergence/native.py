@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-NUM_STATISTICS = 8
 _KINDS = {"interpolated_kl": 0, "reverse_kl": 1}
 
 
@@ -37,6 +36,7 @@ class NativeDivergence(NamedTuple):
     """One divergence; `DivergenceKernels` has the same methods."""
 
     name: str
+    num_statistics: int = 8
 
     def forward(
         self,
@@ -52,7 +52,7 @@ class NativeDivergence(NamedTuple):
         num_rows = student_logits.shape[0]
         kl = lambda_t.new_zeros(num_rows)
         ce = lambda_t.new_zeros(0 if labels is None else num_rows)
-        statistics = lambda_t.new_zeros((num_rows, NUM_STATISTICS))
+        statistics = lambda_t.new_zeros((num_rows, self.num_statistics))
         kept = _Kept(student_logits, teacher_logits, lambda_t, labels, mask)
         call = self._call(kept, temperature, vocab)
         call.kl, call.ce, call.statistics = pointer(kl), pointer(ce), pointer(statistics)
@@ -117,3 +117,6 @@ class _Kept:
         self.student, self.teacher = with_unit_columns(student), with_unit_columns(teacher)
         self.lambda_t = lambda_t.contiguous()
         self.labels, self.mask = (None if x is None else x.contiguous() for x in (labels, mask))
+
+
+INTERPOLATED_KL, REVERSE_KL = NativeDivergence("interpolated_kl"), NativeDivergence("reverse_kl")

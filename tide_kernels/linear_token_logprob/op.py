@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tide_kernels._shared.agreement import facts_of, go_on_together, refused_by_all
+from tide_kernels._shared.backends import BACKENDS
 from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_id_values,
@@ -19,16 +20,20 @@ from tide_kernels._shared.checks import (
 )
 from tide_kernels._shared.first_order import first_order_only
 from tide_kernels._shared.head import HeadOptions, cut_to_vocabulary
-from tide_kernels._shared.head_checks import check_head, check_head_options, check_logits_dtype
-from tide_kernels._shared.linear_arguments import autocast_dtype_of, linear_backend, needed_gradients
+from tide_kernels._shared.head_checks import (
+    autocast_dtype_of,
+    check_head,
+    check_head_options,
+    check_logits_dtype,
+    linear_backend,
+    needed_gradients,
+)
 from tide_kernels._shared.vocabulary import shard_extent
 from tide_kernels._shared.workspace import workspace
 from tide_kernels.linear_token_logprob.chunked import (
     TokenLogprobArguments,
     TokenLogprobCall,
     TokenLogprobSettings,
-    linear_token_logprob_chunked_backward,
-    linear_token_logprob_chunked_forward,
 )
 from tide_kernels.linear_token_logprob.reference import linear_token_logprob_reference
 
@@ -196,11 +201,10 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     )
     # Autocast would round products to a half dtype.
     with torch.autocast(arguments.hidden.device.type, enabled=False):
-        if settings.backend == "triton":
-            from tide_kernels.linear_token_logprob.launch import linear_token_logprob_forward  # needs triton
-
-            return linear_token_logprob_forward(arguments, settings)
-        return linear_token_logprob_chunked_forward(arguments, settings)
+        made: tuple[Tensor, Tensor, Tensor] = (
+            BACKENDS[NAME][settings.backend].load().forward(arguments, settings)
+        )
+        return made
 
 
 @_forward.register_fake
@@ -223,7 +227,9 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     arguments, settings, (statistics, kept, d_log_p) = _split(inputs)
     with torch.autocast(arguments.hidden.device.type, enabled=False):
-        return linear_token_logprob_chunked_backward(arguments, floats(settings), statistics, kept, d_log_p)
+        backward = BACKENDS[NAME][settings.backend].load().backward
+        made: tuple[Tensor, Tensor, Tensor] = backward(arguments, floats(settings), statistics, kept, d_log_p)
+        return made
 
 
 @_backward.register_fake

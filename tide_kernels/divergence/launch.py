@@ -1,13 +1,12 @@
-"""Launch the kernels of a divergence: forward, join (if programs share a row), backward."""
+"""`triton` backend of the divergences: forward, join (if programs share a row), backward."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tide_kernels._shared.divergence_kernels import RECORD, STATISTICS
 from tide_kernels._shared.launch import (
     blocks_for,
     in_lockstep,
@@ -16,6 +15,12 @@ from tide_kernels._shared.launch import (
     splits_for,
     with_unit_columns,
 )
+from tide_kernels.divergence.gradient_kernels import RECORD, STATISTICS
+from tide_kernels.divergence.kernels import (
+    divergence_bwd_kernel,
+    divergence_fwd_kernel,
+    divergence_join_kernel,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -23,13 +28,11 @@ if TYPE_CHECKING:
 
 
 class DivergenceKernels(NamedTuple):
-    """Kernels of one divergence. Without `takes_lambda` they have no lambda argument."""
+    """One divergence; `native.NativeDivergence` has the same methods."""
 
     name: str
-    fwd: Any
-    join: Any
-    bwd: Any
-    takes_lambda: bool
+    reverse: bool
+    num_statistics: int = STATISTICS.value
 
     def forward(
         self,
@@ -67,6 +70,7 @@ class DivergenceKernels(NamedTuple):
             temperature,
         )
         constants = {
+            "REVERSE": self.reverse,
             "HAS_LABEL": labels is not None,
             "HAS_MASK": mask is not None,
             "SPLITS": splits,
@@ -74,14 +78,14 @@ class DivergenceKernels(NamedTuple):
             **blocks.options(),
         }
         with on_device(device):
-            self.fwd[(num_rows * splits,)](
+            divergence_fwd_kernel[(num_rows * splits,)](
                 *arguments,
                 TEMPERATURE=kernel_temperature(temperature),
                 LOCKSTEP=in_lockstep(student, teacher),
                 **constants,
             )
             if splits > 1:
-                self.join[(num_rows,)](*arguments, **constants)
+                divergence_join_kernel[(num_rows,)](*arguments, **constants)
         return kl, ce, statistics
 
     def backward(
@@ -113,7 +117,7 @@ class DivergenceKernels(NamedTuple):
             splits = splits_for(num_rows, vocab, blocks.block_v, device)
             has_label = labels is not None and d_ce is not None
             with on_device(device):
-                self.bwd[(num_rows * splits,)](
+                divergence_bwd_kernel[(num_rows * splits,)](
                     *self._rows(student, teacher, lambda_t, labels, mask),
                     statistics,
                     None if d_kl is None else d_kl.contiguous(),
@@ -128,6 +132,7 @@ class DivergenceKernels(NamedTuple):
                     temperature,
                     1.0 / softcap if softcap else 0.0,
                     num_rows,
+                    REVERSE=self.reverse,
                     HAS_KL=d_kl is not None,
                     HAS_LABEL=has_label,
                     HAS_MASK=mask is not None,
@@ -145,7 +150,9 @@ class DivergenceKernels(NamedTuple):
     def _rows(
         self, student: Tensor, teacher: Tensor, lambda_t: Tensor, labels: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        per_row = [labels, mask]
-        if self.takes_lambda:
-            per_row.insert(0, lambda_t)
+        per_row = (None if self.reverse else lambda_t, labels, mask)
         return student, teacher, *(None if x is None else x.contiguous() for x in per_row)
+
+
+INTERPOLATED_KL = DivergenceKernels("interpolated_kl", reverse=False)
+REVERSE_KL = DivergenceKernels("reverse_kl", reverse=True)

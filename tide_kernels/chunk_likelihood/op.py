@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.backends import BACKENDS, resolve_backend
 from tide_kernels._shared.checks import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
@@ -22,10 +22,6 @@ from tide_kernels._shared.checks import (
     scalar_tensor,
 )
 from tide_kernels._shared.first_order import forbid_double_backward
-from tide_kernels.chunk_likelihood.chunked import (
-    chunk_likelihood_chunked_backward,
-    chunk_likelihood_chunked_forward,
-)
 from tide_kernels.chunk_likelihood.reference import OBJECTIVES, chunk_likelihood_reference, tokens_read
 
 if TYPE_CHECKING:
@@ -96,7 +92,7 @@ def chunk_likelihood(
         raise ValueError(f"{NAME}: objective {objective!r} {need}; lambda_t is for 'interpolated' only.")
 
     dtype = accumulation_dtype(student_token_log_probs, teacher_token_log_probs)
-    which = resolve_backend(NAME, backend, chunk_mask.device, dtype, native=False)
+    which = resolve_backend(NAME, backend, chunk_mask.device, dtype)
     batch, num_chunks = chunk_mask.shape
     if num_chunks == 0:
         return student_token_log_probs[:, :0].to(dtype)
@@ -229,20 +225,22 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     _check_values(student_chunks, teacher_chunks, chunk_mask, lambda_t)
-    run = chunk_likelihood_chunked_forward
-    if backend == "triton":
-        from tide_kernels.chunk_likelihood.launch import chunk_likelihood_forward as run  # needs triton
-    return run(
-        student_token_log_probs,
-        teacher_token_log_probs,
-        student_chunks,
-        teacher_chunks,
-        chunk_mask,
-        lambda_t,
-        objective,
-        float(temperature),
-        float(eps),
+    loss, slope = (
+        BACKENDS[NAME][backend]
+        .load()
+        .forward(
+            student_token_log_probs,
+            teacher_token_log_probs,
+            student_chunks,
+            teacher_chunks,
+            chunk_mask,
+            lambda_t,
+            objective,
+            float(temperature),
+            float(eps),
+        )
     )
+    return loss, slope
 
 
 @_forward.register_fake
@@ -262,10 +260,10 @@ def _(
 def _backward(
     student_token_log_probs: Tensor, student_chunks: Tensor, slope: Tensor, d_loss: Tensor, backend: str
 ) -> Tensor:
-    run = chunk_likelihood_chunked_backward
-    if backend == "triton":
-        from tide_kernels.chunk_likelihood.launch import chunk_likelihood_backward as run  # needs triton
-    return run(student_token_log_probs, student_chunks, slope, d_loss)
+    gradient: Tensor = (
+        BACKENDS[NAME][backend].load().backward(student_token_log_probs, student_chunks, slope, d_loss)
+    )
+    return gradient
 
 
 @_backward.register_fake

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.backends import BACKENDS, resolve_backend
 from tide_kernels._shared.checks import (
     accumulation_dtype,
     check_id_values,
@@ -19,9 +19,7 @@ from tide_kernels._shared.checks import (
     check_vocab,
 )
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
-from tide_kernels._shared.native_tokens import token_logprob_native_backward, token_logprob_native_forward
 from tide_kernels._shared.row_blocks import RowBlocks, active_rows
-from tide_kernels.token_logprob.chunked import token_logprob_chunked_backward, token_logprob_chunked_forward
 from tide_kernels.token_logprob.reference import token_logprob_reference
 
 if TYPE_CHECKING:
@@ -90,13 +88,9 @@ def _forward(
     logits: Tensor, token_ids: Tensor, mask: Tensor | None, vocab: int, backend: str, inplace_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     check_id_values("token_logprob", "token_ids", token_ids, vocab, mask)
-    if backend == "triton":
-        from tide_kernels.token_logprob.launch import token_logprob_forward  # needs triton
-
-        return token_logprob_forward(logits, token_ids, mask, vocab)
-    if backend == "native":
-        return token_logprob_native_forward(logits, token_ids, mask, vocab)
-    return token_logprob_chunked_forward(logits, token_ids, mask, vocab)
+    run = BACKENDS["token_logprob"][backend].load()
+    log_p, statistics = run.forward(logits, token_ids, mask, vocab)
+    return log_p, statistics
 
 
 @_forward.register_fake
@@ -115,13 +109,9 @@ def _write_gradient(
     statistics: Tensor,
     d_log_p: Tensor,
 ) -> Tensor:
-    if backend == "triton":
-        from tide_kernels.token_logprob.launch import token_logprob_backward  # needs triton
-
-        return token_logprob_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
-    if backend == "native":
-        return token_logprob_native_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
-    return token_logprob_chunked_backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
+    run = BACKENDS["token_logprob"][backend].load()
+    gradient: Tensor = run.backward(logits, token_ids, mask, statistics, d_log_p, vocab, out)
+    return gradient
 
 
 @torch.library.custom_op(

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from tide_kernels._shared.agreement import facts_of, go_on_together
+from tide_kernels._shared.backends import BACKENDS
 from tide_kernels._shared.checks import check_id_values, check_lambda_values, floats, scalar_tensors
-from tide_kernels._shared.divergence_blocks import ChunkedDivergence
 from tide_kernels._shared.first_order import first_order_only
-from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
-from tide_kernels._shared.linear_divergence_rows import linear_divergence_rows
+from tide_kernels.linear_divergence.arguments import LinearArguments, LinearSettings
+from tide_kernels.linear_divergence.rows import linear_divergence_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jaxtyping import Float
     from torch import Tensor
-
-    from tide_kernels._shared.divergence import DivergenceOp
 
 _SCHEMA = (
     "(Tensor student_hidden, Tensor student_weight, Tensor? student_bias, Tensor teacher_hidden, "
@@ -59,16 +57,8 @@ class LinearDivergenceOp(NamedTuple):
     forward: Callable[..., tuple[Tensor, ...]]
 
 
-def register_linear_divergence(
-    name: str, reference: Reference, logits_op: DivergenceOp
-) -> LinearDivergenceOp:
-    """Register `tide_kernels::<name>`.
-
-    Args:
-        name: the public op.
-        reference: the definition.
-        logits_op: the logits-in op; its backends run on the rows of logits.
-    """
+def register_linear_divergence(name: str, reference: Reference) -> LinearDivergenceOp:
+    """Register `tide_kernels::<name>` over the op's entries in BACKENDS."""
 
     @torch.library.custom_op(f"tide_kernels::{name}", mutates_args=(), schema=_SCHEMA)
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
@@ -80,11 +70,9 @@ def register_linear_divergence(
             lambda: facts_of(arguments, settings, but=("vocab_group",)),
             lambda: _check_values(name, arguments, settings),
         )
-        of_logits = logits_op.backends[settings.backend]()
-        run = None if isinstance(of_logits, ChunkedDivergence) else of_logits
         # Autocast would round products to a half dtype.
         with torch.autocast(arguments.student_hidden.device.type, enabled=False):
-            return linear_divergence_rows(logits_op.formulas, run, arguments, settings)
+            return linear_divergence_rows(BACKENDS[name][settings.backend].load(), arguments, settings)
 
     @forward.register_fake
     def _(*inputs: Any) -> tuple[Tensor, ...]:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tide_kernels._shared.backends import resolve_backend
+from tide_kernels._shared.backends import BACKENDS, resolve_backend
 from tide_kernels._shared.checks import accumulation_dtype, check_matrix, check_vocab
-from tide_kernels._shared.native_tokens import token_scores_native
-from tide_kernels.token_scores.chunked import token_scores_chunked
 from tide_kernels.token_scores.reference import TokenScores, token_scores_reference
 
 if TYPE_CHECKING:
@@ -57,13 +55,8 @@ def token_scores(
     schema="(Tensor logits, SymInt vocab, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward(logits: Tensor, vocab: int, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if backend == "triton":
-        from tide_kernels.token_scores.launch import token_scores_forward  # needs triton
-
-        return token_scores_forward(logits, vocab)
-    if backend == "native":
-        return token_scores_native(logits, vocab, accumulation_dtype(logits))
-    return token_scores_chunked(logits, vocab, accumulation_dtype(logits))
+    token_ids, log_p, entropy, margin = BACKENDS["token_scores"][backend].load().forward(logits, vocab)
+    return token_ids, log_p, entropy, margin
 
 
 @_forward.register_fake

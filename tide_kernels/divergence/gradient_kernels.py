@@ -16,7 +16,7 @@ import triton.language as tl
 from tide_kernels._shared.label_kernels import label_exponentials, label_value
 from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, series_excess, softcap_slope
 from tide_kernels._shared.row_kernels import fill_zeros, rest_columns, row_start, tile_range, whole_tiles
-from tide_kernels._shared.tilt_kernels import CAREFUL, VANISHED, log_ratio, merge
+from tide_kernels.divergence.tilt_kernels import CAREFUL, VANISHED, log_ratio, merge
 
 STATISTICS = tl.constexpr(8)
 RECORD = tl.constexpr(8)

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tide_kernels._shared.divergence_blocks import block_gradient, block_values
 from tide_kernels._shared.head import Head, product_dtype, rounding_buffer, rounding_bytes
 from tide_kernels._shared.head_gradient import GradientByRows
 from tide_kernels._shared.row_blocks import Scratch, map_blocks, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
 from tide_kernels._shared.workspace import RowPlan, aligned_rows, plan_rows, row_steps
+from tide_kernels.divergence.chunked import block_gradient, block_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels._shared.divergence_blocks import RowDivergence
-    from tide_kernels._shared.divergence_launch import DivergenceKernels
-    from tide_kernels._shared.linear_arguments import LinearArguments, LinearSettings
-    from tide_kernels._shared.native_divergence import NativeDivergence
+    from tide_kernels.divergence.chunked import ChunkedDivergence
+    from tide_kernels.divergence.launch import DivergenceKernels
+    from tide_kernels.divergence.native import NativeDivergence
+    from tide_kernels.linear_divergence.arguments import LinearArguments, LinearSettings
 
 
 # Row blocks per gradient block: if the gradient overwrites fp32 logits; if it is a bf16 buffer beside fp32
@@ -38,16 +38,14 @@ SEPARATE_RATIO = 4
 
 
 def linear_divergence_rows(
-    formulas: RowDivergence,
-    kernels: DivergenceKernels | NativeDivergence | None,
+    of_logits: ChunkedDivergence | NativeDivergence | DivergenceKernels,
     arguments: LinearArguments,
     settings: LinearSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """loss, kl, ce (empty without labels), and gradients for upstream 1 (empty if not needed).
 
     Args:
-        formulas: of the `torch` backend.
-        kernels: of the `triton` or `native` backend; None selects `torch`.
+        of_logits: the backend of the divergence over logits.
         arguments: tensors.
         settings: other arguments.
     """
@@ -66,12 +64,9 @@ def linear_divergence_rows(
     )
     needed = (settings.needed[0], settings.needed[1], settings.needed[2])
     gradient = GradientByRows(student_head, *arguments[:3], needed)
-    given = (arguments, settings, student_head, teacher_head, vocabulary, gradient.wanted)
-    rows: _Rows
-    if kernels is None:
-        rows = _FormulaRows(formulas, *given)
-    else:
-        rows = (_NativeRows if settings.backend == "native" else _KernelRows)(kernels, *given)
+    rows = _ROWS[settings.backend](
+        of_logits, arguments, settings, student_head, teacher_head, vocabulary, gradient.wanted
+    )
     plan = rows.plan()
     for gradient_block in row_steps(hidden.shape[0], plan.gradient_block):
         for block in row_steps(gradient_block, plan.block):
@@ -96,6 +91,7 @@ class _Rows:
 
     def __init__(
         self,
+        of_logits: Any,
         arguments: LinearArguments,
         settings: LinearSettings,
         head: Head,
@@ -103,7 +99,7 @@ class _Rows:
         vocabulary: Vocabulary,
         wanted: bool,
     ) -> None:
-        self.arguments, self.settings = arguments, settings
+        self.of_logits, self.arguments, self.settings = of_logits, arguments, settings
         self.head, self.teacher_head = head, teacher_head
         self.vocabulary, self.wanted = vocabulary, wanted
         self.dtype, self.device = arguments.lambda_t.dtype, arguments.lambda_t.device
@@ -184,10 +180,6 @@ class _Rows:
 class _FormulaRows(_Rows):
     """`torch` backend. Products want many rows at once, the formulas few enough to stay in cache."""
 
-    def __init__(self, formulas: RowDivergence, *rest: Any) -> None:
-        super().__init__(*rest)
-        self.formulas = formulas
-
     def scratch_bytes(self) -> int:
         # With shards the formulas take a whole row block: each of their sums is a collective.
         entry = len(Scratch._fields) * self.dtype.itemsize
@@ -220,7 +212,7 @@ class _FormulaRows(_Rows):
         arguments, settings = self.arguments, self.settings
         labels = None if arguments.labels is None else arguments.labels[rows]
         given = (student, teacher, arguments.lambda_t[rows], settings.temperature, self.vocabulary, scratch)
-        statistics = block_values(self.formulas, *given, labels)
+        statistics = block_values(self.of_logits.formulas, *given, labels)
         self.kl[rows] = statistics.divergence.kl
         if statistics.label is not None:
             self.ce[rows] = -statistics.label.log_p
@@ -228,7 +220,7 @@ class _FormulaRows(_Rows):
             return
         slope = self.head.slope(student, torch.empty_like(student)) if self.head.options.softcap else None
         block_gradient(
-            self.formulas,
+            self.of_logits.formulas,
             *given,
             statistics,
             student,
@@ -243,10 +235,6 @@ class _FormulaRows(_Rows):
 class _NativeRows(_Rows):
     """`native` backend: one call for the statistics of a row block, one for its gradient."""
 
-    def __init__(self, kernels: DivergenceKernels | NativeDivergence, *rest: Any) -> None:
-        super().__init__(*rest)
-        self.kernels = kernels
-
     def take(
         self,
         block: slice,
@@ -257,13 +245,13 @@ class _NativeRows(_Rows):
         arguments, settings = self.arguments, self.settings
         labels = None if arguments.labels is None else arguments.labels[block]
         given = (student, teacher, arguments.lambda_t[block], labels, None)
-        kl, ce, statistics = self.kernels.forward(*given, settings.temperature, self.vocabulary.size)
+        kl, ce, statistics = self.of_logits.forward(*given, settings.temperature, self.vocabulary.size)
         self.kl[block] = kl
         if labels is not None:
             self.ce[block] = ce
         if not self.wanted:
             return
-        self.kernels.backward(
+        self.of_logits.backward(
             *given,
             statistics,
             self.kl_weight[block],
@@ -283,3 +271,6 @@ class _KernelRows(_NativeRows):
 
     def gradient_dtype(self) -> torch.dtype:
         return self.head.gradient_dtype
+
+
+_ROWS: dict[str, type[_Rows]] = {"torch": _FormulaRows, "native": _NativeRows, "triton": _KernelRows}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tide_kernels._shared.linear_arguments import check_linear_divergence
-from tide_kernels._shared.linear_divergence import (
+from tide_kernels.linear_divergence.arguments import check_linear_divergence
+from tide_kernels.linear_divergence.op import (
     LinearDivergence,
     linear_divergence,
     register_linear_divergence,
 )
-from tide_kernels.linear_reverse_kl.reference import linear_reverse_kl_reference
-from tide_kernels.reverse_kl.function import OP
+from tide_kernels.linear_divergence.reference import linear_reverse_kl_reference
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-_OP = register_linear_divergence("linear_reverse_kl", linear_reverse_kl_reference, OP)
+_OP = register_linear_divergence("linear_reverse_kl", linear_reverse_kl_reference)
 
 
 def linear_reverse_kl(
