@@ -4,8 +4,9 @@
 #ifndef TIDE_STATISTICS
 #define TIDE_STATISTICS
 #define MOST_OUTSIDE 1e6
+#define LEAST_SHARE 1e-20 /* of the target, where p is 0: times log r/p <= 1e9, it is no part of KL(r || p) */
 enum { MAX, TOTAL, MEAN, OFFSET, PATH, LABEL_REST, LABEL_TOTAL, NUM_STATISTICS = 8 };
-/* Finite throughout; with entries at -inf; to be computed by the definition. */
+/* Nothing to look for; with entries at -inf, or where p is 0 and the target may not be; by the definition. */
 enum { PLAIN, ODD, DEFINITION };
 enum { INTERPOLATED, REVERSE };
 
@@ -141,35 +142,40 @@ static void FN(divergence_forward)(const tide_divergence *call, int64_t row) {
   }
 
   REAL mean = (REAL)(moment / inside);
-  double first_moment = 0, product = 0, excess = 0;
+  if ((high - mean) * scale > LARGEST_TILT) path = ODD;
+  double first_moment = 0, product = 0, excess = 0, elsewhere = 0;
+  REAL highest_tilt = 0, s_inside[TILE], z_inside[TILE];
   for (int64_t first = 0; first < call->vocab; first += TILE) {
     int n = tile_size(call->vocab, first);
     const REAL *s = FN(load)(&call->student, row, first, n, s_buffer);
     const REAL *z = FN(load)(teacher, row, first, n, z_buffer);
     FN(moment_sums) sums;
-    if (path == ODD)
-      FN(tile_moments_odd)(s, z, n, max, inverse_t, mean, scale, &sums);
-    else
-      FN(tile_moments)(s, z, n, max, inverse_t, mean, scale, &sums);
+    if (path == ODD) {
+      elsewhere += FN(tile_inside)(s, z, n, max, inverse_t, mean, scale, s_inside, z_inside, &highest_tilt);
+      s = s_inside, z = z_inside;
+    }
+    FN(tile_moments)(s, z, n, max, inverse_t, mean, scale, &sums);
     first_moment += sums.w, product += sums.product, excess += sums.excess;
   }
   /* The mean is rounded; what is left of E_p[w] belongs to D. */
   first_moment /= inside, product /= inside, excess /= inside;
   double grown = first_moment + excess, log_grown = log1p(grown), log_share = log1p(outside / inside), kl, offset;
+  elsewhere /= inside * (1 + grown);
   if (call->kind == REVERSE) {
-    kl = log_grown - first_moment;
+    /* Mass of q where p is 0 lowers q at every other entry alike. */
+    kl = log_grown - first_moment + log1p(elsewhere);
     offset = first_moment;
   } else {
     kl = (first_moment + product) / (1 + grown) - log_grown + log_share;
     /* r is normalised without the entries outside the teacher's support, where p - r = p. */
     offset = log_grown - log_share;
   }
-  int trusted = (high - mean) * scale <= LARGEST_TILT && isfinite(kl) && isfinite(total);
+  int trusted = highest_tilt <= LARGEST_TILT && isfinite(kl) && isfinite(total);
   trusted &= outside <= MOST_OUTSIDE * inside; /* what is left of p has its digits, and -offset stays small */
   if (call->kind == REVERSE)
-    trusted &= !of_student && outside == 0; /* mass of q elsewhere; +inf */
+    trusted &= outside == 0; /* +inf */
   else
-    trusted &= !(of_student && lambda == 1); /* +inf */
+    trusted &= !(of_student && lambda == 1) && elsewhere <= LEAST_SHARE; /* +inf */
   if (!trusted) {
     path = DEFINITION;
     kl = FN(kl_by_definition)(call, lambda, row);

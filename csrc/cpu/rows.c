@@ -23,6 +23,7 @@
 #define FABS fabsf
 #define OWN_TYPE F32
 #define SERIES_REACH 0.5f
+#define VANISHED -87.3f /* log of the least p that is not 0 */
 #define LARGEST_TILT 60 /* p underflows below exp(-87): with a larger w, p e^w may be 0 times infinity */
 #include "../row_math.h"
 #include "types.h"
@@ -35,6 +36,7 @@
 #undef FABS
 #undef OWN_TYPE
 #undef LARGEST_TILT
+#undef VANISHED
 #undef SERIES_REACH
 
 #define REAL double
@@ -42,6 +44,7 @@
 #define FABS fabs
 #define OWN_TYPE F64
 #define SERIES_REACH 0.05
+#define VANISHED -700
 #define LARGEST_TILT 650
 #include "../row_math.h"
 #include "tiles.h"

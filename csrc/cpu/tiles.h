@@ -47,7 +47,8 @@ TIDE_FUNCTION void FN(add_tilt)(const REAL *s, const REAL *z, int n, REAL max, R
       p = both ? p : 0;
       inside += p;
       moment += p * (both ? d : 0);
-      high = both && d > high ? d : high;
+      REAL present = both ? d : -(REAL)INFINITY;
+      high = present > high ? present : high;
     } else {
       moment += p * d;
       high = d > high ? d : high;
@@ -89,17 +90,12 @@ typedef struct {
   REAL excess;   /* of p (expm1(w) - w) */
 } FN(moment_sums);
 
-TIDE_FUNCTION void FN(add_moments)(const REAL *s, const REAL *z, int n, REAL max, REAL inverse_t, REAL mean, REAL scale,
-                                   int odd, FN(moment_sums) *sums) {
+CLONES static void FN(tile_moments)(const REAL *s, const REAL *z, int n, REAL max, REAL inverse_t, REAL mean, REAL scale,
+                                    FN(moment_sums) *sums) {
   REAL first = 0, product = 0, excess = 0;
 #pragma omp simd reduction(+ : first, product, excess)
   for (int i = 0; i < n; i++) {
     REAL p = FN(tide_mass)(s[i], max, inverse_t), w = FN(tide_tilt)(s[i], z[i], mean, scale);
-    if (odd) {
-      int both = s[i] != -(REAL)INFINITY && z[i] != -(REAL)INFINITY;
-      p = both ? p : 0;
-      w = both ? w : 0;
-    }
     REAL e = FN(tide_expm1)(w);
     first += p * w;
     product += p * w * e;
@@ -108,14 +104,26 @@ TIDE_FUNCTION void FN(add_moments)(const REAL *s, const REAL *z, int n, REAL max
   *sums = (FN(moment_sums)){first, product, excess};
 }
 
-CLONES static void FN(tile_moments)(const REAL *s, const REAL *z, int n, REAL max, REAL inverse_t, REAL mean, REAL scale,
-                                    FN(moment_sums) *sums) {
-  FN(add_moments)(s, z, n, max, inverse_t, mean, scale, 0, sums);
-}
-
-CLONES static void FN(tile_moments_odd)(const REAL *s, const REAL *z, int n, REAL max, REAL inverse_t, REAL mean,
-                                        REAL scale, FN(moment_sums) *sums) {
-  FN(add_moments)(s, z, n, max, inverse_t, mean, scale, 1, sums);
+/* Copies of s and z that have p = 0 and w = 0, to rounding, where p is 0 or the teacher at -inf, and the
+   largest w of the others. Returns the target's sum of p e^w where p is 0, from the logarithms: a target of
+   share 1 (scale = 1/T) does not ask the student. */
+CLONES static REAL FN(tile_inside)(const REAL *s, const REAL *z, int n, REAL max, REAL inverse_t, REAL mean, REAL scale,
+                                   REAL *s_inside, REAL *z_inside, REAL *high) {
+  REAL elsewhere = 0, highest = *high, own = inverse_t - scale, far = max + 2 * VANISHED / inverse_t;
+#pragma omp simd reduction(+ : elsewhere) reduction(max : highest)
+  for (int i = 0; i < n; i++) {
+    int gone = (s[i] - max) * inverse_t < VANISHED, teacher = z[i] != -(REAL)INFINITY; /* a NaN counts */
+    REAL log_target = own != 0 ? (s[i] - max) * own + (z[i] - max - mean) * scale : (z[i] - max - mean) * scale;
+    REAL target = FN(tide_exp)(log_target);
+    elsewhere += gone & teacher ? target : 0;
+    int both = teacher & !gone;
+    s_inside[i] = both ? s[i] : far;
+    z_inside[i] = both ? z[i] : far + mean;
+    REAL w = FN(tide_tilt)(s_inside[i], z_inside[i], mean, scale);
+    highest = w > highest ? w : highest;
+  }
+  *high = highest;
+  return elsewhere;
 }
 
 /* g = factor p (expm1(w - offset), or w - offset if linear) + label_factor exp(s - max). g may be s or z. */
@@ -125,10 +133,8 @@ TIDE_FUNCTION void FN(write_gradient)(const REAL *s, const REAL *z, int n, REAL 
 #pragma omp simd
   for (int i = 0; i < n; i++) {
     REAL p = FN(tide_mass)(s[i], max, inverse_t), w = FN(tide_tilt)(s[i], z[i], mean, scale) - offset;
-    if (odd) w = s[i] != -(REAL)INFINITY ? w : 0;
+    if (odd) w = p != 0 ? w : 0; /* where p = 0 the target has no mass (INTERPOLATED) or no share (REVERSE) */
     REAL value = factor * p * (linear ? w : FN(tide_expm1)(w));
-    /* -inf only where p underflowed */
-    if (odd && linear) value = w != -(REAL)INFINITY ? value : 0;
     if (power >= 0) value += label_factor * FN(untempered)(s[i], p, max, power);
     g[i] = value;
   }

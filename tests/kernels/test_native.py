@@ -175,6 +175,31 @@ def test_a_teacher_without_the_students_token(gap):
     assert worst_row(d_student, d_exact) < 3e-6
 
 
+@pytest.mark.parametrize("share", [0.0, 1e-3, 0.7], ids=str)
+@pytest.mark.parametrize("logit", [-torch.inf, -1e4, -1e9], ids=str)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_student_without_one_of_the_teachers_tokens_is_summed(divergence, logit, share):
+    """As a student that never proposes its mask token: sums of one pass, not the definition.
+
+    share: of the teacher's probability at that token.
+    """
+    inputs, upstream = make(4, 4500)
+    inputs["lambda_t"] = torch.tensor([0.0, 0.01, 0.5, 0.9])
+    with torch.no_grad():
+        student, teacher = inputs["student_logits"], inputs["teacher_logits"]
+        student[:, 2000] = logit
+        total = teacher.div(1.7).exp().sum(1) - teacher[:, 2000].div(1.7).exp()
+        teacher[:, 2000] = 1.7 * (total * share / (1 - share)).log() if share else -200.0
+    *exact, d_exact = truth(divergence, inputs, upstream, temperature=1.7)
+    actual = call(divergence, inputs, backend="native", temperature=1.7)
+    for one, other in zip(actual, exact, strict=True):
+        assert ((one - other).abs() <= 3e-6 * other).all()
+    assert worst_row(gradient(actual, inputs["student_logits"], upstream), d_exact) < 3e-6
+    run = native_divergence.NativeDivergence(divergence)
+    given = (student.detach(), teacher, inputs["lambda_t"], None, None, 1.7, 4500)
+    assert (run.forward(*given)[2][:, 4] < 2).all(), "computed by the definition"
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_threads_change_nothing(divergence):
     inputs, upstream = make(40, 9000)
