@@ -105,8 +105,8 @@ CLONES static void FN(tile_moments)(const REAL *s, const REAL *z, int n, REAL ma
 }
 
 /* Copies of s and z that have p = 0 and w = 0, to rounding, where p is 0 or the teacher at -inf, and the
-   largest w of the others. Returns the target's sum of p e^w where p is 0, from the logarithms: a target of
-   share 1 (scale = 1/T) does not ask the student. */
+   largest w of the others. Returns the target's sum of p e^w where p is 0, from the logarithms, or inf where
+   that is too large: a target of share 1 (scale = 1/T) does not ask the student. */
 CLONES static REAL FN(tile_inside)(const REAL *s, const REAL *z, int n, REAL max, REAL inverse_t, REAL mean, REAL scale,
                                    REAL *s_inside, REAL *z_inside, REAL *high) {
   REAL elsewhere = 0, highest = *high, own = inverse_t - scale, far = max + 2 * VANISHED / inverse_t;
@@ -114,7 +114,7 @@ CLONES static REAL FN(tile_inside)(const REAL *s, const REAL *z, int n, REAL max
   for (int i = 0; i < n; i++) {
     int gone = (s[i] - max) * inverse_t < VANISHED, teacher = z[i] != -(REAL)INFINITY; /* a NaN counts */
     REAL log_target = own != 0 ? (s[i] - max) * own + (z[i] - max - mean) * scale : (z[i] - max - mean) * scale;
-    REAL target = FN(tide_exp)(log_target);
+    REAL target = log_target <= LARGEST_TILT ? FN(tide_exp)(log_target) : (REAL)INFINITY;
     elsewhere += gone & teacher ? target : 0;
     int both = teacher & !gone;
     s_inside[i] = both ? s[i] : far;
