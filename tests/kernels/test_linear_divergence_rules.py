@@ -172,6 +172,9 @@ def test_row_blocks_cover_the_rows_within_the_workspace(monkeypatch):
     assert plan_rows(16, 10, 20, 4, 400) == (16, 8)
     assert plan_rows(10, 10, 20, 2, 1) == (2, 1)
     assert plan_rows(0, 10, 20, 2, 400) == (1, 1)
+    # A bf16 model of V = 151,936 on a GPU: parts of whole tiles of its products.
+    assert plan_rows(4096, 2 * 151936, 8 * 151936, 4, 768 << 20) == (1024, 384)
+    assert plan_rows(700, 2, 8, 4, 16 * 300) == (700, 384)
     for rows, budget in itertools.product(range(1, 40), range(60, 900, 37)):
         gradient_block, block = plan_rows(rows, 10, 20, 2, budget)
         assert 1 <= block <= gradient_block <= rows
