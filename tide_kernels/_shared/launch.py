@@ -26,6 +26,8 @@ TABLE = Path(__file__).with_name("blocks.json")
 WARP_REGISTERS = 65536 // 32
 # Registers per thread of a kernel without a limit, roughly: 90 to 250.
 USUAL_REGISTERS = 128
+# Programs that a multiprocessor of NVIDIA's holds, however small.
+MOST_PROGRAMS = 32
 # Programs of a launch over those that are resident at once: of 4 or more, the last, incomplete set costs at
 # most a fifth of the time.
 WAVES = 4
@@ -48,7 +50,7 @@ class Blocks(NamedTuple):
         """Programs that a multiprocessor holds at once, by their registers."""
         # Four schedulers hold equally many warps.
         warps = WARP_REGISTERS // (self.max_registers or USUAL_REGISTERS) // 4 * 4
-        return max(1, warps // self.num_warps)
+        return min(max(1, warps // self.num_warps), MOST_PROGRAMS)
 
     def options(self) -> dict[str, int]:
         """Compiler options: warps per program and, if set, the register limit."""
