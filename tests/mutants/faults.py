@@ -105,10 +105,10 @@ INTERPOLATED_KL = (
     _divergence(
         "interpolated_kl",
         "triton",
-        "a tile that needs care stays in its span",
+        "a span takes the series beyond its range",
         "divergence/span_kernels.py",
-        "    return tl.max(verdict, 0)\n",
-        "    return tl.minimum(tl.max(verdict, 0), MIXED)\n",
+        "tl.where(widest < NEAR_W, NEAR, MIXED)",
+        "tl.where(widest < 4.0 * NEAR_W, NEAR, MIXED)",
         "many",
     ),
     _divergence(
@@ -119,15 +119,6 @@ INTERPOLATED_KL = (
         "end = tl.where((label_tile >= tile) & (label_tile < end), label_tile, end)",
         "end = tl.where((label_tile >= tile) & (label_tile < end), end, end)",
         "any_tile",
-    ),
-    _divergence(
-        "interpolated_kl",
-        "triton",
-        "a span that outweighs the row is kept",
-        "divergence/span_kernels.py",
-        "if span_mass <= OUTWEIGH * mass:",
-        "if (span_mass <= OUTWEIGH * mass) | (mass > 0.0):",
-        "many",
     ),
     _int32_rows("interpolated_kl"),
     _int32_rows("interpolated_kl", backward=True),
@@ -293,7 +284,7 @@ TOKEN_SCORES = (
         "token_scores/kernels.py",
         "(lane_max(x, LANES) >= second)",
         "(lane_max(x, LANES) >= m)",
-        "fp64",
+        "later",
     ),
     _int32_rows("token_scores"),
     single(
