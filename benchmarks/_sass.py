@@ -123,20 +123,22 @@ def parse_amdgcn(text: str) -> Listing:
 
 
 def main_loop(listing: Listing) -> range | None:
-    """The first loop with global loads: kernels read whole tiles first."""
-    loops = []
+    """The innermost loop around the first global load in a loop: kernels read whole tiles first."""
+    loops: dict[int, range] = {}
     for index, instruction in enumerate(listing.instructions):
         start = listing.labels.get(instruction.label or "", len(listing.instructions))
         if instruction.opcode == "EXIT" and not instruction.predicated:
             break  # followed by blocks for diverged warps, which jump back but are not loops
         if start <= index:
-            loops.append(range(start, index + 1))
-    loading = [loop for loop in loops if accesses(listing, loop).loads]
-    if not loading:
-        return None
-    first = min(loading, key=lambda loop: loop.start)
-    # Several jumps back to one head are one loop.
-    return range(first.start, max(loop.stop for loop in loading if loop.start == first.start))
+            # Several jumps back to one head are one loop.
+            loops[start] = range(start, index + 1)
+    loads = (
+        [loop for loop in loops.values() if index in loop]
+        for index in range(len(listing.instructions))
+        if accesses(listing, range(index, index + 1)).loads
+    )
+    around = next((found for found in loads if found), [])
+    return max(around, key=lambda loop: loop.start, default=None)
 
 
 def accesses(listing: Listing, where: range) -> Access:

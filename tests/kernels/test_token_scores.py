@@ -241,6 +241,15 @@ def test_programs_that_share_a_row_agree_with_one(vocab, splits, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", FAST)
+def test_the_second_best_may_come_later(backend):
+    """Tiles between the best two change the margin."""
+    logits = make(3, 5003)[:, :-1]
+    logits[:, 10], logits[:, 2500] = 20.0, 19.0
+    expected = truth(logits)
+    assert worst_in_fp32_rounding(token_scores(logits, backend=backend), expected) < 4
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_compiles_to_one_graph_and_ignores_autocast(backend):
     logits = make(vocab=60)
     expected = token_scores(logits, backend=backend)
