@@ -22,8 +22,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TABLE = Path(__file__).with_name("blocks.json")
-# Single-warp programs per multiprocessor at 128 registers per thread.
-PROGRAMS_PER_MULTIPROCESSOR = 16
+# Registers per multiprocessor over the 32 threads of a warp; as many waves of 64 lanes fit on an AMD one.
+WARP_REGISTERS = 65536 // 32
+# Registers per thread of a kernel without a limit, roughly: 90 to 250.
+USUAL_REGISTERS = 128
+# Programs that a multiprocessor of NVIDIA's holds, however small.
+MOST_PROGRAMS = 32
+# Programs of a launch over those that are resident at once: of 4 or more, the last, incomplete set costs at
+# most a fifth of the time.
+WAVES = 4
+# Tiles of a program below which its start (a tile on its own, short spans) and the join cost more than even
+# waves save, and than an idle multiprocessor does.
+TILES_TO_EVEN_WAVES = 8
+TILES_TO_FILL = 2
 # Rows of fp32, fp16 and bf16 are 16-byte aligned if their offset is a multiple of this.
 ALIGNED_ENTRIES = 8
 
@@ -34,6 +45,12 @@ class Blocks(NamedTuple):
     block_v: int  # columns per tile, a power of 2
     num_warps: int
     max_registers: int = 0  # per thread, NVIDIA only; 0 for the compiler's choice
+
+    def resident_programs(self) -> int:
+        """Programs that a multiprocessor holds at once, by their registers."""
+        # Four schedulers hold equally many warps.
+        warps = WARP_REGISTERS // (self.max_registers or USUAL_REGISTERS) // 4 * 4
+        return min(max(1, warps // self.num_warps), MOST_PROGRAMS)
 
     def options(self) -> dict[str, int]:
         """Compiler options: warps per program and, if set, the register limit."""
@@ -91,16 +108,21 @@ def blocks_for(kernel: str, device: torch.device) -> Blocks:
     return table.get(architecture(device), {}).get(kernel) or table["default"][kernel]
 
 
-def splits_for(num_rows: int, vocab: int, block_v: int, device: torch.device) -> int:
-    """Programs per row: 1 if the rows fill the device, else enough to fill it."""
+def splits_for(num_rows: int, vocab: int, blocks: Blocks, device: torch.device) -> int:
+    """Programs per row: 1 if the rows alone are WAVES times what the device holds at once.
+
+    A power of 2, since each value is a compilation.
+    """
     if device.type == "cpu" or num_rows == 0:
         return 1
-    wanted = multiprocessors(device) * PROGRAMS_PER_MULTIPROCESSOR
-    # A power of 2, since each value is a compilation; at least two tiles each, or the join costs more than
-    # the splits save.
-    most = max(1, vocab // (2 * block_v))
-    splits = 2 ** math.floor(math.log2(min(max(1, wanted / num_rows), most)))
-    return int(splits)
+    resident = multiprocessors(device) * blocks.resident_programs()
+    tiles = vocab / blocks.block_v
+
+    def at_most(programs: float, tiles_each: int) -> int:
+        most = math.floor(math.log2(max(1.0, tiles / tiles_each)))
+        return int(2 ** min(math.ceil(math.log2(max(1.0, programs / num_rows))), most))
+
+    return max(at_most(WAVES * resident, TILES_TO_EVEN_WAVES), at_most(resident, TILES_TO_FILL))
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -52,3 +52,60 @@ def fill_zeros(out_ptr, out_start, first, last, BLOCK_V: tl.constexpr):
     zeros = tl.zeros((BLOCK_V,), out_ptr.dtype.element_ty)
     for start in range(first, last, BLOCK_V):
         tl.store(out_ptr + out_start + start + lanes, zeros, mask=start + lanes < last)
+
+
+@triton.jit
+def propagating_max(a, b):
+    """The larger; NaN if one is NaN."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def by_lane(x, LANES: tl.constexpr):
+    """A tile as [entries, LANES, entries]: reducing the first and last axis stays within a lane."""
+    return tl.reshape(x, (x.shape[0] // LANES, LANES, x.shape[1]))
+
+
+@triton.jit
+def lane_sum(x, LANES: tl.constexpr):
+    """[LANES] sums of a tile."""
+    return tl.sum(tl.sum(by_lane(x, LANES), 2), 0)
+
+
+@triton.jit
+def lane_max(x, LANES: tl.constexpr):
+    """[LANES] largest entries of a tile; a NaN may be ignored."""
+    return tl.max(tl.max(by_lane(x, LANES), 2), 0)
+
+
+@triton.jit
+def lane_max_nan(x, LANES: tl.constexpr):
+    """[LANES] largest entries of a tile, NaN where an entry is NaN."""
+    return tl.reduce(tl.reduce(by_lane(x, LANES), 2, propagating_max), 0, propagating_max)
+
+
+@triton.constexpr_function
+def lane_width(a_type, b_type, lockstep):
+    """Consecutive columns of a lane: 16 bytes of the narrower dtype; 1 for rows that share no alignment."""
+    if not lockstep:
+        return 1
+    return 4 if a_type == tl.float32 and b_type == tl.float32 else 8
+
+
+@triton.jit
+def load_lanes(ptr, BLOCK_V: tl.constexpr, WIDTH: tl.constexpr, LOCKSTEP: tl.constexpr):
+    """A tile of a row as [BLOCK_V / WIDTH, WIDTH] fp32: WIDTH consecutive columns in a lane."""
+    rows = tl.arange(0, BLOCK_V // WIDTH)[:, None]
+    if (ptr.dtype.element_ty == tl.bfloat16) and LOCKSTEP:
+        # As 32-bit pairs, which need their alignment: one shift or mask per entry, where the conversion of
+        # an upper half takes two instructions.
+        pairs = tl.load(
+            ptr.to(tl.pointer_type(tl.int32), bitcast=True)
+            + (rows * (WIDTH // 2) + tl.arange(0, WIDTH // 2)[None, :])
+        )
+        even = (pairs << 16).to(tl.float32, bitcast=True)
+        odd = (pairs & -65536).to(tl.float32, bitcast=True)
+        x = tl.reshape(tl.join(even, odd), (BLOCK_V // WIDTH, WIDTH))
+    else:
+        x = tl.load(ptr + rows * WIDTH + tl.arange(0, WIDTH)[None, :]).to(tl.float32)
+    return x

@@ -29,7 +29,8 @@ from tide_kernels.divergence.gradient_kernels import (
     store_row,
     write_divergence_gradient,
 )
-from tide_kernels.divergence.tilt_kernels import CAREFUL, log_sum_exp_columns, shift, tilt_columns
+from tide_kernels.divergence.span_kernels import row_record
+from tide_kernels.divergence.tilt_kernels import CAREFUL, log_sum_exp_columns, shift
 
 
 @triton.jit
@@ -98,17 +99,17 @@ def divergence_fwd_kernel(
     )
     scale = lambda_t / temperature
     teacher_alone = (lambda_t == 1.0).to(tl.int32)
-    mk, mass, lost, centre, first, second, rest, flags = tilt_columns(
+    mk, mass, lost, centre, first, second, rest, flags = row_record(
         student_ptr, teacher_ptr, student_stride_n, teacher_stride_n, V,
         row, split, active, label, scale, student_scale, temperature, teacher_alone,
-        REVERSE, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V,
+        REVERSE, HAS_LABEL, TEMPERATURE, LOCKSTEP, SPLITS, BLOCK_V, BLOCK_V // 4,
     )  # fmt: skip
     if SPLITS == 1:
         finish(
             student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V,
             row, mk, mass, lost, centre, first, second, rest, flags,
             scale, label, student_scale, temperature, teacher_alone, active,
-            REVERSE, HAS_LABEL, BLOCK_V,
+            REVERSE, HAS_LABEL, BLOCK_V // 4,
         )  # fmt: skip
     else:
         store_record(parts_ptr, row * SPLITS + split, mk, mass, lost, centre, first, second, rest, flags)
@@ -132,7 +133,7 @@ def divergence_join_kernel(
         student_ptr, teacher_ptr, kl_ptr, ce_ptr, statistics_ptr, student_stride_n, teacher_stride_n, V, row,
         mk, mass, lost, centre, first, second, rest, flags,
         lambda_t / temperature, label, student_scale, temperature, (lambda_t == 1.0).to(tl.int32), active,
-        REVERSE, HAS_LABEL, BLOCK_V,
+        REVERSE, HAS_LABEL, BLOCK_V // 4,
     )  # fmt: skip
 
 

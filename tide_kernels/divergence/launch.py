@@ -48,7 +48,7 @@ class DivergenceKernels(NamedTuple):
         student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
         num_rows, device = student.shape[0], student.device
         blocks = blocks_for(f"{self.name}_fwd", device)
-        splits = splits_for(num_rows, vocab, blocks.block_v, device)
+        splits = splits_for(num_rows, vocab, blocks, device)
         kl = torch.empty(num_rows, dtype=torch.float32, device=device)
         ce = torch.empty(0 if labels is None else num_rows, dtype=torch.float32, device=device)
         statistics = torch.empty((num_rows, STATISTICS.value), dtype=torch.float32, device=device)
@@ -114,7 +114,7 @@ class DivergenceKernels(NamedTuple):
         target = with_unit_columns(d_student)
         if num_rows > 0:
             blocks = blocks_for(f"{self.name}_bwd", device)
-            splits = splits_for(num_rows, vocab, blocks.block_v, device)
+            splits = splits_for(num_rows, vocab, blocks, device)
             has_label = labels is not None and d_ce is not None
             with on_device(device):
                 divergence_bwd_kernel[(num_rows * splits,)](

@@ -1,28 +1,26 @@
 """Device functions of both divergences: softmax(s/T) tilted towards the teacher, in one pass over V.
 
 `tilt.py` derives the formulas; it centres on the mean of z - s, which takes a pass of its own. Here a row is
-cut into tiles. A tile stays in registers, is centred on its own mean, and yields a record:
+cut into sets of entries, a tile each or the tiles of a span (`span_kernels.py`). A tile stays in registers
+and is centred on its own mean. A set yields a record:
 
-    mk      its largest s, times log2(e) / T: the unit of every sum below is 2^mk
-    mass    sum of p = exp((s - max s) / T), without `lost`
+    mk      log2(e) / T times its largest s, or one a little smaller: the unit of every sum below is 2^mk
+    mass    sum of p = exp(s / T) in that unit, without `lost`
     lost    the same over entries that the teacher all but excludes, where r is negligible beside p
     centre  c, close to E_p[scale (z - s)]; with w = scale (z - s) - c and means over p / mass,
             for TIDAL and forward KL                   for reverse KL (LINEAR)
     first   A = E[e^w - 1]                             M = E[w]
     second  J = E[w e^w - e^w + 1] >= 0                G = E[e^w - 1 - w] >= 0
-    rest    sum of exp(s - max s) at T = 1 over all entries except the label
+    rest    sum of exp(s) at T = 1 over all entries except the label, in units of 2^(mk T)
     flags   GUARDED, CAREFUL
 
-`merge` joins two records, of tiles or of programs that share a row. It moves both to their common mean, like
-Chan's update of a variance: the sums are small differences around any nearby centre, so the move loses no
-precision, and a heavy entry that arrives late does not swamp the rest.
-
-Most rows in training differ by far more than rounding, which shows after the first tiles. From then on a tile
-takes two sums of p e^w, half the work, unless it outweighs all tiles before it.
+`merge` joins two records, of tiles, spans or programs that share a row. It moves both to their common mean,
+like Chan's update of a variance: the sums are small differences around any nearby centre, so the move loses
+no precision, and a heavy entry that arrives late does not swamp the rest.
 
 Entries at -inf on one side, or far below the others (finite stand-ins for -inf), would drag the centre away.
 A tile whose largest |z - s| exceeds WIDE looks for them; other tiles skip the search.
-Legend: V vocabulary entries in use, BLOCK_V columns of a tile.
+Legend: V vocabulary entries in use, BLOCK_V columns of a tile on its own.
 """
 
 from __future__ import annotations
@@ -32,12 +30,9 @@ import triton.language as tl
 
 from tide_kernels._shared.label_kernels import label_exponentials
 from tide_kernels._shared.math_kernels import LN2, LOG2E, SERIES_W, TINY, exp_excess, finite, series_excess
-from tide_kernels._shared.row_kernels import rest_columns, row_start, tile_range, whole_tiles
 
 GUARDED = tl.constexpr(1)  # the gradient must treat some entries of the row apart
 CAREFUL = tl.constexpr(2)  # the sums do not represent the row: it is read again as log-sum-exps
-# Above this E[e^w - 1] tiles are summed plainly: an error of a few eps beside a divergence of that order.
-PLAIN_TILT = tl.constexpr(0.2)
 # |z - s| above which a tile searches for outliers.
 WIDE = tl.constexpr(40.0)
 # Nats below the target's mean at which an entry's share of the target, e^-40, is negligible.
@@ -58,7 +53,6 @@ def tilt_tile(
     student_scale,  # log2(e) / T
     temperature,
     teacher_alone,  # 1 if the student does not enter the target (lambda = 1, reverse KL), else 0
-    mk_before, mass_before, first_before, second_before,  # of the record that this tile is merged into
     LINEAR: tl.constexpr,
     HAS_LABEL: tl.constexpr,
     TEMPERATURE: tl.constexpr,
@@ -115,26 +109,16 @@ def tilt_tile(
     # p e^w as one exponential: p may be too small, and e^w too large, for the product.
     tilted = tl.exp2(w * LOG2E + log_p)
     inverse = 1.0 / tl.maximum(mass, TINY)
-    # The row is known to differ and this tile does not outweigh it: its error of a few eps is one of the
-    # row's sum too, so subtraction is accurate enough.
-    known = second_before if LINEAR else first_before
-    if (known > PLAIN_TILT) & (mass * tl.exp2(mk_finite - mk_before) <= mass_before):
-        excess = tl.sum(tilted, 0) * inverse - 1.0
-        if LINEAR:
-            first, second = tl.zeros_like(mass), excess
-        else:
-            first, second = excess, tl.sum(w * tilted, 0) * inverse - excess
+    pw = p * w
+    near = tl.abs(w) < SERIES_W
+    series = pw * w * series_excess(w)
+    if LINEAR:
+        first = tl.sum(pw, 0) * inverse
+        second = tl.sum(tl.where(near, series, tilted - (p + pw)), 0) * inverse
     else:
-        pw = p * w
-        near = tl.abs(w) < SERIES_W
-        series = pw * w * series_excess(w)
-        if LINEAR:
-            first = tl.sum(pw, 0) * inverse
-            second = tl.sum(tl.where(near, series, tilted - (p + pw)), 0) * inverse
-        else:
-            grown = tl.where(near, series + pw, tilted - p)
-            first = tl.sum(grown, 0) * inverse
-            second = tl.sum(tl.where(near, w * grown - series, w * tilted - grown), 0) * inverse
+        grown = tl.where(near, series + pw, tilted - p)
+        first = tl.sum(grown, 0) * inverse
+        second = tl.sum(tl.where(near, w * grown - series, w * tilted - grown), 0) * inverse
     # A tile without mass has no mean.
     first = tl.where(mass == 0.0, 0.0, first)
     second = tl.where(mass == 0.0, 0.0, second)
@@ -203,73 +187,6 @@ def merge(
     second += tl.where(share_b != 0, share_b * second_b, 0.0)
     lost = lost_a * unit_a + lost_b * unit_b
     rest = rest_a * tl.exp2((mk_a - base) * temperature) + rest_b * tl.exp2((mk_b - base) * temperature)
-    return mk, mass, lost, centre, first, second, rest, flags
-
-
-@triton.jit
-def tilt_columns(
-    student_ptr,  # [N, V] any float
-    teacher_ptr,  # [N, V] any float
-    student_stride_n, teacher_stride_n, V,
-    row,  # int64
-    split,  # index of this program's share of the tiles; the last share includes the remaining columns
-    active,  # bool: False for a masked row, which is not read and whose record is meaningless
-    label, scale, student_scale, temperature, teacher_alone,
-    LINEAR: tl.constexpr, HAS_LABEL: tl.constexpr, TEMPERATURE: tl.constexpr, LOCKSTEP: tl.constexpr, SPLITS:
-    tl.constexpr, BLOCK_V: tl.constexpr,
-):  # fmt: skip
-    """The record of one program's share of a row."""
-    student_start, skip = row_start(row, student_stride_n, LOCKSTEP)
-    teacher_start, _ = row_start(row, teacher_stride_n, LOCKSTEP)
-    num_tiles = whole_tiles(V, skip, BLOCK_V)
-    first_tile, last_tile = tile_range(split, num_tiles, SPLITS)
-    num_rest = tl.where(active & (split == SPLITS - 1), V - num_tiles * BLOCK_V, 0)
-    lanes = tl.arange(0, BLOCK_V)
-    everywhere = lanes >= 0
-
-    mk = tl.full((), float("-inf"), tl.float32)
-    mass = tl.zeros((), tl.float32)
-    lost = tl.zeros((), tl.float32)
-    centre = tl.zeros((), tl.float32)
-    first = tl.zeros((), tl.float32)
-    second = tl.zeros((), tl.float32)
-    rest = tl.zeros((), tl.float32)
-    flags = tl.full((), 0, tl.int32)
-    for tile in range(first_tile, tl.where(active, last_tile, first_tile)):
-        start = tile * BLOCK_V
-        student = tl.load(student_ptr + student_start + start + lanes).to(tl.float32)
-        teacher = tl.load(teacher_ptr + teacher_start + start + lanes).to(tl.float32)
-        cols = skip + start + lanes
-        here = (label >= skip + start) & (label < skip + start + BLOCK_V)
-        mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t = tilt_tile(
-            student, teacher, cols, everywhere, label, here, scale, student_scale, temperature, teacher_alone,
-            mk, mass, first, second,
-            LINEAR, HAS_LABEL, TEMPERATURE,
-        )  # fmt: skip
-        mk, mass, lost, centre, first, second, rest, flags = merge(
-            mk, mass, lost, centre, first, second, rest, flags,
-            mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t,
-            temperature, LINEAR,
-        )  # fmt: skip
-    for start in range(0, num_rest, BLOCK_V):
-        cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
-        offsets = cols - skip
-        student = tl.load(student_ptr + student_start + offsets, mask=in_vocab, other=float("-inf")).to(
-            tl.float32
-        )
-        teacher = tl.load(teacher_ptr + teacher_start + offsets, mask=in_vocab, other=float("-inf")).to(
-            tl.float32
-        )
-        mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t = tilt_tile(
-            student, teacher, cols, in_vocab, label, True, scale, student_scale, temperature, teacher_alone,
-            mk, mass, first, second,
-            LINEAR, HAS_LABEL, TEMPERATURE,
-        )  # fmt: skip
-        mk, mass, lost, centre, first, second, rest, flags = merge(
-            mk, mass, lost, centre, first, second, rest, flags,
-            mk_t, mass_t, lost_t, centre_t, first_t, second_t, rest_t, flags_t,
-            temperature, LINEAR,
-        )  # fmt: skip
     return mk, mass, lost, centre, first, second, rest, flags
 
 

@@ -27,7 +27,7 @@ def forward(
     rows = with_unit_columns(logits)
     num_rows, device = rows.shape[0], rows.device
     blocks = blocks_for("token_logprob_fwd", device)
-    splits = splits_for(num_rows, vocab, blocks.block_v, device)
+    splits = splits_for(num_rows, vocab, blocks, device)
     log_p = torch.empty(num_rows, dtype=torch.float32, device=device)
     statistics = torch.empty((num_rows, STATISTICS.value), dtype=torch.float32, device=device)
     if num_rows == 0:
@@ -81,7 +81,7 @@ def backward(
     target = with_unit_columns(d_logits)
     if num_rows > 0:
         blocks = blocks_for("token_logprob_bwd", device)
-        splits = splits_for(num_rows, vocab, blocks.block_v, device)
+        splits = splits_for(num_rows, vocab, blocks, device)
         with on_device(device):
             token_logprob_bwd_kernel[(num_rows * splits,)](
                 rows,

@@ -9,7 +9,7 @@ keep five numbers; with SPLITS > 1 a second kernel, one program per row, joins t
     second   the largest x of the other columns
 
 A tile whose largest x is below `second` changes neither token nor margin and takes only two sums: almost all
-tiles of a long row.
+tiles of a long row. Each lane keeps its own over SPAN tiles; other tiles are reduced and joined at once.
 Legend: N rows, V vocabulary entries in use.
 """
 
@@ -19,11 +19,22 @@ import triton
 import triton.language as tl
 
 from tide_kernels._shared.math_kernels import LOG2E, SERIES_W, log1p, series_excess
-from tide_kernels._shared.row_kernels import rest_columns, row_start, tile_range, whole_tiles
+from tide_kernels._shared.row_kernels import (
+    lane_max,
+    lane_sum,
+    lane_width,
+    load_lanes,
+    rest_columns,
+    row_start,
+    tile_range,
+    whole_tiles,
+)
 
 RECORD = tl.constexpr(4)
 # e^-1000 is 0; 0 * 1000 is 0, but 0 * inf is NaN.
 FARTHEST = tl.constexpr(1000.0)
+# Tiles whose sums a lane keeps: adding more of them one by one would round the sums more.
+SPAN = tl.constexpr(32)
 # The token of a record without entries: above every column.
 NOWHERE = tl.constexpr(2147483647)
 
@@ -108,23 +119,44 @@ def token_scores_fwd_kernel(
     # int64: row * stride passes 2**31 at row 14,135 of a 151,936-entry vocabulary.
     row = (tl.program_id(0) // SPLITS).to(tl.int64)
     split = tl.program_id(0) % SPLITS
+    LANES: tl.constexpr = BLOCK_V // 16
+    ALONE_V: tl.constexpr = BLOCK_V // 4
+    WIDTH: tl.constexpr = lane_width(logits_ptr.dtype.element_ty, logits_ptr.dtype.element_ty, LOCKSTEP)
     start_of_row, skip = row_start(row, logits_stride_n, LOCKSTEP)
     num_tiles = whole_tiles(V, skip, BLOCK_V)
-    first, last = tile_range(split, num_tiles, SPLITS)
-    lanes = tl.arange(0, BLOCK_V)
+    tile, last = tile_range(split, num_tiles, SPLITS)
+    columns = tl.arange(0, ALONE_V)
     # A split may hold no entry: merged into another, its record has weight 0.
     m = tl.full((), float("-inf"), tl.float32)
     token = tl.full((), NOWHERE, tl.int32)
     rest = tl.zeros((), tl.float32)
     spread = tl.zeros((), tl.float32)
     second = tl.full((), float("-inf"), tl.float32)
-    for tile in range(first, last):
-        start = tile * BLOCK_V
-        x = tl.load(logits_ptr + start_of_row + start + lanes).to(tl.float32)
-        m, token, rest, spread, second = add_tile(x, skip + start + lanes, m, token, rest, spread, second)
+    while tile < last:
+        end = tl.minimum(tile + SPAN, last)
+        rest_lanes = tl.zeros((LANES,), tl.float32)
+        spread_lanes = tl.zeros((LANES,), tl.float32)
+        alone = tl.full((), 0, tl.int32)
+        while (tile < end) & (alone == 0):
+            x = load_lanes(logits_ptr + start_of_row + tile * BLOCK_V, BLOCK_V, WIDTH, LOCKSTEP)
+            alone = tl.max((lane_max(x, LANES) >= second).to(tl.int32), 0)
+            if alone == 0:
+                apart = tl.minimum(m - x, FARTHEST)
+                e = tl.exp2((x - m) * LOG2E)
+                rest_lanes += lane_sum(e, LANES)
+                spread_lanes += lane_sum(e * apart, LANES)
+                tile += 1
+        rest += tl.sum(rest_lanes, 0)
+        spread += tl.sum(spread_lanes, 0)
+        for start in range(tile * BLOCK_V, (tile + alone) * BLOCK_V, ALONE_V):
+            x = tl.load(logits_ptr + start_of_row + start + columns).to(tl.float32)
+            m, token, rest, spread, second = add_tile(
+                x, skip + start + columns, m, token, rest, spread, second
+            )
+        tile += alone
     num_rest = tl.where(split == SPLITS - 1, V - num_tiles * BLOCK_V, 0)
-    for start in range(0, num_rest, BLOCK_V):
-        cols, in_vocab = rest_columns(start + lanes, skip, num_tiles * BLOCK_V, V)
+    for start in range(0, num_rest, ALONE_V):
+        cols, in_vocab = rest_columns(start + columns, skip, num_tiles * BLOCK_V, V)
         x = tl.load(logits_ptr + start_of_row + (cols - skip), mask=in_vocab, other=float("-inf"))
         m, token, rest, spread, second = add_tile(x.to(tl.float32), cols, m, token, rest, spread, second)
     if SPLITS == 1:

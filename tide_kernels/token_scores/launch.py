@@ -20,7 +20,7 @@ def forward(logits: Float[Tensor, "N V"], vocab: int) -> TokenScores:
     rows = with_unit_columns(logits)
     num_rows, device = rows.shape[0], rows.device
     blocks = blocks_for("token_scores", device)
-    splits = splits_for(num_rows, vocab, blocks.block_v, device)
+    splits = splits_for(num_rows, vocab, blocks, device)
     token_ids = torch.empty(num_rows, dtype=torch.int64, device=device)
     log_p, entropy, margin = (torch.empty(num_rows, dtype=torch.float32, device=device) for _ in range(3))
     scores = TokenScores(token_ids, log_p, entropy, margin)
