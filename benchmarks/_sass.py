@@ -273,7 +273,7 @@ def _successors(listing: Listing, index: int) -> list[int]:
     # `BRA.DIV` is taken by diverged warps only.
     if instruction.label in listing.labels and ".DIV" not in instruction.opcode:
         steps.append(listing.labels[instruction.label])
-    return [step for step in steps if step < len(listing.instructions)]
+    return [step for step in dict.fromkeys(steps) if step < len(listing.instructions)]
 
 
 def _reaching(before: dict[int, list[int]], head: int, ends: list[int]) -> set[int]:
