@@ -244,10 +244,16 @@ def table_of(rows: Sequence[Row]) -> str:
 
 def page(rows: Sequence[Row], faults: Sequence[str], missing: Sequence[str]) -> str:
     """The text of docs/kernels/roofline.md."""
-    pipes = (f"| {name} | {pipe.interval} | {pipe.latency} |" for name, pipe in _sm_model.PIPES.items())
+    pipes = (
+        f"| {name} | {pipe.interval} | {pipe.latency or '-'} |" for name, pipe in _sm_model.PIPES.items()
+    )
+    try:
+        liger = f"liger_kernel {importlib.metadata.version('liger_kernel')}"
+    except importlib.metadata.PackageNotFoundError:
+        liger = "no liger_kernel"
     return PREDICTIONS.format(
         triton=triton.__version__,
-        liger=importlib.metadata.version("liger_kernel"),
+        liger=liger,
         pipes="\n".join(pipes),
         bytes_per_cycle=BYTES_PER_CYCLE,
         terabytes=BYTES_PER_CYCLE * MULTIPROCESSORS * GIGAHERTZ / 1e3,
@@ -270,7 +276,7 @@ PREDICTIONS = """# Roofline
 **Predictions, not measurements.** A model of one multiprocessor of an H200 replays the compiled loops; it was
 never calibrated on a device. Trust the order of the rows, and the figures to 15 to 20 %.
 
-Written by `make roofline` with triton {triton} and liger_kernel {liger}, for sm_90, without a GPU.
+Written by `make roofline` with triton {triton} and {liger}, for sm_90, without a GPU.
 `make roofline ARGS="--only reverse_kl"` prints some kernels and writes nothing.
 
 ## Predictions
@@ -288,7 +294,7 @@ bf16 rows whose strides are multiples of 16, T = 2. Each line is a path through 
 - **warps**: resident on a multiprocessor, by registers and shared memory.
 - **%**: of {terabytes:.1f} TB/s, at a memory latency of {latencies} cycles.
 - **ms**: for {rows:,} rows of {vocab:,} entries at the longer latency, in the loop's steady state: no launch,
-  no partly filled wave, no remaining columns, nothing at the end of a row.
+  no partly filled wave, no rare tiles, no remaining columns, no merge at the end of a span of tiles or a row.
 
 liger's kernels have the tiles and warps that liger gives them. Its JSD and KL take log-probabilities: the
 table leaves out two log-softmaxes a call, and the sum of the fp32 losses that JSD writes per entry. liger
@@ -299,8 +305,8 @@ tensor cores and the L2 cache limit; the model has neither.
 
 ## Budgets
 
-Up to {forward} instructions per entry, memory limits a forward pass of 4 bytes; up to {backward}, a
-backward pass of 6. The command fails if a path of this project's kernels has more, or more than {barriers}
+Memory limits a forward pass of 4 bytes per entry up to {forward} instructions, a backward pass of 6 up to
+{backward}. The command fails if a path of this project's kernels has more of them, or more than {barriers}
 barriers. Over budget:
 
 {faults}
