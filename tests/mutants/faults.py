@@ -11,6 +11,7 @@ from typing import NamedTuple
 KERNELS = "tide_kernels"
 DIVERGENCE_RULES = "tests/kernels/test_divergence_rules.py"
 DIVERGENCE_KERNELS = "tests/kernels/test_divergence_kernels.py"
+DIVERGENCE_SPANS = "tests/kernels/test_divergence_spans.py"
 BUILDS = "tests/kernels/test_builds.py"
 ROW = "row = (tl.program_id(0) // SPLITS).to(tl.int64)"
 SHORT_ROW = "row = tl.program_id(0) // SPLITS"
@@ -44,7 +45,9 @@ def _int32_rows(op: str, *, backward: bool = False) -> Fault:
 
 def _divergence(op: str, backend: str, name: str, file: str, old: str, new: str, *words: str) -> Fault:
     path = DIVERGENCE_KERNELS if "cut" in words or "digits" in words else DIVERGENCE_RULES
-    marks = (op,) if path == DIVERGENCE_KERNELS else (op, backend)
+    if "many" in words or "any_tile" in words:
+        path = DIVERGENCE_SPANS
+    marks = (op, backend) if path == DIVERGENCE_RULES else (op,)
     return Fault(op, backend, name, f"{KERNELS}/{file}", old, new, selection(path, *words, *marks))
 
 
@@ -98,6 +101,33 @@ INTERPOLATED_KL = (
         "e = tl.where(cols == label, 0.0, e)",
         "e = tl.where(cols == label, e, e)",
         "fp32",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "a tile that needs care stays in its span",
+        "divergence/span_kernels.py",
+        "    return tl.max(verdict, 0)\n",
+        "    return tl.minimum(tl.max(verdict, 0), MIXED)\n",
+        "many",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "the label's tile stays in its span",
+        "divergence/span_kernels.py",
+        "end = tl.where((label_tile >= tile) & (label_tile < end), label_tile, end)",
+        "end = tl.where((label_tile >= tile) & (label_tile < end), end, end)",
+        "any_tile",
+    ),
+    _divergence(
+        "interpolated_kl",
+        "triton",
+        "a span that outweighs the row is kept",
+        "divergence/span_kernels.py",
+        "if span_mass <= OUTWEIGH * mass:",
+        "if (span_mass <= OUTWEIGH * mass) | (mass > 0.0):",
+        "many",
     ),
     _int32_rows("interpolated_kl"),
     _int32_rows("interpolated_kl", backward=True),
@@ -157,6 +187,15 @@ REVERSE_KL = (
         "_, at_mean = shift(first, second, first, True)",
         "at_mean = second",
         "digits",
+    ),
+    _divergence(
+        "reverse_kl",
+        "triton",
+        "a span is not moved to its own mean",
+        "divergence/span_kernels.py",
+        "    return centre + delta, first, second\n",
+        "    return centre, first, second\n",
+        "many",
     ),
     _int32_rows("reverse_kl"),
     _divergence(
@@ -246,6 +285,15 @@ TOKEN_SCORES = (
         "token_scores/kernels.py",
         "if m_tile >= second:",
         "if m_tile >= m:",
+    ),
+    single(
+        "token_scores",
+        "triton",
+        "tiles between the best two stay in their span",
+        "token_scores/kernels.py",
+        "(lane_max(x, LANES) >= second)",
+        "(lane_max(x, LANES) >= m)",
+        "fp64",
     ),
     _int32_rows("token_scores"),
     single(
