@@ -22,7 +22,7 @@ DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart real test lint bench gpu builds mutants torture clean
+.PHONY: help quickstart real test lint bench gpu builds roofline mutants torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ BUILDS_VENV := $(if $(TRITON),.venv-triton-$(TRITON),$(VENV))
 
 builds: $(BUILDS_VENV)/.core ## compile every kernel for four architectures, into docs/kernels (TRITON=3.6.0)
 	env -u TRITON_INTERPRET $(BUILDS_VENV)/bin/python -m benchmarks.kernel_builds --out docs/kernels/builds.md $(ARGS)
+
+roofline: $(VENV)/.test ## predict each kernel's share of an H200's bandwidth; check budgets (ARGS="--only reverse_kl")
+	env -u TRITON_INTERPRET $(BIN)/python -m benchmarks.roofline $(ARGS)
 
 mutants: $(VENV)/.test ## plant faults in the operations; every one has to fail a test
 	$(BIN)/python -m tests.mutants --out docs/kernels/mutants.md $(ARGS)

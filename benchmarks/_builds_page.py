@@ -7,8 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks._kernel_variants import PLAIN
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,10 +34,6 @@ Each row is the worst case over a kernel's variants.
   memory. A bound, not a measurement.
 - **load, store**: bytes per thread and instruction in the main loop, the narrowest over the variants that
   must move 16.
-- **per entry**: instructions per thread and vocabulary entry in the main loop, on {counted}, in the plain
-  variant (bf16, T = 2, no labels, no mask): the shortest path through the loop, and the longest without rare
-  blocks. A rare block is an `if` without `else`: entries at -inf, the tile that holds the label. The count is
-  that of the listing: an instruction that issues at a quarter of the rate counts as one.
 
 `-`: the kernel has no loop over the vocabulary.
 """
@@ -58,7 +52,6 @@ class Build(NamedTuple):
     warps: int  # a multiprocessor can hold
     loads: tuple[int, ...]  # bits per thread, in the main loop
     stores: tuple[int, ...]
-    per_entry: tuple[float, float] | None  # instructions per vocabulary entry: fewest, most
     wide: bool  # must load and store 16 bytes at a time
     short_offsets: bool  # some product of a row and its stride is an int32
 
@@ -67,22 +60,21 @@ class Build(NamedTuple):
         return f"{self.kernel} ({self.variant}) for {self.target}{blocks}"
 
 
-def section(builds: Sequence[Build], triton: str, torch: str, counted: str) -> str:
+def section(builds: Sequence[Build], triton: str, torch: str) -> str:
     """Table with the worst case over variants, a row per kernel and target.
 
     Args:
         builds: of all kernels.
         triton: version.
         torch: version.
-        counted: target whose instructions are counted.
     """
     columns = ["kernel", "target", "columns / warps", "registers", "spills", "shared", "warps"]
-    columns += ["load", "store", "per entry"]
+    columns += ["load", "store"]
     lines = [f"{HEADING}{triton}", "", f"{len(builds)} builds; torch {torch}.", ""]
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for _, group in groupby(builds, key=lambda b: (b.kernel, b.target, b.blocks)):
         lines.append(_row(list(group)))
-    return METHOD.format(counted=counted) + "\n" + "\n".join(lines) + "\n"
+    return METHOD + "\n" + "\n".join(lines) + "\n"
 
 
 def replace_section(page: Path, triton: str, text: str) -> None:
@@ -107,15 +99,13 @@ def _row(builds: list[Build]) -> str:
     first = builds[0]
     worst = [max(column) for column in zip(*(b.resources for b in builds), strict=True)]
     wide = [b for b in builds if b.wide]
-    plain = next((b.per_entry for b in builds if b.variant == PLAIN), None)
-    per_entry = f"{plain[0]:.0f} to {plain[1]:.0f}" if plain else "-"
     return (
         f"| {first.kernel} | {first.target} "
         f"| {f'{first.blocks.block_v} / {first.blocks.num_warps}' if first.blocks else '- / 1'} "
         f"| {worst[0]} | {worst[1]} / {worst[2]}{f' ({worst[3]})' if worst[3] else ''} "
         f"| {max(b.shared for b in builds)} | {min(b.warps for b in builds)} "
         f"| {_narrowest([bits for b in wide for bits in b.loads])} "
-        f"| {_narrowest([bits for b in wide for bits in b.stores])} | {per_entry} |"
+        f"| {_narrowest([bits for b in wide for bits in b.stores])} |"
     )
 
 

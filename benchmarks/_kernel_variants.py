@@ -1,4 +1,4 @@
-"""Every kernel of tide_kernels and its launch variants, for `kernel_builds`.
+"""Every kernel of tide_kernels and its launch variants, for `kernel_builds` and `roofline`.
 
 Add a new kernel to KERNELS; its options are read off its signature.
 """

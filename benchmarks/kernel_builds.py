@@ -13,14 +13,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-    sys.exit(
-        "kernel_builds: TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it: "
-        "env -u TRITON_INTERPRET python -m benchmarks.kernel_builds"
-    )
+from typing import Any
 
 import torch
 import triton
@@ -39,8 +34,8 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 OPS = list(dict.fromkeys(kernel.op for kernel in KERNELS))
-# Target whose instructions are counted, and on which --quick checks the layouts of rows.
-COUNTED = "sm_90"
+# Target on which --quick checks the layouts of rows.
+LAID_OUT = "sm_90"
 SIXTEEN_BYTES = 128
 SHARED_BYTES = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024, "gfx942": 64 * 1024}
 
@@ -50,13 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_builds", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=", ".join(OPS))
-    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {COUNTED} only")
+    parser.add_argument("--quick", action="store_true", help=f"one variant each; layouts on {LAID_OUT} only")
     parser.add_argument("--block", type=int, help="columns a tile, instead of the table's")
     parser.add_argument("--warps", type=int, help="warps a program, instead of the table's")
     parser.add_argument("--out", type=Path, help="the page whose section for this Triton is replaced")
     options = parser.parse_args(arguments)
-    # Triton's default for fused multiply-adds follows from the version that the page names.
-    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+    require_compiler("kernel_builds")
     # A page must cover every kernel and target.
     partial = len(options.ops) < len(OPS) or len(options.targets) < len(TARGETS)
     if options.out and (partial or options.quick or options.block or options.warps):
@@ -69,11 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults += [f"{build}: {fault}" for fault in broken_rules(build)]
     print(f"{len(builds)} builds with triton {triton.__version__}")
     if options.out:
-        text = section(builds, triton.__version__, torch.__version__, COUNTED)
+        text = section(builds, triton.__version__, torch.__version__)
         replace_section(options.out, triton.__version__, text)
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
+
+
+def require_compiler(command: str) -> None:
+    """Exit if Triton interprets kernels; silence what compiling them warns of."""
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        sys.exit(
+            f"{command}: TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it: "
+            f"env -u TRITON_INTERPRET python -m benchmarks.{command}"
+        )
+    # Triton's default for fused multiply-adds follows from the version that the page names.
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
 
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[Kernel, Variant, str, Blocks | None]]:
@@ -89,7 +94,7 @@ def wanted(options: argparse.Namespace) -> Iterator[tuple[Kernel, Variant, str, 
                 )
             for variant in applicable(kernel):
                 quick = variant.name == REPRESENTATIVE
-                quick |= target == COUNTED and kernel.rows > 0 and variant.name in WIDE
+                quick |= target == LAID_OUT and kernel.rows > 0 and variant.name in WIDE
                 if quick or not options.quick:
                     yield kernel, variant, target, blocks
 
@@ -102,37 +107,40 @@ def blocks_of(kernel: Kernel, target: str) -> Blocks | None:
     return table.get(target, {}).get(kernel.blocks) or table["default"][kernel.blocks]
 
 
-def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | None) -> Build:
-    """Compile one variant for a target and read its resources.
+def binary_of(
+    function: Any,
+    signature: tuple[Mapping[str, str], Mapping[str, Any], Sequence[str]],
+    target: str,
+    blocks: Blocks | None,
+) -> Any:
+    """Compile a `triton.jit` function.
 
     Args:
-        kernel: to compile.
-        variant: launch variant.
+        function: to compile.
+        signature: types, constants, arguments divisible by 16, by name.
         target: a key of TARGETS.
         blocks: launch parameters; None for one warp.
     """
-    types, constants, divisible = signature(kernel, variant, blocks.block_v if blocks else None)
+    types, constants, divisible = signature
     names = list(types)
     source = ASTSource(
-        kernel.function,
+        function,
         types,
         {(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
-    warps = blocks.num_warps if blocks else 1
     limit = {"maxnreg": blocks.max_registers} if blocks and blocks.max_registers else {}
-    binary = triton.compile(source, target=TARGETS[target], options={"num_warps": warps, **limit})
+    options = {"num_warps": blocks.num_warps if blocks else 1, **limit}
+    return triton.compile(source, target=TARGETS[target], options=options)
+
+
+def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | None) -> Build:
+    """Compile one variant for a target and read its resources."""
+    arguments = signature(kernel, variant, blocks.block_v if blocks else None)
+    binary = binary_of(kernel.function, arguments, target, blocks)
     resources, listing = (_sass.nvidia if TARGETS[target].backend == "cuda" else _sass.amd)(binary)
     loop = _sass.main_loop(listing) if kernel.rows else None
-    access = _sass.accesses(listing, loop) if loop else _sass.Access([], [])
-    per_entry = None
-    if loop and target == COUNTED:
-        entry_bits = sum(int(d[-2:]) for d in (variant.student, variant.teacher)[: kernel.rows])
-        if variant.options["HAS_KL"] is False:
-            entry_bits = int(variant.student[-2:])
-        entries = sum(access.loads) / entry_bits
-        fewest, most = _sass.path_lengths(listing, loop)
-        per_entry = fewest / entries, most / entries
+    access = _sass.accesses(listing, loop.body) if loop else _sass.Access([], [])
     shared = int(binary.metadata.shared)
     return Build(
         kernel.name,
@@ -141,10 +149,9 @@ def compiled(kernel: Kernel, variant: Variant, target: str, blocks: Blocks | Non
         blocks,
         resources,
         shared,
-        resident_warps(target, resources.registers, shared, warps),
+        resident_warps(target, resources.registers, shared, blocks.num_warps if blocks else 1),
         tuple(sorted(access.loads)),
         tuple(sorted(access.stores)),
-        per_entry,
         kernel.rows > 0
         and (variant.layout in ("aligned", "narrow") or variant.options["LOCKSTEP"])
         and variant.layout != "single",
