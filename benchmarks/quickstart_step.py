@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks._worker import in_process
+from benchmarks._memory import in_process
 
 RECIPES = {
     "none": "recipes/quickstart_same.yaml",
