@@ -110,13 +110,7 @@ def cases_of(
 ) -> list[Case]:
     """The headline in the given modes, then the other layouts and the sweep over N, forward and backward.
 
-    Args:
-        op, variant: names.
-        sweep: rows and dtypes.
-        layouts: the headline's first.
-        shape: (N, V) of the only case to measure; None for the tables above.
-        modes: of the headline.
-        headline_only: no sweeps.
+    shape: (N, V) of the only case to measure; None for the tables above. headline_only: no sweeps.
     """
     rows, first = sweep.headline, layouts[0]
     if shape is not None:

@@ -65,13 +65,7 @@ def in_process(
 ) -> dict[str, Any]:
     """Run `python -m MODULE --worker TASK` and decode the JSON in its last line of output.
 
-    Args:
-        module: of `benchmarks`.
-        task: argument of `--worker`.
-        environment: additional environment variables.
-
-    Raises:
-        RuntimeError: the process failed.
+    Raises RuntimeError if the process fails. environment: additional variables.
     """
     command = [sys.executable, "-m", module, "--worker", json.dumps(task)]
     variables = os.environ | dict(environment or {})

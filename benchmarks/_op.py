@@ -108,13 +108,8 @@ def contestants(
 ) -> tuple[Contestant, ...]:
     """The contestants that operations share, and others.
 
-    Args:
-        op: its name in `tide_kernels`.
-        official: the published formula, run eagerly and by torch.compile.
-        others: peers.
-        ours: (backend, case, inputs) to the loss by an op of `tide_kernels`.
-        tide: the loss by `tide.losses`.
-        floor: name, and what no contestant can do without.
+    official: the published formula, run eagerly and by torch.compile. ours: (backend, case, inputs) to the
+    loss by `op` of `tide_kernels`. tide: the loss by `tide.losses`. floor: name, and what none does without.
     """
 
     def compiled(case: Case) -> Loss:
@@ -148,13 +143,8 @@ def peer(
 ) -> Contestant:
     """A loss of another package.
 
-    Args:
-        name: of the contestant.
-        package: module that has it.
-        build: (case, the module) to the loss.
-        gpu_only: its kernels run on a GPU only.
-        differs: case to the reason why it computes something else, or None.
-        overwrites: as for ``Contestant``.
+    package: the module that has it. build: (case, the module) to the loss. gpu_only: its kernels run on a GPU
+    only. differs: case to the reason why it computes something else, or None.
     """
 
     def absent(case: Case, device: torch.device) -> str | None:

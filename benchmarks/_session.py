@@ -82,17 +82,7 @@ def measure_case(
     *,
     peaks: bool = True,
 ) -> list[Row]:
-    """Gate, time and peak memory of a case: a row for each contestant.
-
-    Args:
-        op: operation.
-        case: its case.
-        device: where the inputs are.
-        rounds: of alternating steps.
-        copy: alternates with the steps.
-        names: contestants; all by default.
-        peaks: measure peak memory, too.
-    """
+    """Gate, time and peak memory of a case: a row for each contestant in `names`, by default all."""
     entered = {c.name: c for c in op.contestants if not names or c.name in names}
     rows: dict[str, Row] = {}
     losses: dict[str, Loss] = {}
@@ -139,11 +129,7 @@ def measure_case(
 def peaks_in_process(work: Sequence[tuple[Case, str]], threads: int | None = None) -> list[dict[str, int]]:
     """Peaks of steps on a CPU, each of a (case, contestant), in one new process.
 
-    Returns:
-        For each ``step``, the bytes it added to its inputs, and ``all``, with the inputs.
-
-    Raises:
-        RuntimeError: the process failed.
+    Of each: ``step``, the bytes it added to its inputs, and ``all``, with the inputs.
     """
     task = {"work": [(case.as_dict(), name) for case, name in work], "threads": threads}
     peaks: list[dict[str, int]] = in_process("benchmarks._session", task, ALLOCATOR)["peaks"]

@@ -38,20 +38,9 @@ def measure(
 ) -> dict[str, Any]:
     """Time of a step on both sides and, on a GPU, their peaks.
 
-    Args:
-        models: sizes.
-        batch_size: sequences, of `models.length` tokens.
-        t: diffusion time, the rate of masked tokens in the answers.
-        device: of the models.
-        rounds: of alternating steps.
-        attention: of the side ``tide``.
-
-    Returns:
-        By side ``time_s`` and, on a CPU, ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a
-        GPU, ``peak`` (bytes); the differences between the sides; ``rows``, the number of masked tokens.
-
-    Raises:
-        RuntimeError: the sides disagree, so no time is reported.
+    By side ``time_s`` and, on a CPU, ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a
+    GPU, ``peak`` (bytes); the differences between the sides; ``rows``, the number of masked tokens. Raises
+    RuntimeError if the sides disagree: no time is reported. attention: of the side ``tide``.
     """
     work = build(models, batch_size, t, device, attention)
     differences = _differences(work)

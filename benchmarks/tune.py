@@ -75,15 +75,7 @@ def named(blocks: Blocks) -> str:
 def best_blocks(
     kernel: str, run: Callable[[], Tensor], rounds: int, candidates: tuple[Blocks, ...], device: torch.device
 ) -> dict[Blocks, float]:
-    """Median milliseconds of every correct candidate, fastest first.
-
-    Args:
-        kernel: name in the table.
-        run: one call that launches it.
-        rounds: timed calls per candidate.
-        candidates: to try.
-        device: of the kernel.
-    """
+    """Median milliseconds of every correct candidate, fastest first. run: one call of the kernel."""
     expected = run().float()
     steps: dict[str, Step] = {}
     for blocks in candidates:

@@ -137,14 +137,8 @@ def vocabulary_ops(
 ) -> tuple[Op, Op]:
     """An operation from logits, and the same from hidden states, `linear_<name>`.
 
-    Args:
-        name, inputs, row_losses: as for ``Op``.
-        variants: the first has sweeps, the others the headline.
-        official, ours, tide: as for ``contestants``.
-        peers, hidden_peers: contestants from logits and from hidden states.
-        num_sides: sides whose logits are read.
-        heads: layouts of the hidden states, the headline's first.
-        hidden_modes: of the headline from hidden states.
+    variants: the first has sweeps, the others the headline. num_sides: sides whose logits are read. heads: of
+    the hidden states, the headline's first. hidden_modes: of that headline. Others: see ``contestants``.
     """
 
     def cases(hidden: bool, device: str, shape: tuple[int, int] | None) -> list[Case]:
@@ -209,10 +203,7 @@ def divergence_loss(case: Case, tensors: Tensors) -> Tensor:
 def log_p_peer(name: str, make: Callable[[Any], Any], target: Formula) -> Contestant:
     """A divergence of liger-kernel on log-probabilities in the logits' dtype, as documented.
 
-    Args:
-        name: of the contestant.
-        make: the package to the divergence of (log_p, log_target).
-        target: the target's log-probabilities [N, V].
+    make: the package to the divergence of (log_p, log_target). target: its log-probabilities [N, V].
     """
 
     def build(case: Case, package: Any) -> Loss:
