@@ -39,7 +39,7 @@ CORRECTNESS = "equal_the_definition_in_fp64"
 # The correctness tests' part of the time, and what the benchmarks leave for the other tests and the report.
 CORRECTNESS_SHARE = 0.35
 REST_SHARE, CLOSING_SECONDS = 0.2, 10.0
-# A process takes some 3 GB of the host; a GPU shared by more would run out of memory for contexts.
+# Each has a context of its own on the GPU, and its copy of the libraries on the host.
 MOST_PROCESSES = 12
 TIMED_OUT = 124
 
