@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "liger_kernel", "cut-cross-entropy", "pytest-benchmark")
+PACKAGES = ("torch", "triton", "liger_kernel", "trl", "cut-cross-entropy")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -40,19 +40,15 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """Name of the GPU or the processor."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return processor()
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else processor()
 
 
 def processor() -> str:
     """Name of the processor as the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def slug(device: torch.device) -> str:

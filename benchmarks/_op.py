@@ -1,24 +1,31 @@
-"""Records that a benchmark file defines: the operation (inputs, fp64 truth, bytes) and its contestants."""
+"""An operation and its contestants, as a file of ``benchmarks/ops`` defines them."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks._bounds import BoundsOf, logits_in
 from benchmarks._cases import BOTH, Case
+from benchmarks._targets import Target
+from tide_kernels._shared.backends import BACKENDS
 
 # By name. The first axis is the row, except for the names in `Op.shared`.
 Tensors = dict[str, Tensor]
 Loss = Callable[[Tensors], Tensor]
+Formula = Callable[[Case, Tensors], Tensor]
+Absent = Callable[[Case, torch.device], str | None]
+
+
+def _never(case: Case, device: torch.device) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -28,22 +35,25 @@ class Contestant:
     Attributes:
         name: in rows, tables and plots.
         build: case to a function of the inputs that returns the scalar loss.
-        strict: must keep the bounds of this project's fused backends, also near convergence; other
-            contestants must only compute the same function, and their errors are reported.
+        ours: must keep the bounds of this project's fused backends, also near convergence; others must only
+            compute the same function, and their errors are reported.
         absent: (case, device) to the reason why it cannot run, or None.
         overwrites: overwrites the student's logits; gets a fresh copy before every step, untimed.
-        headline_only: not in sweeps.
-        products: not an implementation: runs the unavoidable matrix products of the case's mode. It has no
-            result to check; other contestants are compared with its time.
+        floor: not an implementation but what none can do without: a copy, or the matrix products.
     """
 
     name: str
     build: Callable[[Case], Loss]
-    strict: bool = False
-    absent: Callable[[Case, torch.device], str | None] = lambda case, device: None
+    ours: bool = False
+    absent: Absent = _never
     overwrites: bool = False
-    headline_only: bool = False
-    products: bool = False
+    floor: bool = False
+
+    def fresh(self, tensors: Tensors) -> Tensors:
+        """The inputs, with a copy of the student if the contestant overwrites it."""
+        if not self.overwrites:
+            return tensors
+        return {**tensors, "student": tensors["student"].detach().clone().requires_grad_()}
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Op:
     """One operation.
 
     Attributes:
-        name: in `tide_kernels`.
+        name: in rows and of the results file.
         cases: (device type, (N, V) of the only shape or None) to the cases.
         inputs: (case, device, near-converged?) to fresh inputs.
         row_losses: (case, inputs) to [N] losses by the definition, in the inputs' dtype; differentiable.
@@ -60,157 +70,105 @@ class Op:
         trained: inputs that get a gradient; the first has rows.
         shared: inputs that all rows share, i.e. weights.
         least_flops: case to the operations of the unavoidable products; None for none.
-        least_rounds: fewest timed rounds, for long steps; None for the device's default.
-        bounds: of strict contestants.
+        targets: of backend triton on a GPU.
     """
 
     name: str
     cases: Callable[[str, tuple[int, int] | None], list[Case]]
     inputs: Callable[[Case, torch.device, bool], Tensors]
-    row_losses: Callable[[Case, Tensors], Tensor]
+    row_losses: Formula
     least_bytes: Callable[[Case], int]
     contestants: tuple[Contestant, ...]
     trained: tuple[str, ...] = ("student",)
     shared: tuple[str, ...] = ()
     least_flops: Callable[[Case], int] | None = None
-    least_rounds: int | None = None
-    bounds: BoundsOf = logits_in
+    targets: tuple[Target, ...] = ()
 
     def contestant(self, name: str) -> Contestant:
         """The contestant of that name."""
         return next(c for c in self.contestants if c.name == name)
 
 
-def load_op(name: str) -> Op:
-    """Import OP from ``benchmarks/bench_<name>.py``."""
-    op: Op = importlib.import_module(f"benchmarks.bench_{name}").OP
-    return op
-
-
-def step(
-    loss: Loss, tensors: Tensors, mode: str, trained: tuple[str, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one step: (loss, gradients), without gradients in mode forward.
-
-    Args:
-        loss: inputs to the loss.
-        tensors: the inputs.
-        mode: ``forward`` (keeps no graph) or ``forward+backward``.
-        trained: inputs that get a gradient.
-    """
+def step(op: Op, loss: Loss, tensors: Tensors, mode: str) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one step: (loss, gradients of ``op.trained``), without gradients in mode forward."""
     if mode != BOTH:
         with torch.no_grad():
             return loss(tensors), ()
     value = loss(tensors)
-    return value.detach(), torch.autograd.grad(value, [tensors[name] for name in trained])
+    return value.detach(), torch.autograd.grad(value, [tensors[name] for name in op.trained])
 
 
-def normal(rows: int, width: int, dtype: str, generator: torch.Generator, scale: float = 2.0) -> Tensor:
-    """[N, width] normal values of standard deviation `scale`, drawn in `dtype` on the generator's device."""
-    values = torch.empty((rows, width), dtype=getattr(torch, dtype), device=generator.device)
-    return values.normal_(0.0, scale, generator=generator)
-
-
-def seeded(device: torch.device, seed: int = 0) -> torch.Generator:
-    """A generator on the device."""
-    return torch.Generator(device=device).manual_seed(seed)
-
-
-def prefix(case: Case) -> int | None:
-    """``vocab_size`` of a case: None unless it reads a prefix of wider logits."""
-    return None if case.vocab == case.width else case.vocab
-
-
-def cut(case: Case, logits: Tensor) -> Tensor:
-    """The columns in use, for code without a vocab_size argument."""
-    return logits if case.vocab == case.width else logits[:, : case.vocab]
-
-
-def eager(loss: Callable[[Case, Tensors], Tensor]) -> Contestant:
-    """The published formula, operation by operation. loss: (case, inputs) to the loss."""
-    return Contestant("eager", lambda case: functools.partial(loss, case))
-
-
-def backend_contestants(
-    loss: Callable[[str, Case, Tensors], Tensor], *, reference_in_sweeps: bool = True
+def contestants(
+    op: str,
+    official: Formula,
+    *others: Contestant,
+    ours: Callable[[str, Case, Tensors], Tensor] | None = None,
+    tide: Formula | None = None,
+    floor: tuple[str, Formula] | None = None,
 ) -> tuple[Contestant, ...]:
-    """This project's backends. loss: (backend, case, inputs) to the loss."""
+    """The contestants that operations share, and others.
 
-    def build(backend: str) -> Callable[[Case], Loss]:
-        return lambda case: functools.partial(loss, backend, case)
-
-    return (
-        Contestant("triton", build("triton"), strict=True, absent=_triton_absent),
-        Contestant("torch", build("torch"), strict=True),
-        Contestant("reference", build("reference"), headline_only=not reference_in_sweeps),
-    )
-
-
-def compiled(name: str, loss: Callable[[Case, Tensors], Tensor], **options: Any) -> Contestant:
-    """torch.compile of a loss, for one static shape.
-
-    Args:
-        name: of the contestant.
-        loss: (case, inputs) to the loss.
-        options: further attributes of the contestant.
+    official: the published formula, run eagerly and by torch.compile. ours: (backend, case, inputs) to the
+    loss by `op` of `tide_kernels`. tide: the loss by `tide.losses`. floor: name, and what none does without.
     """
 
-    def build(case: Case) -> Loss:
+    def compiled(case: Case) -> Loss:
         # Compiled code is cached per function, and torch falls back to eager after eight shapes.
         torch._dynamo.reset()
-        function: Loss = torch.compile(functools.partial(loss, case), fullgraph=True, dynamic=False)
+        function: Loss = torch.compile(partial(official, case), fullgraph=True, dynamic=False)
         return function
 
-    return Contestant(name, build, absent=_compiler_absent, **options)
-
-
-def reference_loss(op_row_losses: Callable[[Case, Tensors], Tensor]) -> Callable[[Case, Tensors], Tensor]:
-    """The definition in fp32 as a scalar loss, for torch.compile. op_row_losses: ``Op.row_losses``."""
-
-    def loss(case: Case, tensors: Tensors) -> Tensor:
-        wide = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
-        return op_row_losses(case, wide).mean()
-
-    return loss
-
-
-def liger(name: str, build: Callable[[Case], Loss], **options: Any) -> Contestant:
-    """A loss of liger-kernel; arguments as for ``peer``."""
-    return peer(name, "liger_kernel", build, **options)
+    found = [Contestant(floor[0], partial(partial, floor[1]), floor=True)] if floor else []
+    found += [
+        Contestant("eager", partial(partial, official)),
+        Contestant("compile", compiled, absent=_compiler_absent),
+        *others,
+    ]
+    if ours:
+        for name in BACKENDS[op]:
+            absent = partial(_backend_absent, name)
+            found.append(Contestant(name, partial(partial, ours, name), ours=True, absent=absent))
+    found += [Contestant("tide", partial(partial, tide), ours=True)] if tide else []
+    return tuple(found)
 
 
 def peer(
     name: str,
     package: str,
-    build: Callable[[Case], Loss],
+    build: Callable[[Case, Any], Loss],
     *,
+    gpu_only: bool = True,
     differs: Callable[[Case], str | None] = lambda case: None,
-    **options: Any,
+    overwrites: bool = False,
 ) -> Contestant:
-    """GPU kernels of another package.
+    """A loss of another package.
 
-    Args:
-        name: of the contestant.
-        package: its import name.
-        build: as ``Contestant.build``; imports the package.
-        differs: case to the reason why the package computes something else, or None.
-        options: further attributes of the contestant.
+    package: the module that has it. build: (case, the module) to the loss. gpu_only: its kernels run on a GPU
+    only. differs: case to the reason why it computes something else, or None.
     """
 
     def absent(case: Case, device: torch.device) -> str | None:
-        shown = package.replace("_", "-")
-        if device.type != "cuda":
-            return differs(case) or f"{shown} needs a GPU"
-        return differs(case) or (None if importlib.util.find_spec(package) else f"{shown} is not installed")
+        shown = package.split(".")[0].replace("_", "-")
+        if reason := differs(case):
+            return reason
+        if gpu_only and device.type != "cuda":
+            return f"{shown} needs a GPU"
+        if not importlib.util.find_spec(package.split(".")[0]):
+            return f"{shown} is not installed"
+        return None
 
-    return Contestant(name, build, absent=absent, **options)
+    return Contestant(
+        name,
+        lambda case: build(case, importlib.import_module(package)),
+        absent=absent,
+        overwrites=overwrites,
+    )
 
 
-def _triton_absent(case: Case, device: torch.device) -> str | None:
-
-    if device.type != "cuda":
+def _backend_absent(name: str, case: Case, device: torch.device) -> str | None:
+    if name == "triton" and device.type != "cuda":
         return "triton needs a GPU; its interpreter says nothing about time"
-    return None if importlib.util.find_spec("triton") else "triton is not installed"
+    return BACKENDS[case.op][name].refusal(device, torch.float32) or None
 
 
 def _compiler_absent(case: Case, device: torch.device) -> str | None:

@@ -1,4 +1,4 @@
-"""Result rows on disk: one JSON file per operation, valid after every row."""
+"""Result rows on disk: one JSON file per operation, valid after every case."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ Row = dict[str, Any]
 MEASURED, RED, ABSENT, NOT_REACHED = "measured", "red", "absent", "not reached"
 
 
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON through a file beside it, so that an interrupted run leaves the file whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".json.part")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    beside.replace(file)
+
+
 class Store:
-    """Rows of a run in `<folder>/<op>.json`; an operation's first row replaces an older file."""
+    """Rows of a run in `<folder>/<op>.json`; an operation's first rows replace an older file."""
 
     def __init__(self, folder: Path, environment: dict[str, Any]) -> None:
         self.folder = folder
         self.environment = environment
         self.rows: dict[str, list[Row]] = {}
 
-    def add(self, row: Row) -> None:
-        """Add a row and rewrite its file, so that an interrupted run keeps its rows."""
-        rows = self.rows.setdefault(row["op"], [])
-        rows.append(row)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"{row['op']}.json"
-        beside = file.with_suffix(".json.part")
-        beside.write_text(json.dumps({"environment": self.environment, "rows": rows}, indent=1) + "\n")
-        beside.replace(file)
+    def add(self, op: str, rows: list[Row]) -> None:
+        """Add rows of an operation and rewrite its file."""
+        kept = self.rows.setdefault(op, [])
+        kept += rows
+        write(self.folder / f"{op}.json", {"environment": self.environment, "rows": kept})
 
 
 def read(folder: Path) -> tuple[dict[str, Any], list[Row]]:

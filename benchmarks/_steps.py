@@ -109,14 +109,9 @@ class Work:
 
 
 def build(models: Models, batch_size: int, t: float, device: torch.device, attention: str = "sdpa") -> Work:
-    """Create models and a batch, whose prompts are half of the text, and the steps of both sides.
+    """Create models and a batch at time t, whose prompts are half of the text, and the steps of both sides.
 
-    Args:
-        models: sizes.
-        batch_size: B.
-        t: diffusion time of all sequences.
-        device: of the models; the batch is on the host.
-        attention: of the side ``tide``, in transformers.
+    The batch is on the host. attention: of the side ``tide``, in transformers.
     """
     contract = Contract(mask_id=models.vocab - 1, block_size=BLOCK_SIZE)
     student = DiffusionModel(_network(models, models.student, True, device), contract)

@@ -1,7 +1,7 @@
-"""Verdicts on the GPU targets, from result rows.
+"""Targets of an operation on a GPU, judged from its result rows.
 
-One H200 or H100, bf16, N = 4096, forward and backward, Triton backend, in one run: operations on logits at
-V = 151,936, operations on hidden states with the heads of `benchmarks/_cases.py`.
+One H200 or H100, bf16, N = 4096, forward and backward, backend Triton, all in one run. A judge gets the
+measured rows of the headline by contestant, and returns None without the rows that it needs.
 """
 
 from __future__ import annotations
@@ -9,208 +9,139 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks._bounds import STRICT_FLOORS, STRICT_LOSS
-from benchmarks._cases import BOTH, DIVERGENCE_HEADS, HEADLINE_VOCAB, TOKEN_HEADS, Heads, hidden_name
+from benchmarks._cases import BOTH
 from benchmarks._results import MEASURED, Row
 
-
-class Headline(NamedTuple):
-    """The case of a target: name in the table, variant, and sizes (hidden size 0: from logits)."""
-
-    name: str
-    variant: str
-    heads: Heads
-
-
-VARIANTS = ("tidal", "reverse_kl", "token_logprob")
-LOGITS_IN = tuple(Headline(variant, variant, Heads(HEADLINE_VOCAB, 0)) for variant in VARIANTS)
-HIDDEN_IN = tuple(
-    Headline(f"{variant}, d {hidden_name(*heads[1:])}", variant, heads)
-    for variant, all_heads in (
-        ("linear_tidal", DIVERGENCE_HEADS),
-        ("linear_forward_kl", DIVERGENCE_HEADS),
-        ("linear_reverse_kl", DIVERGENCE_HEADS),
-        ("linear_token_logprob", TOKEN_HEADS),
-    )
-    for heads in all_heads
-)
 HEADLINE = {"rows": 4096, "dtype": "bfloat16", "mode": BOTH}
-
-COPY_PERCENT = 85.0
-EAGER_RATIO = 5.0
-COMPILE_RATIO = 1.5
+UNMEASURED = "unmeasured"
 # Allows for the per-row statistics beside the gradient: a few numbers per 151,936 entries.
 PEAK_RATIO = 1.01
-# From this many elements on an int32 offset overflows.
-INT32_ELEMENTS = 2**31
-
-PRODUCTS_RATIO = 1.3
-WORKSPACE_BYTES = 1.5e9
-HIDDEN_EAGER_RATIO = 3.0
-HIDDEN_PEER_RATIO = 1.3
-HIDDEN_GRADIENT_ERROR = 3e-3
-
-UNMEASURED = "unmeasured"
+Rows = dict[str, Row]
 
 
-class Verdict(NamedTuple):
-    """Outcome of a target for a headline: `met (91 %)`, `missed (80 %)` or `unmeasured`."""
+class Outcome(NamedTuple):
+    """Whether a target is met, and the figure."""
 
-    target: str
-    variant: str
-    outcome: str
-
-
-def judge(rows: list[Row]) -> list[Verdict]:
-    """Verdicts on every target of the logits-in operations, from the rows of one device."""
-    return _judged(rows, LOGITS_IN, _logits_in_targets)
+    met: bool
+    figure: str
 
 
-def judge_hidden_in(rows: list[Row]) -> list[Verdict]:
-    """Verdicts on every target of the operations over hidden states, from the rows of one device."""
-    return _judged(rows, HIDDEN_IN, _hidden_in_targets)
+class Target(NamedTuple):
+    """A target: its line in the table, and its judge."""
+
+    name: str
+    judge: Callable[[Rows], Outcome | None]
 
 
-def _judged(
-    rows: list[Row],
-    headlines: tuple[Headline, ...],
-    targets: Callable[[dict[str, Row], list[Row], Headline], list[tuple[str, str]]],
-) -> list[Verdict]:
-    verdicts = []
-    for headline in headlines:
-        own = [r for r in rows if _is_headline(r, headline)]
-        at = {r["contestant"]: r for r in own if r["status"] == MEASURED}
-        red = [r for r in own if r["contestant"] == "triton" and r["status"] != MEASURED]
-        for target, outcome in targets(at, rows, headline):
-            if outcome == UNMEASURED and red and red[0]["reason"]:
-                outcome = f"{UNMEASURED} ({red[0]['status']}: {red[0]['reason']})"
-            verdicts.append(Verdict(target, headline.name, outcome))
-    return verdicts
-
-
-def _logits_in_targets(at: dict[str, Row], rows: list[Row], headline: Headline) -> list[tuple[str, str]]:
-    triton = at.get("triton")
-    return [
-        (f"at least {COPY_PERCENT:.0f} % of copy bandwidth", _bandwidth(triton)),
-        (f"at least {EAGER_RATIO:g}x faster than eager", _ratio(triton, at.get("eager"), EAGER_RATIO)),
-        (
-            f"at least {COMPILE_RATIO:g}x faster than torch.compile of it",
-            _ratio(triton, at.get("compile_official"), COMPILE_RATIO),
-        ),
-        ("peak beyond inputs is the gradient", _peak(triton)),
-        (f"loss within {STRICT_LOSS:.0e} of fp64, near-converged too", _loss(triton)),
-        ("gradient at the rounding floor, near-converged too", _gradient(triton)),
-        ("right at N V > 2^31", _large(rows, headline.variant)),
+def verdict(target: Target, rows: list[Row]) -> str:
+    """`met (91 %)`, `missed (80 %)` or `unmeasured`, from the rows of one headline."""
+    outcome = target.judge({r["contestant"]: r for r in rows if r["status"] == MEASURED})
+    if outcome is not None:
+        return f"{'met' if outcome.met else 'missed'} ({outcome.figure})"
+    reasons = [
+        f" ({r['status']}: {r['reason']})" for r in rows if r["contestant"] == "triton" and r["reason"]
     ]
+    return UNMEASURED + "".join(reasons[:1])
 
 
-def _hidden_in_targets(at: dict[str, Row], rows: list[Row], headline: Headline) -> list[tuple[str, str]]:
-    triton = at.get("triton")
-    others = [r for name, r in at.items() if not r["ours"] and name not in ("eager", "gemms")]
-    best = min(others, key=lambda r: float(r["median_ms"]), default=None)
-    return [
-        (f"at most {PRODUCTS_RATIO:g}x the products it cannot avoid", _products(triton, at.get("gemms"))),
-        (f"peak beyond inputs and gradients at most {WORKSPACE_BYTES / 1e9:g} GB", _workspace(triton)),
-        (
-            f"at least {HIDDEN_EAGER_RATIO:g}x faster than eager",
-            _ratio(triton, at.get("eager"), HIDDEN_EAGER_RATIO),
-        ),
-        (
-            f"at least {HIDDEN_PEER_RATIO:g}x faster than the best of torch.compile and peers",
-            _ratio(triton, best, HIDDEN_PEER_RATIO, "" if best is None else f" {best['contestant']}"),
-        ),
-        (
-            f"gradient within {100 * HIDDEN_GRADIENT_ERROR:g} % of fp64",
-            UNMEASURED if triton is None else _gradient_percent(triton["gradient_error"]),
-        ),
-    ]
+def _of_triton(name: str, judge: Callable[[Row], Outcome | None]) -> Target:
+    return Target(name, lambda at: judge(at["triton"]) if "triton" in at else None)
 
 
-def _is_headline(row: Row, headline: Headline) -> bool:
-    vocab, student, teacher = headline.heads
-    sizes = (row["vocab"], row["width"], row.get("student_hidden", 0), row.get("teacher_hidden", 0))
-    return (
-        row["variant"] == headline.variant
-        and sizes == (vocab, vocab, student, teacher)
-        and all(row[key] == value for key, value in HEADLINE.items())
-    )
+def _copy_bandwidth(percent: float) -> Target:
+    def judge(row: Row) -> Outcome:
+        per_entry = row["least_bytes"] / (row["rows"] * row["vocab"])
+        figure = f"{row['copy_percent']:.0f} %, {per_entry:g} bytes per entry"
+        return Outcome(row["copy_percent"] >= percent, figure)
+
+    return _of_triton(f"at least {percent:g} % of copy bandwidth", judge)
 
 
-def _outcome(met: bool, figure: str) -> str:
-    return f"{'met' if met else 'missed'} ({figure})"
+def _faster(ratio: float, name: str) -> Target:
+    def judge(at: Rows) -> Outcome | None:
+        if not {"triton", name} <= at.keys():
+            return None
+        found = at[name]["median_ms"] / at["triton"]["median_ms"]
+        return Outcome(found >= ratio, f"{found:.1f}x")
+
+    return Target(f"at least {ratio:g}x faster than {name}", judge)
 
 
-def _bandwidth(row: Row | None) -> str:
-    if row is None:
-        return UNMEASURED
-    per_element = row["least_bytes"] / (row["rows"] * row["vocab"])
-    figure = f"{row['copy_percent']:.0f} %, {per_element:g} bytes per element"
-    return _outcome(row["copy_percent"] >= COPY_PERCENT, figure)
+def _faster_than_the_best(ratio: float) -> Target:
+    def judge(at: Rows) -> Outcome | None:
+        others = [r for name, r in at.items() if not r["ours"] and name not in ("eager", "gemms")]
+        if "triton" not in at or not others:
+            return None
+        best = min(others, key=lambda r: float(r["median_ms"]))
+        found = best["median_ms"] / at["triton"]["median_ms"]
+        return Outcome(found >= ratio, f"{found:.1f}x {best['contestant']}")
+
+    return Target(f"at least {ratio:g}x faster than the best of compile and peers", judge)
 
 
-def _ratio(row: Row | None, other: Row | None, least: float, whom: str = "") -> str:
-    if row is None or other is None:
-        return UNMEASURED
-    ratio = other["median_ms"] / row["median_ms"]
-    return _outcome(ratio >= least, f"{ratio:.1f}x{whom}")
+def _products(ratio: float) -> Target:
+    def judge(row: Row) -> Outcome | None:
+        if "gemm_ms" not in row:
+            return None
+        found = row["median_ms"] / row["gemm_ms"]
+        return Outcome(found <= ratio, f"{found:.2f}x")
+
+    return _of_triton(f"at most {ratio:g}x the products it cannot avoid", judge)
 
 
-def _products(row: Row | None, products: Row | None) -> str:
-    if row is None or products is None:
-        return UNMEASURED
-    ratio = row["median_ms"] / products["median_ms"]
-    return _outcome(ratio <= PRODUCTS_RATIO, f"{ratio:.2f}x")
+def _workspace(num_bytes: float) -> Target:
+    def judge(row: Row) -> Outcome | None:
+        if row["peak_mib"] is None:
+            return None
+        beyond = (row["peak_mib"] - row["gradient_mib"]) * 2**20
+        return Outcome(beyond <= num_bytes, f"{beyond / 1e9:.2f} GB")
+
+    return _of_triton(f"peak beyond inputs and gradients at most {num_bytes / 1e9:g} GB", judge)
 
 
-def _workspace(row: Row | None) -> str:
-    if row is None or row["peak_mib"] is None:
-        return UNMEASURED
-    beyond = (row["peak_mib"] - row["gradient_mib"]) * 2**20
-    return _outcome(beyond <= WORKSPACE_BYTES, f"{beyond / 1e9:.2f} GB")
-
-
-def _gradient_percent(error: float) -> str:
-    return _outcome(error <= HIDDEN_GRADIENT_ERROR, f"{100 * error:.2g} %")
-
-
-def _peak(row: Row | None) -> str:
-    if row is None or row["peak_mib"] is None:
-        return UNMEASURED
+def _peak(row: Row) -> Outcome | None:
+    if row["peak_mib"] is None:
+        return None
     ratio = row["peak_mib"] / row["gradient_mib"]
-    return _outcome(ratio <= PEAK_RATIO, f"{ratio:.3f} gradients")
+    return Outcome(ratio <= PEAK_RATIO, f"{ratio:.3f} gradients")
 
 
-def _loss(row: Row | None) -> str:
-    if row is None:
-        return UNMEASURED
-    errors = (row["loss_error"], row["near_loss_error"])
-    # all(), not max(), which would lose a NaN.
-    return _outcome(all(e <= STRICT_LOSS for e in errors), f"{max(errors):.1e}")
+def _loss_error(bound: float) -> Target:
+    def judge(row: Row) -> Outcome:
+        errors = (row["loss_error"], row["near_loss_error"])
+        # all(), not max(), which would lose a NaN.
+        return Outcome(all(e <= bound for e in errors), f"{max(errors):.1e}")
+
+    return _of_triton(f"loss within {bound:.0e} of fp64, near-converged too", judge)
 
 
-def _gradient(row: Row | None) -> str:
-    if row is None:
-        return UNMEASURED
-    floors = [
-        row[f"{kind}gradient_error"] / row[f"{kind}gradient_floor"]
-        for kind in ("", "near_")
-        if row[f"{kind}gradient_floor"]
-    ]
-    if not floors:
-        return UNMEASURED
-    return _outcome(all(f <= STRICT_FLOORS for f in floors), f"{max(floors):.2f} floors")
+def _gradient_floors(bound: float) -> Target:
+    def judge(row: Row) -> Outcome:
+        floors = [row[f"{kind}gradient_error"] / row[f"{kind}gradient_floor"] for kind in ("", "near_")]
+        return Outcome(all(f <= bound for f in floors), f"{max(floors):.2f} floors")
+
+    return _of_triton("gradient at the rounding floor, near-converged too", judge)
 
 
-def _large(rows: list[Row], variant: str) -> str:
-    large = [
-        r
-        for r in rows
-        if r["variant"] == variant
-        and r["contestant"] == "triton"
-        and r["status"] != "absent"
-        and r["status"] != "not reached"
-        and r["rows"] * r["vocab"] > INT32_ELEMENTS
-    ]
-    if not large:
-        return UNMEASURED
-    return _outcome(all(r["status"] == MEASURED for r in large), f"N up to {max(r['rows'] for r in large):,}")
+def _gradient_error(bound: float) -> Target:
+    def judge(row: Row) -> Outcome:
+        return Outcome(row["gradient_error"] <= bound, f"{100 * row['gradient_error']:.2g} %")
+
+    return _of_triton(f"gradient within {100 * bound:g} % of fp64", judge)
+
+
+LOGITS_IN = (
+    _copy_bandwidth(85.0),
+    _faster(5.0, "eager"),
+    _faster(1.5, "compile"),
+    _of_triton("peak beyond inputs is the gradient", _peak),
+    _loss_error(1e-5),
+    _gradient_floors(1.1),
+)
+HIDDEN_IN = (
+    _products(1.3),
+    _workspace(1.5e9),
+    _faster(3.0, "eager"),
+    _faster_than_the_best(1.3),
+    _gradient_error(3e-3),
+)

@@ -14,7 +14,6 @@ import torch
 FLUSH_BYTES = 256 << 20
 # Size of one side of the copy that measures bandwidth; larger than any cache.
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
-COPY = "copy"
 
 
 class Rounds(NamedTuple):
@@ -29,11 +28,18 @@ class Rounds(NamedTuple):
 ROUNDS = {"cuda": Rounds(1.5, 20, 100, 3), "cpu": Rounds(4.0, 5, 21, 1)}
 
 
-class Timed(NamedTuple):
+class Step(NamedTuple):
     """A step, and the untimed function that prepares its argument."""
 
-    prepare: Callable[[], Any]
-    step: Callable[[Any], object]
+    run: Callable[[Any], object]
+    prepare: Callable[[], Any] = lambda: None
+
+
+class Times(NamedTuple):
+    """Seconds of every round: by the clock, and of the processor, which other load does not stretch."""
+
+    seconds: list[float]
+    processor: list[float]
 
 
 class Copy:
@@ -46,9 +52,9 @@ class Copy:
         self.target = torch.empty_like(self.source)
         self.bytes_moved = 2 * COPY_BYTES[device.type]
 
-    def timed(self) -> Timed:
+    def step(self) -> Step:
         """The copy as a timed step."""
-        return Timed(lambda: None, lambda _: self.target.copy_(self.source))
+        return Step(lambda _: self.target.copy_(self.source))
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
@@ -62,18 +68,18 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def alternate(steps: dict[str, Timed], device: torch.device, rounds: Rounds) -> dict[str, list[float]]:
-    """Seconds of every step in every round; the order rotates by one per round.
+def alternate(steps: dict[str, Step], device: torch.device, rounds: Rounds) -> dict[str, Times]:
+    """Times of every step; the order rotates by one per round.
 
     On a GPU by CUDA events around the step, after a write over the L2 cache, which also gives the host a head
     start: a long step hides its launches. On a CPU by the wall clock.
     """
     names = list(steps)
-    one = _gpu_timer(device) if device.type == "cuda" else _wall_clock
+    clock = _gpu_clock(device) if device.type == "cuda" else _wall_clock
     for _ in range(rounds.warm_up):
         for name in names:
-            one(steps[name])
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+            clock(steps[name])
+    times = {name: Times([], []) for name in names}
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
@@ -84,32 +90,36 @@ def alternate(steps: dict[str, Timed], device: torch.device, rounds: Rounds) -> 
                 break
             turn = done % len(names)
             for name in names[turn:] + names[:turn]:
-                seconds[name].append(one(steps[name]))
+                for kept, seconds in zip(times[name], clock(steps[name]), strict=True):
+                    kept.append(seconds)
     finally:
         if collecting:
             gc.enable()
-    return seconds
+    return times
 
 
-def _wall_clock(timed: Timed) -> float:
-    argument = timed.prepare()
-    start = time.perf_counter()
-    timed.step(argument)
-    return time.perf_counter() - start
+def _wall_clock(step: Step) -> tuple[float, float]:
+    argument = step.prepare()
+    start, processor = time.perf_counter(), time.process_time()
+    made = step.run(argument)
+    elapsed = time.perf_counter() - start, time.process_time() - processor
+    del made  # freed outside the measured time
+    return elapsed
 
 
-def _gpu_timer(device: torch.device) -> Callable[[Timed], float]:
+def _gpu_clock(device: torch.device) -> Callable[[Step], tuple[float, float]]:
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
-    def one(timed: Timed) -> float:
-        argument = timed.prepare()
+    def one(step: Step) -> tuple[float, float]:
+        argument = step.prepare()
         torch.cuda.synchronize(device)
         flush.zero_()
+        processor = time.process_time()
         begin.record()
-        timed.step(argument)
+        step.run(argument)
         end.record()
         end.synchronize()
-        return float(begin.elapsed_time(end)) * 1e-3
+        return float(begin.elapsed_time(end)) * 1e-3, time.process_time() - processor
 
     return one

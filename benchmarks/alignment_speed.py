@@ -13,14 +13,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks._timing import Rounds, Step, alternate
 from tide.alignment import ByteTable, ChunkAlignment, align_spans
 from tide.data import Conversation, Message, Rejected
 from tide.preparation import align_answers, read_pairs
@@ -92,17 +93,6 @@ def trained(
     )
     tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
     return tokenizer
-
-
-def medians(repeats: int, **timed: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each, measured in turn so that a slow spell of the machine hits all."""
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(repeats):
-        for name, run in timed.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(of) for name, of in seconds.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,7 +176,7 @@ def measured(pair: tuple[Tokenizer, Tokenizer], texts: list[str], repeats: int) 
     if all(table.spells_text for table in tables):
         timed["loop"] = loop
         assert_same(align(), loop())
-    return cells(medians(repeats, **timed), sum(len(row) for rows in ids for row in rows))
+    return cells(timed, repeats, sum(len(row) for rows in ids for row in rows))
 
 
 def assert_same(together: ChunkAlignment, alone: Sequence[tuple[list[int], list[int], int]]) -> None:
@@ -226,7 +216,7 @@ def measured_chats(pair: tuple[Tokenizer, Tokenizer], text: str, repeats: int) -
         isinstance(row, Rejected) for row in align_answers(pairs, tables)
     )
     num_tokens = sum(len(side.tokens.token_ids) for sides in pairs for side in sides)
-    return cells(medians(repeats, tokenize=tokenize, align=align), num_tokens)
+    return cells({"tokenize": tokenize, "align": align}, repeats, num_tokens)
 
 
 def chat_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -240,8 +230,15 @@ def chat_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return fast
 
 
-def cells(seconds: dict[str, float], num_tokens: int) -> str:
-    """Of a row of the table, from median seconds."""
+def cells(timed: dict[str, Callable[[], object]], repeats: int, num_tokens: int) -> str:
+    """Of a row of the table, from median seconds of alternating calls."""
+
+    def step(run: Callable[[], object]) -> Step:
+        return Step(lambda _: run())
+
+    steps = {name: step(run) for name, run in timed.items()}
+    times = alternate(steps, torch.device("cpu"), Rounds(0.0, repeats, repeats, 0))
+    seconds = {name: statistics.median(of.seconds) for name, of in times.items()}
     tokenized, aligned = seconds["tokenize"], seconds["align"]
     looped = f"{seconds['loop']:.3f} | {seconds['loop'] / aligned:.1f}" if "loop" in seconds else "- | -"
     return (

@@ -2,204 +2,116 @@
 
     python -m benchmarks.cpu_losses [--rows 64 256 --vocab 151936] [--dtype float32] [--linear] [--out FILE]
 
-Memory: one process per loss and side; the rise of the resident set from before the inputs are created, in
-units of one fp32 [N, V] tensor (N V 4 bytes). Logits-in losses hold two inputs and write one gradient, so 3
-is the floor. Time: one process per loss, all sides alternating, medians, so that the machine's load affects
-them alike; beside them what no side can do without, a copy of both logits or the products with the heads. If
-the sides disagree in loss or gradient, the process reports no time and fails.
+Memory: one process per loss; the rise of the resident set from before the inputs are created, in units of
+one fp32 [N, V] tensor (N V 4 bytes). Logits-in losses hold two inputs and write one gradient, so 3 is the
+floor. Time: all sides alternate in this process, medians, so that the machine's load affects them alike;
+beside them what no side can do without, a copy of both logits or the products with the heads. If a side's
+loss or gradient differs from the definition in fp64, no time is reported and the run fails. That check takes
+three times the memory of the heads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks._cpu_cases import LINEAR_CASES, LOGITS_CASES, SIDES, Sizes, Work, build
-from benchmarks._environment import commit, processor
-from benchmarks._memory import ALLOCATOR, track_peak
-from benchmarks._timing import quantiles
-from benchmarks._worker import in_process
+from benchmarks._cases import BOTH, Case
+from benchmarks._environment import describe
+from benchmarks._results import MEASURED, write
+from benchmarks._session import measure_case, peaks_in_process
+from benchmarks._timing import Copy, Rounds
+from benchmarks.ops import load_op
 
-MEASURED = ("eager", "tide")  # of which memory and deviation are measured
-WARM_UP = Sizes(rows=4, vocab=512, student_width=16, teacher_width=32, dtype="float32")
-# Largest deviation between the sides. Eager rounds an interpolated target of small lambda, and in bf16
-# everything.
-LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
-GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
-
-
-def measure_memory(work: list[tuple[str, str]], sizes: Sizes, threads: int | None = None) -> list[int]:
-    """Peak bytes of forward and backward, inputs included, of each task in one new process.
-
-    Args:
-        work: (case of LOGITS_CASES or LINEAR_CASES, side ``eager`` or ``tide``). More than one task needs a
-            system that can reset the high-water mark.
-        sizes: shapes and dtype.
-        threads: of torch; None for its default.
-
-    Raises:
-        RuntimeError: the process failed.
-    """
-    result = _in_process({"what": "memory", "work": work, "sizes": asdict(sizes), "threads": threads})
-    peaks: list[int] = result["peaks"]
-    return peaks
+# Losses to operations.
+LOGITS_CASES = {
+    "tidal": "interpolated_kl",
+    "forward_kl": "interpolated_kl",
+    "reverse_kl": "reverse_kl",
+    "calm": "calm",
+}
+LINEAR_CASES = {f"linear_{variant}": f"linear_{op}" for variant, op in LOGITS_CASES.items()}
+CPU = torch.device("cpu")
 
 
-def measure_time(case: str, sizes: Sizes, repeats: int, threads: int | None = None) -> dict[str, Any]:
-    """Seconds of forward and backward on every side, alternating in one process.
+def case_of(variant: str, rows: int, vocab: int, widths: tuple[int, int], dtype: str = "float32") -> Case:
+    """The case of a loss. widths: hidden sizes of student and teacher, for losses over hidden states."""
+    op = (LOGITS_CASES | LINEAR_CASES)[variant]
+    hidden = widths if variant in LINEAR_CASES else (0, 0)
+    return Case(op, variant, rows, vocab, vocab, dtype, BOTH, 0, *hidden)
 
-    Args:
-        case: one of LOGITS_CASES or LINEAR_CASES.
-        sizes: shapes and dtype.
-        repeats: measured steps per side, after one warm-up step.
-        threads: of torch; None for its default.
 
-    Returns:
-        ``{side: {"median": s, "p20": s, "p80": s, "cpu": s}}`` (cpu: median processor time, which other load
-        does not stretch), ``loss_deviation`` and ``gradient_deviation`` between eager and tide.
+def measure(case: Case, repeats: int, copy: Copy) -> dict[str, Any]:
+    """Measure one row of the table.
 
     Raises:
-        RuntimeError: the process failed, or the sides disagree.
+        RuntimeError: a side computes something else, or cannot run.
     """
-    return _in_process(
-        {"what": "time", "case": case, "sizes": asdict(sizes), "repeats": repeats, "threads": threads}
-    )
-
-
-def _in_process(task: dict[str, Any]) -> dict[str, Any]:
-    return in_process("benchmarks.cpu_losses", task, ALLOCATOR if task["what"] == "memory" else None)
-
-
-def _worker(task: dict[str, Any]) -> dict[str, Any]:
-    if task["threads"]:
-        torch.set_num_threads(task["threads"])
-    sizes = Sizes(**task["sizes"])
-    if task["what"] == "time":
-        return _times(task, sizes)
-    return {"peaks": [_peak(case, side, sizes) for case, side in task["work"]]}
-
-
-def _peak(case: str, side: str, sizes: Sizes) -> int:
-    build(case, WARM_UP).steps[side]()
-    with track_peak() as peak:
-        build(case, sizes).steps[side]()
-    return peak.added
-
-
-def _times(task: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
-    work = build(task["case"], sizes)
-    deviations = _deviations(work)
-    for name, limits in (("loss", LOSS_TOLERANCE), ("gradient", GRADIENT_TOLERANCE)):
-        if not deviations[f"{name}_deviation"] <= limits[sizes.dtype]:
-            raise SystemExit(
-                f"{task['case']}: the sides disagree in {name}: {deviations}; no time is reported."
-            )
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    cpu: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(task["repeats"]):
-        for side in SIDES:
-            start, cpu_start = time.perf_counter(), time.process_time()
-            work.steps[side]()
-            seconds[side].append(time.perf_counter() - start)
-            cpu[side].append(time.process_time() - cpu_start)
-            work.clear()
-    times = {side: {**quantiles(seconds[side]), "cpu": statistics.median(cpu[side])} for side in SIDES}
-    return {**times, **deviations}
-
-
-def _deviations(work: Work) -> dict[str, float]:
-    """Loss difference over the eager loss; largest gradient difference over the largest gradient."""
-    loss = {}
-    gradients = {}
-    work.steps["compile"]()  # compiles
-    work.clear()
-    for side in MEASURED:
-        loss[side] = float(work.steps[side]())
-        gradients[side] = [parameter.grad for parameter in work.parameters]
-        work.clear()
-    worst = 0.0
-    for ours, theirs in zip(gradients["tide"], gradients["eager"], strict=True):
-        if ours is None or theirs is None:
-            raise SystemExit("cpu_losses: a side left a parameter without a gradient.")
-        scale = float(theirs.abs().max())
-        worst = max(worst, float(ours.sub_(theirs).abs().max()) / scale)
+    print(f"measuring {case.label} ...", file=sys.stderr, flush=True)
+    op = load_op(case.op)
+    (floor,) = (c.name for c in op.contestants if c.floor)
+    sides = {"eager": "eager", "compile": "compile", "tide": "tide", "floor": floor}
+    rounds = Rounds(0.0, repeats, repeats, 1)
+    found = measure_case(op, case, CPU, rounds, copy, list(sides.values()), peaks=False)
+    if failed := [r for r in found if r["status"] != MEASURED]:
+        reasons = "; ".join(f"{r['contestant']}: {r['status']}, {r['reason']}" for r in failed)
+        raise RuntimeError(f"cpu_losses: no time is reported for {case.variant}: {reasons}")
+    rows = {side: next(r for r in found if r["contestant"] == name) for side, name in sides.items()}
+    memory = ("eager", "tide")
+    peaks = peaks_in_process([(case, side) for side in memory], torch.get_num_threads())
+    peak = {side: peak["all"] for side, peak in zip(memory, peaks, strict=True)}
+    ours = rows["tide"]
     return {
-        "loss_deviation": abs(loss["tide"] - loss["eager"]) / abs(loss["eager"]),
-        "gradient_deviation": worst,
-    }
-
-
-def measure(case: str, sizes: Sizes, repeats: int, threads: int | None) -> dict[str, Any]:
-    """Measure one row of the table: time first, since a wrong result makes its memory meaningless.
-
-    Arguments and errors are those of ``measure_time``.
-    """
-    print(f"measuring {case} ...", file=sys.stderr, flush=True)
-    times = measure_time(case, sizes, repeats, threads)
-    memory = {side: measure_memory([(case, side)], sizes, threads)[0] for side in MEASURED}
-    return {
-        "case": case,
-        **asdict(sizes),
-        "time_s": {side: times[side] for side in SIDES},
-        "peak_units": {side: memory[side] / sizes.unit_bytes for side in MEASURED},
-        "peak_mib": {side: memory[side] / 2**20 for side in MEASURED},
-        "time_over": {
-            side: times["tide"]["median"] / times[side]["median"] for side in SIDES if side != "tide"
+        "case": case.variant,
+        **{
+            name: getattr(case, name)
+            for name in ("rows", "vocab", "dtype", "student_hidden", "teacher_hidden")
         },
-        "cpu_over_eager": times["tide"]["cpu"] / times["eager"]["cpu"],
-        "loss_deviation": times["loss_deviation"],
-        "gradient_deviation": times["gradient_deviation"],
+        "time_s": {
+            side: {name: row[f"{name}_ms"] / 1e3 for name in ("median", "p20", "p80", "processor")}
+            for side, row in rows.items()
+        },
+        "peak_units": {side: added / (4 * case.rows * case.vocab) for side, added in peak.items()},
+        "peak_mib": {side: added / 2**20 for side, added in peak.items()},
+        "time_over": {
+            side: ours["median_ms"] / row["median_ms"] for side, row in rows.items() if side != "tide"
+        },
+        "cpu_over_eager": ours["processor_ms"] / rows["eager"]["processor_ms"],
+        "loss_error": {side: rows[side]["loss_error"] for side in memory},
+        "gradient_error": {side: rows[side]["gradient_error"] for side in memory},
     }
 
 
 def markdown(rows: list[dict[str, Any]], floor: str) -> str:
     """Markdown table of the results of ``measure``; `floor` names what no side can do without."""
     lines = [
-        f"| loss | N | eager peak | tide peak | tide ms | time, tide / eager | / torch.compile | / {floor} "
-        "| gradient vs eager |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| loss | N | eager peak | tide peak | tide ms | time, tide / eager | / torch.compile "
+        f"| / {floor} | processor time, tide / eager | gradient error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         peak, over = row["peak_units"], row["time_over"]
         lines.append(
             f"| {row['case']} | {row['rows']} | {peak['eager']:.2f} | {peak['tide']:.2f} | "
             f"{1e3 * row['time_s']['tide']['median']:.1f} | {over['eager']:.3f} | {over['compile']:.2f} | "
-            f"{over['floor']:.2f} | {row['gradient_deviation']:.1e} |"
+            f"{over['floor']:.2f} | {row['cpu_over_eager']:.2f} | {row['gradient_error']['tide']:.1e} |"
         )
     return "\n".join(lines)
 
 
-def environment(threads: int | None) -> dict[str, Any]:
-    """Processor, threads, versions and commit, which every figure carries."""
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": threads or torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the tables, and write the results."""
+    """Measure, print the tables, and write the results after every row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256], help="N")
+    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256], help="N, even")
     parser.add_argument("--vocab", type=int, default=151936, help="V")
-    parser.add_argument("--dtype", choices=sorted(LOSS_TOLERANCE), default="float32")
-    parser.add_argument("--cases", nargs="+", choices=LOGITS_CASES + LINEAR_CASES, default=None)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--cases", nargs="+", choices=[*LOGITS_CASES, *LINEAR_CASES], default=None)
     parser.add_argument(
         "--linear", action="store_true", help="also the hidden-in losses against heads run eagerly"
     )
@@ -208,35 +120,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=None, help="JSON file, or a folder for it")
-    parser.add_argument("--worker", type=json.loads, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.worker is not None:
-        print(json.dumps(_worker(options.worker)))
-        return
-    widths = options.vocab, options.student_width, options.teacher_width, options.dtype
-    cases = options.cases or LOGITS_CASES + (LINEAR_CASES if options.linear else ())
-    setting = environment(options.threads)
-    results = []
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    widths = options.student_width, options.teacher_width
+    cases = options.cases or [*LOGITS_CASES, *(LINEAR_CASES if options.linear else ())]
+    file = options.out
+    if file is not None and file.suffix != ".json":
+        file = file / "cpu_losses.json"
+    setting, copy = describe(CPU), Copy(CPU)
+    results: list[dict[str, Any]] = []
     for title, group, floor in (
         ("Logits in", LOGITS_CASES, "copy"),
         ("Hidden states in", LINEAR_CASES, "products"),
     ):
-        rows = [
-            measure(case, Sizes(number, *widths), options.repeats, options.threads)
-            for case in group
-            if case in cases
-            for number in options.rows
-        ]
-        if rows:
+        first = len(results)
+        for variant in (name for name in group if name in cases):
+            for rows in options.rows:
+                case = case_of(variant, rows, options.vocab, widths, options.dtype)
+                results.append(measure(case, options.repeats, copy))
+                if file is not None:
+                    write(file, {"environment": setting, "results": results})
+        if results[first:]:
             print(f"\n{title}: V = {options.vocab}, {options.dtype}")
-            print(f"Peaks in N V 4 bytes, inputs included\n\n{markdown(rows, floor)}", flush=True)
-        results += rows
+            table = markdown(results[first:], floor)
+            print(f"Peaks in N V 4 bytes, inputs included\n\n{table}", flush=True)
     print(f"\n{json.dumps(setting)}")
-    if options.out is not None:
-        file = options.out if options.out.suffix == ".json" else options.out / "cpu_losses.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"environment": setting, "results": results}, indent=1) + "\n")
-        print(f"written to {file}")
 
 
 if __name__ == "__main__":

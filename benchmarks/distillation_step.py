@@ -14,17 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._environment import describe
-from benchmarks._memory import ALLOCATOR, resident_bytes, track_peak
+from benchmarks._memory import ALLOCATOR, in_process, peak_of
+from benchmarks._results import write
 from benchmarks._steps import BLOCK_SIZE, MODELS, SIDES, Models, Work, build
-from benchmarks._timing import Rounds, Timed, alternate, quantiles
-from benchmarks._worker import in_process
+from benchmarks._timing import Rounds, Step, alternate, quantiles
 
 ROUNDS = {"cpu": Rounds(20.0, 3, 7, 0), "cuda": Rounds(10.0, 5, 20, 1)}
 # Largest difference over the size, by bf16: both sides round, at different places.
@@ -39,50 +38,34 @@ def measure(
 ) -> dict[str, Any]:
     """Time of a step on both sides and, on a GPU, their peaks.
 
-    Args:
-        models: sizes.
-        batch_size: sequences, of `models.length` tokens.
-        t: diffusion time, the rate of masked tokens in the answers.
-        device: of the models.
-        rounds: of alternating steps.
-        attention: of the side ``tide``.
-
-    Returns:
-        By side ``time_s`` and, on a CPU, ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a
-        GPU, ``peak`` (bytes); the differences between the sides; ``rows``, the number of masked tokens.
-
-    Raises:
-        RuntimeError: the sides disagree, so no time is reported.
+    By side ``time_s`` and, on a CPU, ``processor_s`` (median, p20, p80), ``tokens`` per example and, on a
+    GPU, ``peak`` (bytes); the differences between the sides; ``rows``, the number of masked tokens. Raises
+    RuntimeError if the sides disagree: no time is reported. attention: of the side ``tide``.
     """
     work = build(models, batch_size, t, device, attention)
     differences = _differences(work)
     if not all(differences[name] <= limit for name, limit in LIMITS[models.bf16].items()):
         raise RuntimeError(f"distillation_step: the sides disagree: {differences}; no time is reported.")
-    processor: dict[str, list[float]] = {side: [] for side in SIDES}
-
-    def timed(side: str) -> Timed:
-        def step(_: None) -> None:
-            start = time.process_time()
-            work.steps[side]()
-            processor[side].append(time.process_time() - start)
-
-        return Timed(work.clear, step)
-
-    seconds = alternate({side: timed(side) for side in SIDES}, device, rounds)
+    steps = {side: _step(work, side) for side in SIDES}
+    times = alternate(steps, device, rounds)
     result: dict[str, Any] = {
         "batch_size": batch_size,
         "length": models.length,
         "t": t,
         "attention": attention,
         "rows": len(work.noised.student.rows),
-        "rounds": len(seconds["tide"]),
-        "time_s": {side: quantiles(seconds[side]) for side in SIDES},
+        "rounds": len(times["tide"].seconds),
+        "time_s": {side: quantiles(times[side].seconds) for side in SIDES},
         "tokens": tokens_per_example(work, models),
         **differences,
     }
     if device.type == "cuda":
-        return result | {"peak": {side: _gpu_peak(work, side) for side in SIDES}}
-    return result | {"processor_s": {side: quantiles(processor[side]) for side in SIDES}}
+        return result | {"peak": {side: _peak(work, side, device) for side in SIDES}}
+    return result | {"processor_s": {side: quantiles(times[side].processor) for side in SIDES}}
+
+
+def _step(work: Work, side: str) -> Step:
+    return Step(lambda _: work.steps[side](), work.clear)
 
 
 def tokens_per_example(work: Work, models: Models) -> dict[str, dict[str, float]]:
@@ -96,37 +79,20 @@ def tokens_per_example(work: Work, models: Models) -> dict[str, dict[str, float]
     return {"official": {"student": 2.0 * models.length, "teacher": 4.0 * models.length}, "tide": ours}
 
 
-def cpu_peak(models: str, batch_size: int, t: float, side: str) -> dict[str, int]:
-    """Resident bytes of one side in a new process: at the step's peak, and what it adds to what was there.
-
-    Raises:
-        RuntimeError: the process failed.
-    """
-    task = {"models": models, "batch_size": batch_size, "t": t, "side": side}
-    return in_process("benchmarks.distillation_step", task, ALLOCATOR)
-
-
 def _worker(task: dict[str, Any]) -> dict[str, int]:
+    """Peak of one side in this process, after an unmeasured step for code and threads of libraries."""
     cpu = torch.device("cpu")
-    # Unmeasured warm-up: code and threads of libraries.
     build(MODELS["tiny"], 1, task["t"], cpu).steps[task["side"]]()
     work = build(MODELS[task["models"]], task["batch_size"], task["t"], cpu)
-    before = resident_bytes()
-    with track_peak() as peak:
-        work.steps[task["side"]]()
-    return {"all": before + peak.added, "step": peak.added}
+    return _peak(work, task["side"], cpu)
 
 
-def _gpu_peak(work: Work, side: str) -> dict[str, int]:
+def _peak(work: Work, side: str, device: torch.device) -> dict[str, int]:
+    """Bytes at the step's peak, and what it adds to what was there."""
     work.clear()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work.steps[side]()
-    torch.cuda.synchronize()
+    peak = peak_of(work.steps[side], device)
     work.clear()
-    peak = torch.cuda.max_memory_allocated()
-    return {"all": peak, "step": peak - before}
+    return {"all": peak.before + peak.added, "step": peak.added}
 
 
 def _differences(work: Work) -> dict[str, float]:
@@ -183,7 +149,11 @@ def measure_all(
             print(f"measuring B = {batch_size}, t = {t} ...", file=sys.stderr, flush=True)
             result = measure(MODELS[models], batch_size, t, device, rounds, attention)
             if device.type == "cpu":
-                result["peak"] = {side: cpu_peak(models, batch_size, t, side) for side in SIDES}
+                task = {"models": models, "batch_size": batch_size, "t": t}
+                result["peak"] = {
+                    side: in_process("benchmarks.distillation_step", task | {"side": side}, ALLOCATOR)
+                    for side in SIDES
+                }
             results.append(result)
     sizes = {side: getattr(MODELS[models], side)._asdict() for side in ("student", "teacher")}
     return {
@@ -218,8 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f"{markdown(results['steps'])}\n\n{json.dumps(results['environment'])}")
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        write(options.out, results)
 
 
 if __name__ == "__main__":

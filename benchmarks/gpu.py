@@ -1,81 +1,119 @@
-"""Run the GPU tests, then the GPU benchmarks, within a time limit (`make gpu`).
+"""Tests and benchmarks of a GPU within a time limit, most important first (`make gpu`).
 
-    python -m benchmarks.gpu --tests tests/gpu --seconds 450
+    python -m benchmarks.gpu --tests tests/gpu --seconds 360
 
-Needs torch, triton, pytest and pytest-benchmark; installs nothing. Liger-kernel takes part if installed.
-Without matplotlib there are no plots; `python -m benchmarks.report` draws them later, on any machine. The
-test results go to `tests.json` beside the figures. Failing tests do not stop the benchmarks, whose gate
-judges each contestant, but set the exit status.
+First the tests that compare each operation with its definition in fp64, then the benchmarks, the targets'
+cases before all others, then the remaining tests and the report. Every test function is a process of its own,
+as many at a time as there are cores: the first run compiles some 85 variants of the kernels, in parallel.
+Outcomes go to `tests.json` after every process, figures to a file per operation after every case.
+
+Needs torch, triton and pytest; installs nothing. Peers take part if installed. Without matplotlib there are
+no plots; `python -m benchmarks.report` draws them later, on any machine. Failing tests do not stop the
+benchmarks, whose gate judges each contestant, but set the exit status.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks._environment import describe, slug
+from benchmarks._results import write
 
 ROOT = Path(__file__).resolve().parent.parent
-INI = ["-c", "benchmarks/pytest.ini"]
-# The suite's conftest enables the interpreter and needs packages that may be missing.
-ALONE = ["--noconftest", "--benchmark-disable"]
+# Without the suite's conftest, which enables the interpreter and needs packages that may be missing.
+PYTEST = [sys.executable, "-m", "pytest", "-c", "benchmarks/pytest.ini"]
+TESTS = [*PYTEST, "--noconftest", "-q"]
 RESULTS = ROOT / "benchmarks" / "results"
-# Reserved for the benchmarks, and for the last case and the report.
-BENCHMARK_SECONDS = 180.0
-CLOSING_SECONDS = 20.0
+# Test functions that compare an operation with its definition; the others follow the benchmarks.
+CORRECTNESS = "equal_the_definition_in_fp64"
+# The correctness tests' part of the time, and what the benchmarks leave for the other tests and the report.
+CORRECTNESS_SHARE = 0.35
+REST_SHARE, CLOSING_SECONDS = 0.2, 10.0
+# Each has a context of its own on the GPU, and its copy of the libraries on the host.
+MOST_PROCESSES = 12
+TIMED_OUT = 124
 
 
-def run_tests(paths: list[str], seconds: float, folder: Path, device: torch.device) -> int:
-    """Run the tests without the project's conftest and options; write tests.json.
+class Outcomes:
+    """Outcomes of test functions in tests.json, written after each."""
 
-    Args:
-        paths: files, folders and options for pytest.
-        seconds: time limit.
-        folder: receives tests.json.
-        device: described in tests.json.
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.file = folder / "tests.json"
+        self.environment = describe(device)
+        self.tests: list[dict[str, Any]] = []
 
-    Returns:
-        pytest's exit status; 124 on timeout.
-    """
-    command = [sys.executable, "-m", "pytest", *INI, *ALONE, "-q", *paths]
+    def add(self, outcome: dict[str, Any]) -> None:
+        """Add an outcome and rewrite the file."""
+        self.tests.append(outcome)
+        write(self.file, {"environment": self.environment, "tests": self.tests})
+
+    @property
+    def passed(self) -> bool:
+        """True if no function failed or ran out of time."""
+        return all(outcome["status"] == 0 for outcome in self.tests)
+
+
+def functions_in(paths: list[str]) -> list[str]:
+    """Node ids of the test functions in files and folders, without parameters."""
+    files = [
+        file
+        for path in map(Path, paths)
+        for file in (sorted(path.glob("test_*.py")) if path.is_dir() else [path])
+    ]
+    return [
+        f"{file}::{name}"
+        for file in files
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), flags=re.MULTILINE)
+    ]
+
+
+def run_tests(functions: list[str], end: float, outcomes: Outcomes) -> None:
+    """Run test functions in parallel processes until `end`, of the monotonic clock."""
+    processes = max(1, min(MOST_PROCESSES, (os.cpu_count() or 1) - 1))
+    with ThreadPoolExecutor(processes) as pool:
+        for done in as_completed([pool.submit(_run_test, function, end) for function in functions]):
+            outcome = done.result()
+            outcomes.add(outcome)
+            print(f"{outcome['summary']}: {outcome['test']}", *outcome["failed"], sep="\n  ", flush=True)
+
+
+def _run_test(function: str, end: float) -> dict[str, Any]:
     start = time.monotonic()
-    # The kernels must be compiled here.
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     try:
         done = subprocess.run(
-            command,
+            [*TESTS, function],
             cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            env=_environment(),
+            capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=max(end - start, 0.1),
             check=False,
         )
-        status, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as expired:
-        text: str | bytes = expired.stdout or b""
-        status, output = 124, text.decode(errors="replace") if isinstance(text, bytes) else text
-    print(output)
-    lines = output.strip().splitlines()
-    outcome = {
-        "tests": paths,
+        status, lines = done.returncode, done.stdout.strip().splitlines()
+    except subprocess.TimeoutExpired:
+        status, lines = TIMED_OUT, ["the time budget was used"]
+    return {
+        "test": function,
         "status": status,
         "seconds": round(time.monotonic() - start, 1),
         "summary": lines[-1].strip("= ") if lines else "",
-        "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))],
-        "environment": describe(device),
+        "failed": [line for line in lines if re.match("FAILED|ERROR|E  ", line)],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tests.json").write_text(json.dumps(outcome, indent=1) + "\n")
-    return status
+
+
+def _environment() -> dict[str, str]:
+    # The kernels must be compiled here.
+    return {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,26 +122,38 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tests", nargs="*", default=["tests/gpu"], help="paths for pytest; none: no tests")
-    parser.add_argument("--seconds", type=float, default=450.0, help="for all of it")
+    parser.add_argument("--seconds", type=float, default=360.0, help="for all of it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder that gets a folder per device")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this command")
     options, further = parser.parse_known_args(arguments)
-    if not torch.cuda.is_available():
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
         print("gpu: torch sees no GPU; `make bench` measures what a CPU can do.", file=sys.stderr)
         return 2
     start = time.monotonic()
-    folder = options.results / slug(torch.device("cuda"))
-    tests = 0
-    if options.tests:
-        allowed = max(options.seconds - BENCHMARK_SECONDS - CLOSING_SECONDS, 1.0)
-        tests = run_tests(options.tests, allowed, folder, torch.device("cuda"))
-    left = options.seconds - CLOSING_SECONDS - (time.monotonic() - start)
-    budget = ["--device", "cuda", "--budget-seconds", f"{left:.0f}", "--results", str(options.results)]
-    command = [sys.executable, "-m", "pytest", *INI, "benchmarks", *budget, *further]
-    benchmarks = subprocess.run(command, cwd=ROOT, check=False).returncode
+    end = start + options.seconds - CLOSING_SECONDS
+    folder = options.results / slug(device)
+    outcomes = Outcomes(folder, device)
+    functions = functions_in(options.tests)
+    run_tests(
+        [f for f in functions if CORRECTNESS in f], start + CORRECTNESS_SHARE * options.seconds, outcomes
+    )
+    rest = [f for f in functions if CORRECTNESS not in f]
+    budget = end - time.monotonic() - (REST_SHARE * options.seconds if rest else 0.0)
+    command = [*PYTEST, "benchmarks", "--device", device.type, "--budget-seconds", f"{budget:.0f}"]
+    command += ["--results", str(options.results), *further]
+    try:
+        benchmarks = subprocess.run(
+            command, cwd=ROOT, timeout=max(end - time.monotonic(), 0.1), check=False
+        ).returncode
+    except subprocess.TimeoutExpired:  # what was measured is written
+        benchmarks = TIMED_OUT
+    run_tests(rest, end, outcomes)
     report = [sys.executable, "-m", "benchmarks.report", str(folder)]
     reported = subprocess.run(report, cwd=ROOT, check=False).returncode
-    print(f"tests: exit status {tests}; benchmarks: {benchmarks}; {time.monotonic() - start:.0f} s in all")
-    return int(bool(tests or benchmarks or reported))
+    tests = "passed" if outcomes.passed else "failed"
+    print(f"tests: {tests}; benchmarks: exit status {benchmarks}; {time.monotonic() - start:.0f} s in all")
+    return int(bool(not outcomes.passed or benchmarks or reported))
 
 
 if __name__ == "__main__":

@@ -42,10 +42,7 @@ def tokens_per_example(
 ) -> dict[str, tuple[float, float, float]]:
     """By side: tokens, tokens with the grid's padding, and those of the published layout.
 
-    Args:
-        examples: of one vocabulary.
-        block_size: of both contracts.
-        batch_size, num_batches: what is counted, in the Trainer's order of its first epoch.
+    Of the first batches in the Trainer's order; both contracts have the block size.
     """
     contract = Contract(mask_id=0, block_size=block_size)
     noiser = Noiser(MaskingConfig(block_size=block_size), METHOD, contract, contract)

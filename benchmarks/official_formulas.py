@@ -85,13 +85,8 @@ def eager_calm(
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of chunk likelihoods, mean over active chunks, from logits.
 
-    Args:
-        student_logits, teacher_logits: logits of each side.
-        student_ids, teacher_ids: its tokens.
-        student_matrix, teacher_matrix: dense alignment; True where a token belongs to a chunk.
-        chunk_mask: active chunks.
-        temperature: divides the chunk's log-probability.
-        reverse: weigh the teacher's log-odds by the student (Reverse CALM) instead of the reverse.
+    Matrices are the dense alignment, True where a token belongs to a chunk. reverse: weigh the teacher's
+    log-odds by the student (Reverse CALM) instead of the reverse.
     """
     return eager_chunk_bce(
         eager_token_log_probs(student_logits, student_ids),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks._worker import in_process
+from benchmarks._memory import in_process
 
 RECIPES = {
     "none": "recipes/quickstart_same.yaml",
@@ -29,11 +29,7 @@ SIDES = {"in full": "reference", "ops": "auto"}
 
 
 def trained(method: str, backend: str, steps: int) -> dict[str, Any]:
-    """Losses of all steps and the peak in MiB, of a new process.
-
-    Raises:
-        RuntimeError: the process failed.
-    """
+    """Losses of all steps and the peak in MiB, of a new process."""
     task = {"method": method, "backend": backend, "steps": steps}
     return in_process("benchmarks.quickstart_step", task)
 

@@ -12,15 +12,27 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from benchmarks._cases import HEADLINE_VOCAB, Case
+from benchmarks._cases import Case, hidden_name
 from benchmarks._results import ABSENT, MEASURED, NOT_REACHED, RED, Row, read
-from benchmarks._targets import HEADLINE, Verdict, judge, judge_hidden_in
+from benchmarks._targets import HEADLINE, verdict
+from benchmarks.ops import OPS
 
 # Columns for the share of the limit: a copy if memory is the limit, else the products.
 SHARES = {
     "copy_percent": ("GB/s | % of copy", (("gb_s", ".1f"), ("copy_percent", ".1f"))),
     "gemm_percent": ("TFLOP/s | % of GEMMs", (("tflop_s", ".4g"), ("gemm_percent", ".1f"))),
 }
+LEGEND = (
+    "Contestants alternate within a run ({clock}). GB/s: least bytes (formulas in `benchmarks/ops`) over the "
+    "median. % of copy: of the bandwidth of a large copy, read plus written, measured in the same rounds. "
+    "% of GEMMs (from hidden states): the matrix products that cannot be avoided, measured in the same "
+    "rounds, over the median; TFLOP/s: their operations over the median. Peak: beyond the inputs ({memory}), "
+    "gradients included. Errors: against fp64; loss relative, gradient norm over norm (worst of several), in "
+    "parentheses as a multiple of what rounding to the dtype costs; near: teacher within 1e-3 of the "
+    "student, from hidden states 1e-2 (token_logprob: a student sure of its tokens)."
+)
+CLOCKS = {"cuda": "CUDA events, L2 overwritten before each step", "cpu": "wall clock"}
+MEMORY = {"cuda": "allocator's count", "cpu": "resident set of a process for each case"}
 
 
 def render(folder: Path) -> str:
@@ -42,73 +54,56 @@ def render(folder: Path) -> str:
 
 def markdown(environment: dict[str, Any], rows: list[Row], plots: list[str]) -> str:
     """The page of one device. plots: names of PNG files beside it."""
-    parts = [f"# Benchmarks: {environment['device']}", _setting(rows), _legend(environment)]
-    if environment["device_type"] == "cuda":
+    kind = environment["device_type"]
+    settings = [
+        ", ".join(f"{key} {value}" for key, value in row["environment"].items() if value is not None)
+        for row in rows
+    ]
+    parts = [f"# Benchmarks: {environment['device']}", "  \n".join(dict.fromkeys(settings))]
+    parts.append(LEGEND.format(clock=CLOCKS[kind], memory=MEMORY[kind]))
+    if kind == "cuda":
         parts += ["## Targets", targets_table(rows)]
     parts += [f"![{Path(name).stem}]({name})" for name in plots]
     for op in dict.fromkeys(r["op"] for r in rows):
         parts.append(f"## {op}")
-        own = [r for r in rows if r["op"] == op]
-        for key in dict.fromkeys(_case_key(r) for r in own):
-            parts += _case_section([r for r in own if _case_key(r) == key])
+        cases: dict[Case, list[Row]] = {}
+        for row in (r for r in rows if r["op"] == op):
+            case = Case(**{key: row[key] for key in Case.__dataclass_fields__ if key in row})
+            cases.setdefault(case, []).append(row)
+        for case, of_case in cases.items():
+            parts += _case_section(case, of_case)
     return "\n\n".join(parts) + "\n"
 
 
 def targets_table(rows: list[Row]) -> str:
     """Tables of the GPU targets: met, missed or unmeasured. rows: of one device, or none."""
-    case = f"N = {HEADLINE['rows']:,}, {HEADLINE['dtype']}, {HEADLINE['mode']}"
-    logits_in, hidden_in = _verdict_table(judge(rows)), _verdict_table(judge_hidden_in(rows))
-    vocab = f"V = {HEADLINE_VOCAB:,}"
-    return (
-        f"Backend triton, {case}, {vocab}.\n\n{logits_in}\n\n"
-        f"From hidden states: {vocab}, and 157,184 at d 2,048.\n\n{hidden_in}"
-    )
+    parts = [f"Backend triton, N = {HEADLINE['rows']:,}, {HEADLINE['dtype']}, {HEADLINE['mode']}."]
+    for targets in dict.fromkeys(op.targets for op in OPS if op.targets):
+        headlines = [
+            case
+            for op in OPS
+            if op.targets == targets
+            for case in op.cases("cuda", None)
+            if case.stage == 0 and case.mode == HEADLINE["mode"]
+        ]
+        lines = [f"| target | {' | '.join(map(_headline, headlines))} |", "|---" * (len(headlines) + 1) + "|"]
+        for target in targets:
+            outcomes = [verdict(target, [r for r in rows if _is_of(case, r)]) for case in headlines]
+            lines.append(f"| {target.name} | {' | '.join(outcomes)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
-def _verdict_table(verdicts: list[Verdict]) -> str:
-    names = list(dict.fromkeys(v.variant for v in verdicts))
-    lines = [f"| target | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for target in dict.fromkeys(v.target for v in verdicts):
-        outcomes = [v.outcome for v in verdicts if v.target == target]
-        lines.append(f"| {target} | {' | '.join(outcomes)} |")
-    return "\n".join(lines)
+def _headline(case: Case) -> str:
+    hidden = hidden_name(case.student_hidden, case.teacher_hidden)
+    return f"{case.variant}, V {case.vocab:,}" + (f", d {hidden}" if case.student_hidden else "")
 
 
-def _setting(rows: list[Row]) -> str:
-    """One line per environment; files of different runs may differ."""
-    lines = []
-    for environment in [r["environment"] for r in rows]:
-        known = ", ".join(f"{key} {value}" for key, value in environment.items() if value is not None)
-        if known not in lines:
-            lines.append(known)
-    return "  \n".join(lines)
+def _is_of(case: Case, row: Row) -> bool:
+    return all(row.get(key, 0) == value for key, value in case.as_dict().items() if key != "stage")
 
 
-def _legend(environment: dict[str, Any]) -> str:
-    where = (
-        "CUDA events, L2 overwritten before each step"
-        if environment["device_type"] == "cuda"
-        else "wall clock"
-    )
-    memory = "allocator's count" if environment["device_type"] == "cuda" else "resident set, one process each"
-    return (
-        f"Contestants alternate within a run ({where}). GB/s: least bytes (formula at the top of each "
-        "`benchmarks/bench_*.py`) over the median. % of copy: of the bandwidth of a large copy, read plus "
-        "written, measured in the same rounds. % of GEMMs (from hidden states): the matrix products that "
-        "cannot be avoided, measured in the same rounds, over the median; TFLOP/s: their operations over the "
-        f"median. Peak: beyond the inputs ({memory}), gradients included. Errors: against fp64; loss "
-        "relative, gradient norm over norm (the worst of several), in parentheses as a multiple of what "
-        "rounding to the dtype costs; near: teacher within 1e-3 of the student, from hidden states 1e-2 "
-        "(token_logprob: a student sure of its tokens)."
-    )
-
-
-def _case_key(row: Row) -> tuple[Any, ...]:
-    return tuple(row.get(k, 0) for k in Case.__dataclass_fields__)
-
-
-def _case_section(rows: list[Row]) -> list[str]:
-    case = Case(**{k: rows[0][k] for k in Case.__dataclass_fields__ if k in rows[0]})
+def _case_section(case: Case, rows: list[Row]) -> list[str]:
     measured = [r for r in rows if r["status"] == MEASURED]
     parts = [f"**{case.label}**"]
     if measured:
@@ -122,28 +117,27 @@ def _case_section(rows: list[Row]) -> list[str]:
         parts.append("\n".join(lines))
     for status in (RED, ABSENT, NOT_REACHED):
         by_reason: dict[str, list[str]] = {}
-        for row in rows:
-            if row["status"] == status:
-                by_reason.setdefault(row["reason"], []).append(row["contestant"])
+        for row in (r for r in rows if r["status"] == status):
+            by_reason.setdefault(row["reason"], []).append(row["contestant"])
         parts += [f"{status}: {', '.join(names)} ({reason})." for reason, names in by_reason.items()]
     return parts
 
 
 def _line(row: Row, share: str) -> str:
-    errors = [_number(row["loss_error"], ".1e"), _gradient(row, ""), _number(row["near_loss_error"], ".1e")]
+    bold = "**" if row["ours"] else ""
     cells = [
-        f"{'**' if row['ours'] else ''}{row['contestant']}{'**' if row['ours'] else ''}",
+        f"{bold}{row['contestant']}{bold}",
         *(_number(row[k], ".4g") for k in ("median_ms", "p20_ms", "p80_ms")),
         *(_number(row.get(k), form) for k, form in SHARES[share][1]),
         _number(row["peak_mib"], ",.0f"),
-        *errors,
-        _gradient(row, "near_"),
     ]
+    for kind in ("", "near_"):
+        cells += [_number(row[f"{kind}loss_error"], ".1e"), _gradient(row, kind)]
     return f"| {' | '.join(cells)} |"
 
 
-def _gradient(row: Row, start: str) -> str:
-    error, floor = row[f"{start}gradient_error"], row[f"{start}gradient_floor"]
+def _gradient(row: Row, kind: str) -> str:
+    error, floor = row[f"{kind}gradient_error"], row[f"{kind}gradient_floor"]
     if error is None:
         return "-"
     return f"{error:.1e} ({error / floor:.1f})" if floor else f"{error:.1e}"

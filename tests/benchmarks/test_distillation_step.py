@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import _steps, bench_distillation_step, distillation_step, layout_tokens
+from benchmarks import _steps, bench_all, distillation_step, layout_tokens
 from benchmarks._steps import MASKING, MODELS, OBJECTIVE, SIDES
 from benchmarks._timing import Rounds
 from benchmarks.distillation_step import markdown, measure, measure_all
@@ -91,35 +91,32 @@ def test_the_table():
     assert markdown([row]).splitlines()[-1] == f"| {cells} |"
 
 
-@pytest.mark.slow
-def test_peaks_are_those_of_a_process_per_side():
+def test_peaks_are_those_of_a_worker_per_side(monkeypatch, capsys):
+    def here(module, task, environment):
+        assert module == "benchmarks.distillation_step"
+        distillation_step.main(["--worker", json.dumps(task)])
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(distillation_step, "in_process", here)
     (row,) = measure_all("tiny", [2], [0.5], CPU, ONE_ROUND)["steps"]
-    assert all(row["peak"][side]["all"] > row["peak"][side]["step"] > 0 for side in SIDES)
+    assert all(row["peak"][side]["all"] > row["peak"][side]["step"] >= 0 for side in SIDES)
 
 
-def case_on(device, budget, folder):
+def case_on(device, left, folder):
     """Run the case of `make gpu`."""
-    replayed = []
-    clock = SimpleNamespace(advance=replayed.append)
-    run = SimpleNamespace(
-        device=torch.device(device),
-        budget_seconds=budget,
-        started=0.0,
-        store=SimpleNamespace(folder=folder),
-        clock=clock,
+    session = SimpleNamespace(
+        device=torch.device(device), left=lambda: left, store=SimpleNamespace(folder=folder)
     )
-    benchmark = SimpleNamespace(pedantic=lambda step, rounds, iterations: step())
-    bench_distillation_step.bench_distillation_step("sdpa", run, benchmark)
-    return replayed
+    bench_all.bench_distillation_step("sdpa", session)
 
 
-@pytest.mark.parametrize(("device", "budget", "reason"), [("cpu", None, "GPU"), ("cuda", 0.0, "budget")])
-def test_the_case_is_skipped(device, budget, reason, tmp_path):
+@pytest.mark.parametrize(("device", "reason"), [("cpu", "GPU"), ("cuda", "budget")])
+def test_the_case_is_skipped(device, reason, tmp_path):
     with pytest.raises(pytest.skip.Exception, match=reason):
-        case_on(device, budget, tmp_path)
+        case_on(device, 0.0, tmp_path)
 
 
-def test_the_case_writes_what_it_measures(tmp_path, monkeypatch):
+def test_the_case_writes_what_it_measures(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "real", TINY._replace(bf16=True))
 
     def on_cpu(models, batch_size, t, device, rounds, attention):
@@ -128,9 +125,9 @@ def test_the_case_writes_what_it_measures(tmp_path, monkeypatch):
 
     monkeypatch.setattr(distillation_step, "measure", on_cpu)
     monkeypatch.setattr(distillation_step, "describe", lambda device: {"device_type": device.type})
-    replayed = case_on("cuda", None, tmp_path)
+    case_on("cuda", 100.0, tmp_path)
     written = json.loads((tmp_path / "distillation_step-sdpa.json").read_text())
-    assert replayed == [written["steps"][0]["time_s"]["tide"]["median"]]
+    assert capsys.readouterr().out.strip() == markdown(written["steps"])
     assert written["environment"] == {"device_type": "cuda"}
 
 

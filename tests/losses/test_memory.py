@@ -5,25 +5,22 @@ Measured as in the benchmark, in another process. One fp32 [N, V] tensor takes 4
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from benchmarks._cpu_cases import Sizes
-from benchmarks._memory import CLEAR_REFS
-from benchmarks.cpu_losses import measure_memory
+from benchmarks._memory import can_reset_peak
+from benchmarks._session import peaks_in_process
+from benchmarks.cpu_losses import case_of
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot reset a process's high-water mark"
-    ),
+    pytest.mark.skipif(not can_reset_peak(), reason="the system cannot reset a process's high-water mark"),
 ]
 
-SIZES = Sizes(rows=160, vocab=65_536, student_width=64, teacher_width=96, dtype="float32")
+ROWS, VOCAB, WIDTHS = 160, 65_536, (64, 96)
+UNIT_BYTES = 4 * ROWS * VOCAB
 WORKSPACE_BYTES = 8 * 2**20
 # Four or five buffers of 1 MiB for row chunks, and a little for everything else.
-ALLOWANCE = 6 * 2**20 / SIZES.unit_bytes
+ALLOWANCE = 6 * 2**20 / UNIT_BYTES
 # The inputs alone, less the pages resident before.
 SEEN = 0.97
 LOGITS_IN = ("tidal", "forward_kl", "reverse_kl", "calm")
@@ -36,8 +33,9 @@ def peaks():
     work = [(case, "tide") for case in (*LOGITS_IN, *HIDDEN_IN)] + [("tidal", "eager")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDE_WORKSPACE_BYTES", str(WORKSPACE_BYTES))
-        measured = measure_memory(work, SIZES, threads=1)
-    return {key: peak / SIZES.unit_bytes for key, peak in zip(work, measured, strict=True)}
+        cases = [(case_of(case, ROWS, VOCAB, WIDTHS), side) for case, side in work]
+        measured = peaks_in_process(cases, threads=1)
+    return {key: peak["all"] / UNIT_BYTES for key, peak in zip(work, measured, strict=True)}
 
 
 @pytest.mark.parametrize("case", LOGITS_IN)
@@ -52,5 +50,5 @@ def test_the_measurement_sees_what_eager_allocates(peaks):
 @pytest.mark.parametrize("case", HIDDEN_IN)
 def test_hidden_in_losses_hold_a_workspace_in_place_of_logits(case, peaks):
     # Both heads and the gradient of the student's, once. Logits of both sides would add 2.
-    heads = (2 * SIZES.student_width + SIZES.teacher_width) / SIZES.rows
-    assert heads * SEEN <= peaks[case, "tide"] <= heads + WORKSPACE_BYTES / SIZES.unit_bytes + ALLOWANCE
+    heads = (2 * WIDTHS[0] + WIDTHS[1]) / ROWS
+    assert heads * SEEN <= peaks[case, "tide"] <= heads + WORKSPACE_BYTES / UNIT_BYTES + ALLOWANCE

@@ -1,7 +1,5 @@
 """chunk_likelihood: span sums and Bernoulli losses of text chunks (variants forward and reverse).
 
-    python -m pytest -c benchmarks/pytest.ini benchmarks/bench_chunk_likelihood.py
-
 N tokens in B sequences of L = 512 (fewer if N is smaller), two tokens per chunk, C = L / 2 chunks, fp32
 log-probabilities. Least bytes: forward reads a log-probability (4) and an id (8) per token of both sides and
 a mask byte per chunk, and writes a loss (4) per chunk: 24 N + 5 C B. Backward reads the upstream gradient (4)
@@ -16,26 +14,28 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks import official_formulas
-from benchmarks._cases import BOTH, TOKENS_PER_SEQUENCE, Case, token_cases
-from benchmarks._op import Op, Tensors, backend_contestants, compiled, eager, reference_loss, seeded
-from benchmarks._pairs import NEAR_NOISE, TEMPERATURE
-from benchmarks._session import report
+from benchmarks._cases import BOTH, TOKEN_SWEEP, Case, Layout, cases_of
+from benchmarks._op import Op, Tensors, contestants
+from benchmarks.ops._vocabulary import NEAR_NOISE, TEMPERATURE
 from tide_kernels import chunk_likelihood
 from tide_kernels.chunk_likelihood.reference import chunk_likelihood_reference
 
 if TYPE_CHECKING:
-    from pytest_benchmark.fixture import BenchmarkFixture
     from torch import Tensor
 
-    from benchmarks._session import Measurements
-
+NAME = "chunk_likelihood"
+TOKENS_PER_SEQUENCE = 512
 TOKENS_PER_CHUNK = 2
-EPS = 1e-7
 
 
-def _cases(device: str, shapes: tuple[int, int] | None) -> list[Case]:
-    forward = token_cases("chunk_likelihood", "forward", headline_only=False, shapes=shapes)
-    return forward + token_cases("chunk_likelihood", "reverse", headline_only=True, shapes=shapes)
+def _cases(device: str, shape: tuple[int, int] | None) -> list[Case]:
+    return [
+        case
+        for variant in ("forward", "reverse")
+        for case in cases_of(
+            NAME, variant, TOKEN_SWEEP, (Layout(0, 0),), shape, headline_only=variant == "reverse"
+        )
+    ]
 
 
 def _sizes(case: Case) -> tuple[int, int, int]:
@@ -45,7 +45,7 @@ def _sizes(case: Case) -> tuple[int, int, int]:
 
 
 def _inputs(case: Case, device: torch.device, near: bool) -> Tensors:
-    generator = seeded(device)
+    generator = torch.Generator(device).manual_seed(0)
     batch, length, num_chunks = _sizes(case)
     # Uniform in [-3, -0.01] nats: chunk sums stay inside the clamp and have gradients.
     student, teacher = (
@@ -64,45 +64,34 @@ def _inputs(case: Case, device: torch.device, near: bool) -> Tensors:
     }
 
 
+def _sides(tensors: Tensors, chunks: str = "chunks") -> tuple[Tensor, ...]:
+    return tuple(tensors[name] for name in ("student", "teacher", chunks, chunks, "mask"))
+
+
 def _row_losses(case: Case, tensors: Tensors) -> Tensor:
+    student, teacher, chunks, _, mask = _sides(tensors)
     loss = chunk_likelihood_reference(
-        tensors["student"],
-        tensors["teacher"],
-        tensors["chunks"],
-        tensors["chunks"],
-        tensors["mask"],
-        case.variant,
-        None,
-        TEMPERATURE,
-        EPS,
+        student, teacher, chunks, chunks, mask, case.variant, None, TEMPERATURE, official_formulas.CHUNK_EPS
     )
     return loss.mean(-1)
 
 
 def _ours(backend: str, case: Case, tensors: Tensors) -> Tensor:
     loss = chunk_likelihood(
-        tensors["student"],
-        tensors["teacher"],
-        tensors["chunks"],
-        tensors["chunks"],
-        tensors["mask"],
+        *_sides(tensors),
         objective=case.variant,
         temperature=TEMPERATURE,
-        eps=EPS,
+        eps=official_formulas.CHUNK_EPS,
         backend=backend,
     )
     return loss.mean()
 
 
 def _official(case: Case, tensors: Tensors) -> Tensor:
+    student, teacher, matrix, _, mask = _sides(tensors, "matrix")
+    reverse = case.variant == "reverse"
     return official_formulas.eager_chunk_bce(
-        tensors["student"],
-        tensors["teacher"],
-        tensors["matrix"],
-        tensors["matrix"],
-        tensors["mask"],
-        TEMPERATURE,
-        reverse=case.variant == "reverse",
+        student, teacher, matrix, matrix, mask, TEMPERATURE, reverse=reverse
     )
 
 
@@ -113,23 +102,13 @@ def _bytes(case: Case) -> int:
     return forward if case.mode != BOTH else forward + tokens * (8 + 4) + chunks * 4
 
 
-OP = Op(
-    name="chunk_likelihood",
-    cases=_cases,
-    inputs=_inputs,
-    row_losses=_row_losses,
-    least_bytes=_bytes,
-    contestants=(
-        eager(_official),
-        compiled("compile", reference_loss(_row_losses)),
-        compiled("compile_official", _official, headline_only=True),
-        *backend_contestants(_ours),
+OPS = (
+    Op(
+        name=NAME,
+        cases=_cases,
+        inputs=_inputs,
+        row_losses=_row_losses,
+        least_bytes=_bytes,
+        contestants=contestants(NAME, _official, ours=_ours),
     ),
 )
-
-
-def bench_chunk_likelihood(
-    case: Case, contestant: str, measurements: Measurements, benchmark: BenchmarkFixture
-) -> None:
-    """One contestant on one case; see the module."""
-    report(measurements, OP, case, contestant, benchmark)
