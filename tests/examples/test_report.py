@@ -101,7 +101,6 @@ def test_the_caveat_stands_under_the_headline():
     assert CAVEAT in Page(render_report(example(), {})).texts["header"][0]
 
 
-@pytest.mark.slow
 def test_in_a_browser(written, tmp_path):
     hostile = "</code></pre><script>document.title = 'run'; throw 1</script><img src=x onerror=alert(1)>"
     written_by = Completion(prompt=hostile, completion=hostile, reference="x" * 400)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import runpy
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -33,9 +36,37 @@ def small_corpus(monkeypatch, rows):
     monkeypatch.setattr(run, "split_functions", lambda: rows)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Commands run here, one by one: sixteen processes would each import torch."""
+
+    def command(commands, module, *arguments, log, watch=None):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        output = io.StringIO()
+        with log.open("a") as errors, redirect_stdout(output), redirect_stderr(errors):
+            try:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                assert not end.code, log.read_text()
+        return output.getvalue()
+
+    monkeypatch.setattr(Commands, "run", command)
+    monkeypatch.setattr(Commands, "side_by_side", lambda commands, functions, jobs: [f() for f in functions])
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
+    assert_whole(tmp_path, monkeypatch)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_whole_quickstart_and_its_second_call(tmp_path, monkeypatch):
+def test_the_whole_quickstart_in_processes(tmp_path, monkeypatch):
+    assert_whole(tmp_path, monkeypatch)
+
+
+def assert_whole(tmp_path, monkeypatch):
     same, cross = PIPELINES
     specs = (same._replace(methods=same.methods[-1:]), cross._replace(methods=cross.methods[::2]))
     monkeypatch.setattr(run, "PIPELINES", specs)

@@ -98,8 +98,14 @@ def fixed_noise(trainer: DistillationTrainer) -> NoisedBatch:
     return trainer.noiser(batch, torch.Generator().manual_seed(99), torch.full((8,), 0.5))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("tide_shared", "tide_cross") else pytest.mark.slow)
+        for name in METHODS
+        if name != "none"
+    ],
+)
 def test_a_term_alone_brings_the_student_to_its_teacher(
     tiny_checkpoints: TinyCheckpoints, tmp_path: Path, method: str
 ) -> None:

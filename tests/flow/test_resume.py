@@ -109,7 +109,6 @@ def moved_back(recipe: Recipe, folder: Path, step: int) -> Recipe:
     return recipe.replace(training={"output_dir": str(folder)})
 
 
-@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny_checkpoints, tmp_path / "killed", "tide_shared", **LONG)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -141,8 +140,8 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_checkpoints: TinyCheckpoints, tmp
     assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [2, 5])  # In the first epoch, and in the second.
+# In the first epoch, and in the second.
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_an_interrupt_writes_a_checkpoint_and_resumes_bit_for_bit(
     tiny_checkpoints: TinyCheckpoints,
     tmp_path: Path,

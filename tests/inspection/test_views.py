@@ -158,7 +158,6 @@ def test_the_page_shows_every_token_under_its_chunk(aligner):
     assert NOT_ALIGNED in page.texts["p"][1]
 
 
-@pytest.mark.slow
 def test_the_page_in_a_browser(aligner, tmp_path):
     hostile = "<script>throw 1</script></bdi><img src=x onerror=alert(1)>"
     row = aligned(aligner, TextRow("", hostile))

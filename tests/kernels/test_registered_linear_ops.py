@@ -46,13 +46,11 @@ def loss_of(op, inputs, backend):
 @pytest.mark.parametrize(
     ("needed", "dtype"),
     [
-        ([True, True, True], torch.float32),
-        ([True, False, False], torch.bfloat16),
-        ([False, False, False], torch.float32),
+        pytest.param([True, True, True], torch.float32, id="all"),
+        pytest.param([True, False, False], torch.bfloat16, id="hidden-bf16", marks=pytest.mark.slow),
+        pytest.param([False, False, False], torch.float32, id="none", marks=pytest.mark.slow),
     ],
-    ids=["all", "hidden-bf16", "none"],
 )
-@pytest.mark.slow
 def test_opcheck_passes(op, needed, dtype, backend):
     inputs = make(5, 40, dtype)
     for name, asked in zip(STUDENT, needed, strict=True):
@@ -74,7 +72,6 @@ def test_opcheck_passes(op, needed, dtype, backend):
 
 @both_backends
 @every_op
-@pytest.mark.slow
 def test_compiles_to_one_graph(op, backend):
     inputs = make(5, 40)
     student = [inputs[name] for name in STUDENT]

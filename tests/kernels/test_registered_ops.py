@@ -37,7 +37,6 @@ def weighted(results):
 @both_backends
 @every_op
 @pytest.mark.parametrize("with_mask", [False, True])
-@pytest.mark.slow
 def test_opcheck_passes(op, with_mask, backend):
     inputs, _ = make(3, 40)
     mask = torch.tensor([True, False, True]) if with_mask else None

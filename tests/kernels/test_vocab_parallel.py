@@ -20,9 +20,6 @@ from tests.ranks import run_ranks
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Every test waits for the processes that the fixture starts.
-pytestmark = pytest.mark.slow
-
 # Three ranks: a first, a last, and one between.
 WORLD = 3
 ROWS, SHARD_ROWS = 13, 64

@@ -131,6 +131,9 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
+AGAIN = "Run the same command again to go on"
+
+
 def wait_until(is_so, seconds=120):
     end = time.monotonic() + seconds
     while not is_so():
@@ -138,14 +141,16 @@ def wait_until(is_so, seconds=120):
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
     ("who", "number", "status", "said"),
     [
-        ("parent", signal.SIGTERM, 143, "terminated. Run the same command again to go on."),
+        pytest.param("parent", signal.SIGTERM, 143, f"terminated. {AGAIN}.", marks=pytest.mark.slow),
         ("parent", signal.SIGKILL, -9, ""),
-        ("worker", signal.SIGKILL, 2, "a worker process was killed, .* Run the same command again to go on;"),
+        pytest.param(
+            *("worker", signal.SIGKILL, 2, f"a worker process was killed, .* {AGAIN};"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_killed_process_leaves_none_behind(tiny_checkpoints, tmp_path, who, number, status, said):

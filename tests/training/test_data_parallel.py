@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
     from tests.tiny import TinyCheckpoints
 
-pytestmark = pytest.mark.slow
-
 # Runs one rank: trains by the recipe in argv[1]; once more, stopped by a signal to the second rank during
-# step 3; and on from there. Leaves in argv[2] what it saw and the weights it ended with.
+# step 3; and on from there; into NaN; and by the command. Leaves in argv[2] what it saw and the weights it
+# ended with.
 RANK = """
-import json, os, signal, sys
+import io, json, os, signal, sys
+from contextlib import redirect_stdout
 
 import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 from tide import Recipe, pipeline
+from tide.cli.main import main
 
 torch.set_num_threads(1)
 rank, folder = int(os.environ["RANK"]), sys.argv[2]
@@ -89,6 +90,11 @@ try:
     run("broken", again.replace(training={"output_dir": f"{folder}/broken", "save_steps": 2}), Break())
 except ValueError as error:
     seen["error"] = str(error)
+pipeline.build_trainer = build
+shorter = [f"training.output_dir={folder}/command", "training.max_steps=2"]
+with redirect_stdout(io.StringIO()) as printed:
+    seen["status"] = main(["distill", sys.argv[1], *shorter])
+seen["printed"] = printed.getvalue()
 with open(f"{folder}/{rank}.json", "w") as file:
     json.dump(seen, file)
 """
@@ -182,11 +188,8 @@ def test_nan_on_one_rank_stops_both_before_anything_is_saved(ranks: tuple[Path, 
     assert latest_complete_checkpoint(folder / "broken") is not None
 
 
-def test_one_rank_prints_how_the_run_ended(tiny_checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
-    values = tiny_values(tiny_checkpoints, tmp_path / "run", "tide_shared", max_steps=2, batch_size=2)
-    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
-    program = "import sys; from tide.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    run_ranks(program, 2, tmp_path, "distill", str(tmp_path / "recipe.yaml"), seconds=120)
-    one, other = ((tmp_path / f"rank{rank}.log").read_text() for rank in (0, 1))
-    assert one.count(f"{tmp_path / 'run'}: 2 steps in ") == 1
-    assert "steps in" not in other
+def test_one_rank_prints_how_the_run_ended(ranks: tuple[Path, list[dict]]) -> None:
+    folder, (one, other) = ranks
+    assert one["status"] == other["status"] == 0
+    assert one["printed"].count(f"{folder / 'command'}: 2 steps in ") == 1
+    assert "steps in" not in other["printed"]

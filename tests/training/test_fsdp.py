@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tide.batch import NoisedBatch
     from tide.training import DistillationTrainer
 
-pytestmark = pytest.mark.slow
-
 METHODS = ("none", "tide_shared", "tide_cross")
 PROGRESS = 0.5
 
