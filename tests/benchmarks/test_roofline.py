@@ -205,6 +205,8 @@ def test_budgets():
     assert not roofline.over_budget(row())
     (fault,) = roofline.over_budget(row(instructions=28.1))
     assert fault.startswith("reverse_kl_fwd (plain, near): 28.1 instructions") and fault.endswith("28")
+    assert not roofline.over_budget(row(path="mixed", instructions=32))
+    assert roofline.over_budget(row(path="mixed", instructions=32.1))
     assert not roofline.over_budget(row(kernel="reverse_kl_bwd", instructions=42))
     assert roofline.over_budget(row(kernel="reverse_kl_bwd", instructions=43))
     (fault,) = roofline.over_budget(row(barriers=2))
