@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from tide_kernels._shared.head import multiply, tile_rows
-from tide_kernels._shared.native import on_huge_pages
 from tide_kernels._shared.workspace import row_steps
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class _Gradient:
         in_use, device = head.weight.shape[0], hidden.device
         shapes = (hidden.shape, weight.shape, weight.shape[:1])
         self.d_hidden, self.d_weight, self.d_bias = (
-            on_huge_pages(torch.empty(shape if asked else (0,), dtype=dtype, device=device))
+            torch.empty(shape if asked else (0,), dtype=dtype, device=device)
             for shape, asked, dtype in zip(shapes, needed, self._dtypes(weight, bias), strict=True)
         )
         if hidden.shape[0] == 0:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tide_kernels._shared.checks import check_integer
-from tide_kernels._shared.native import on_huge_pages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,4 +107,4 @@ def row_steps(rows: slice | int, step: int) -> list[slice]:
 def aligned_rows(num_rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Allocate [num_rows, vocab], uninitialised, with 16-byte aligned rows."""
     width = -(-vocab // ALIGNED_ENTRIES) * ALIGNED_ENTRIES
-    return on_huge_pages(torch.empty((num_rows, width), dtype=dtype, device=device))[:, :vocab]
+    return torch.empty((num_rows, width), dtype=dtype, device=device)[:, :vocab]
