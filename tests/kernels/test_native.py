@@ -21,6 +21,7 @@ from tests.kernels.cases.divergence import call, gradient, make, truth
 from tide_kernels import interpolated_kl, token_logprob, token_scores
 from tide_kernels._shared import native, native_tokens
 from tide_kernels.divergence import native as native_divergence
+from tide_kernels.divergence.backend import DivergenceRows
 
 SOURCES = native._SOURCES
 PROGRAM = """
@@ -196,8 +197,8 @@ def test_a_student_without_one_of_the_teachers_tokens_is_summed(divergence, logi
         assert ((one - other).abs() <= 3e-6 * other).all()
     assert worst_row(gradient(actual, inputs["student_logits"], upstream), d_exact) < 3e-6
     run = native_divergence.NativeDivergence(divergence)
-    given = (student.detach(), teacher, inputs["lambda_t"], None, None, 1.7, 4500)
-    assert (run.forward(*given)[2][:, 4] < 2).all(), "computed by the definition"
+    rows = DivergenceRows(student.detach(), teacher, inputs["lambda_t"], None, None, 1.7, 4500)
+    assert (run.forward(rows)[2][:, 4] < 2).all(), "computed by the definition"
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from tide_kernels.divergence.backend import DivergenceRows
+
 
 class RowStatistics(NamedTuple):
     """Divergence per row and the numbers its gradient needs; every field is [n]."""
@@ -190,16 +192,10 @@ class ChunkedDivergence:
         self.formulas = formulas
 
     def forward(
-        self,
-        student_logits: Float[Tensor, "N V"],
-        teacher_logits: Float[Tensor, "N V2"],
-        lambda_t: Float[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None,
-        mask: Bool[Tensor, " N"] | None,
-        temperature: float,
-        vocab: int,
+        self, rows: DivergenceRows
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N F"]]:
-        """(kl, ce, statistics) of all rows; ce is empty without labels."""
+        """See `DivergenceBackend`."""
+        student_logits, teacher_logits, lambda_t, labels, mask, temperature, vocab = rows
         num_rows, active, vocabulary = student_logits.shape[0], active_rows(mask), Vocabulary(vocab)
         blocks = RowBlocks(num_rows, active, vocab, lambda_t.dtype, student_logits.device)
 
@@ -231,19 +227,14 @@ class ChunkedDivergence:
 
     def backward(
         self,
-        student_logits: Float[Tensor, "N V"],
-        teacher_logits: Float[Tensor, "N V2"],
-        lambda_t: Float[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None,
-        mask: Bool[Tensor, " N"] | None,
+        rows: DivergenceRows,
         statistics: Float[Tensor, "N F"],
         d_kl: Float[Tensor, " N"] | None,
         d_ce: Float[Tensor, " N"] | None,
-        temperature: float,
-        vocab: int,
         out: Float[Tensor, "N V"] | None,
     ) -> Float[Tensor, "N V"]:
-        """Gradient in the student's logits, written to `out` if given; `out` may be those logits."""
+        """See `DivergenceBackend`."""
+        student_logits, teacher_logits, lambda_t, labels, mask, temperature, vocab = rows
         active, vocabulary = active_rows(mask), Vocabulary(vocab)
         blocks = RowBlocks(student_logits.shape[0], active, vocab, lambda_t.dtype, student_logits.device)
         d_student = blocks.gradient_like(student_logits) if out is None else out

@@ -23,8 +23,10 @@ from tide_kernels.divergence.kernels import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
     from torch import Tensor
+
+    from tide_kernels.divergence.backend import DivergenceRows
 
 
 class DivergenceKernels(NamedTuple):
@@ -35,16 +37,10 @@ class DivergenceKernels(NamedTuple):
     num_statistics: int = STATISTICS.value
 
     def forward(
-        self,
-        student_logits: Float[Tensor, "N V"],
-        teacher_logits: Float[Tensor, "N V2"],
-        lambda_t: Float[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None,
-        mask: Bool[Tensor, " N"] | None,
-        temperature: float,
-        vocab: int,
+        self, rows: DivergenceRows
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N 8"]]:
-        """(kl, ce, statistics); ce is empty without labels."""
+        """See `DivergenceBackend`."""
+        student_logits, teacher_logits, _, labels, mask, temperature, vocab = rows
         student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
         num_rows, device = student.shape[0], student.device
         blocks = blocks_for(f"{self.name}_fwd", device)
@@ -58,7 +54,7 @@ class DivergenceKernels(NamedTuple):
         if splits > 1:
             parts = torch.empty((num_rows, splits, RECORD.value), dtype=torch.float32, device=device)
         arguments = (
-            *self._rows(student, teacher, lambda_t, labels, mask),
+            *self._pointers(rows, student, teacher),
             kl,
             ce,
             statistics,
@@ -90,23 +86,15 @@ class DivergenceKernels(NamedTuple):
 
     def backward(
         self,
-        student_logits: Float[Tensor, "N V"],
-        teacher_logits: Float[Tensor, "N V2"],
-        lambda_t: Float[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None,
-        mask: Bool[Tensor, " N"] | None,
+        rows: DivergenceRows,
         statistics: Float[Tensor, "N 8"],
         d_kl: Float[Tensor, " N"] | None,
         d_ce: Float[Tensor, " N"] | None,
-        temperature: float,
-        vocab: int,
         out: Float[Tensor, "N V"] | None,
         softcap: float = 0.0,
     ) -> Float[Tensor, "N V"]:
-        """Gradient in the student's logits, written to `out` if given; `out` may be those logits.
-
-        With a softcap, `student_logits` are the capped ones and the gradient is in the uncapped ones.
-        """
+        """See `DivergenceBackend`."""
+        student_logits, teacher_logits, _, labels, mask, temperature, vocab = rows
         student, teacher = with_unit_columns(student_logits), with_unit_columns(teacher_logits)
         num_rows, width = student.shape
         device = student.device
@@ -118,7 +106,7 @@ class DivergenceKernels(NamedTuple):
             has_label = labels is not None and d_ce is not None
             with on_device(device):
                 divergence_bwd_kernel[(num_rows * splits,)](
-                    *self._rows(student, teacher, lambda_t, labels, mask),
+                    *self._pointers(rows, student, teacher),
                     statistics,
                     None if d_kl is None else d_kl.contiguous(),
                     None if d_ce is None else d_ce.contiguous(),
@@ -147,10 +135,8 @@ class DivergenceKernels(NamedTuple):
             d_student.copy_(target)
         return d_student
 
-    def _rows(
-        self, student: Tensor, teacher: Tensor, lambda_t: Tensor, labels: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        per_row = (None if self.reverse else lambda_t, labels, mask)
+    def _pointers(self, rows: DivergenceRows, student: Tensor, teacher: Tensor) -> tuple[Tensor | None, ...]:
+        per_row = (None if self.reverse else rows.lambda_t, rows.labels, rows.mask)
         return student, teacher, *(None if x is None else x.contiguous() for x in per_row)
 
 

@@ -11,8 +11,10 @@ from tide_kernels._shared.launch import with_unit_columns
 from tide_kernels._shared.native import Rows, on_huge_pages, pointer, run
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
     from torch import Tensor
+
+    from tide_kernels.divergence.backend import DivergenceRows
 
 _KINDS = {"interpolated_kl": 0, "reverse_kl": 1}
 
@@ -39,59 +41,43 @@ class NativeDivergence(NamedTuple):
     num_statistics: int = 8
 
     def forward(
-        self,
-        student_logits: Float[Tensor, "N V"],
-        teacher_logits: Float[Tensor, "N V2"],
-        lambda_t: Float[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None,
-        mask: Bool[Tensor, " N"] | None,
-        temperature: float,
-        vocab: int,
+        self, rows: DivergenceRows
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, "N 8"]]:
-        """(kl, ce, statistics); ce is empty without labels."""
-        num_rows = student_logits.shape[0]
-        kl = lambda_t.new_zeros(num_rows)
-        ce = lambda_t.new_zeros(0 if labels is None else num_rows)
-        statistics = lambda_t.new_zeros((num_rows, self.num_statistics))
-        kept = _Kept(student_logits, teacher_logits, lambda_t, labels, mask)
-        call = self._call(kept, temperature, vocab)
+        """See `DivergenceBackend`."""
+        num_rows, like = rows.student_logits.shape[0], rows.lambda_t
+        kl = like.new_zeros(num_rows)
+        ce = like.new_zeros(0 if rows.labels is None else num_rows)
+        statistics = like.new_zeros((num_rows, self.num_statistics))
+        kept = _Kept(rows)
+        call = self._call(kept, rows)
         call.kl, call.ce, call.statistics = pointer(kl), pointer(ce), pointer(statistics)
-        run("tide_divergence_forward", call, wide=lambda_t.dtype == torch.float64)
+        run("tide_divergence_forward", call, wide=rows.lambda_t.dtype == torch.float64)
         return kl, ce, statistics
 
     def backward(
         self,
-        student_logits: Float[Tensor, "N V"],
-        teacher_logits: Float[Tensor, "N V2"],
-        lambda_t: Float[Tensor, " N"],
-        labels: Int[Tensor, " N"] | None,
-        mask: Bool[Tensor, " N"] | None,
+        rows: DivergenceRows,
         statistics: Float[Tensor, "N 8"],
         d_kl: Float[Tensor, " N"] | None,
         d_ce: Float[Tensor, " N"] | None,
-        temperature: float,
-        vocab: int,
         out: Float[Tensor, "N V"] | None,
         softcap: float = 0.0,
     ) -> Float[Tensor, "N V"]:
-        """Gradient in the student's logits, written to `out` if given; `out` may be those logits.
-
-        With a softcap, `student_logits` are the capped ones and the gradient is in the uncapped ones.
-        """
+        """See `DivergenceBackend`."""
         if out is None:
-            out = on_huge_pages(torch.empty(student_logits.shape, dtype=student_logits.dtype))
+            out = on_huge_pages(torch.empty(rows.student_logits.shape, dtype=rows.student_logits.dtype))
         target = with_unit_columns(out)
-        kept = _Kept(student_logits, teacher_logits, lambda_t, labels, mask)
-        upstream = [None if x is None else x.to(lambda_t.dtype).contiguous() for x in (d_kl, d_ce)]
+        kept = _Kept(rows)
+        upstream = [None if x is None else x.to(rows.lambda_t.dtype).contiguous() for x in (d_kl, d_ce)]
         statistics = statistics.contiguous()
-        call = self._call(kept, temperature, vocab)
+        call = self._call(kept, rows)
         call.gradient, call.softcap = Rows.of(target), softcap
         call.statistics = pointer(statistics)
         call.d_kl, call.d_ce = map(pointer, upstream)
-        run("tide_divergence_backward", call, wide=lambda_t.dtype == torch.float64)
+        run("tide_divergence_backward", call, wide=rows.lambda_t.dtype == torch.float64)
         return out if target is out else out.copy_(target)
 
-    def _call(self, kept: _Kept, temperature: float, vocab: int) -> _Call:
+    def _call(self, kept: _Kept, rows: DivergenceRows) -> _Call:
         num_rows, width = kept.student.shape
         return _Call(
             student=Rows.of(kept.student),
@@ -100,9 +86,9 @@ class NativeDivergence(NamedTuple):
             labels=pointer(kept.labels),
             mask=pointer(kept.mask),
             num_rows=num_rows,
-            vocab=vocab,
+            vocab=rows.vocab,
             width=width,
-            temperature=temperature,
+            temperature=rows.temperature,
             kind=_KINDS[self.name],
             num_threads=torch.get_num_threads(),
         )
@@ -111,9 +97,8 @@ class NativeDivergence(NamedTuple):
 class _Kept:
     """Arguments as the library reads them, which must outlive the call."""
 
-    def __init__(
-        self, student: Tensor, teacher: Tensor, lambda_t: Tensor, labels: Tensor | None, mask: Tensor | None
-    ) -> None:
+    def __init__(self, rows: DivergenceRows) -> None:
+        student, teacher, lambda_t, labels, mask, *_ = rows
         self.student, self.teacher = with_unit_columns(student), with_unit_columns(teacher)
         self.lambda_t = lambda_t.contiguous()
         self.labels, self.mask = (None if x is None else x.contiguous() for x in (labels, mask))

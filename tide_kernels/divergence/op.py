@@ -26,6 +26,7 @@ from tide_kernels._shared.checks import (
 )
 from tide_kernels._shared.first_order import forbid_double_backward, spend_once
 from tide_kernels._shared.row_blocks import RowBlocks, active_rows
+from tide_kernels.divergence.backend import DivergenceRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,8 +85,10 @@ def register_divergence(name: str, reference: ReferenceFormula) -> DivergenceOp:
         check_lambda_values(name, lambda_t, mask)
         if labels is not None:
             check_id_values(name, "labels", labels, vocab, mask)
-        arguments = (student_logits, teacher_logits, lambda_t, labels, mask, float(temperature), vocab)
-        made: tuple[Tensor, Tensor, Tensor] = backends[backend].load().forward(*arguments)
+        rows = DivergenceRows(
+            student_logits, teacher_logits, lambda_t, labels, mask, float(temperature), vocab
+        )
+        made: tuple[Tensor, Tensor, Tensor] = backends[backend].load().forward(rows)
         return made
 
     @forward.register_fake
@@ -106,9 +109,9 @@ def register_divergence(name: str, reference: ReferenceFormula) -> DivergenceOp:
         return values, ce, lambda_t.new_empty((num_rows, backends[backend].load().num_statistics))
 
     def write_gradient(out: Tensor | None, *arguments: Any) -> Tensor:
-        *tensors, temperature, vocab, backend, statistics, d_kl, d_ce = arguments
-        rest: tuple[Any, ...] = (*tensors, statistics, d_kl, d_ce, float(temperature), vocab, out)
-        gradient: Tensor = backends[backend].load().backward(*rest)
+        student, teacher, lambda_t, labels, mask, temperature, vocab, backend, *rest = arguments
+        rows = DivergenceRows(student, teacher, lambda_t, labels, mask, float(temperature), vocab)
+        gradient: Tensor = backends[backend].load().backward(rows, *rest, out)
         return gradient
 
     @backward_op

@@ -19,15 +19,14 @@ from tide_kernels._shared.head_gradient import GradientByRows
 from tide_kernels._shared.row_blocks import Scratch, map_blocks, rows_per_block
 from tide_kernels._shared.vocabulary import Vocabulary, vocabulary_of
 from tide_kernels._shared.workspace import RowPlan, aligned_rows, plan_rows, row_steps
+from tide_kernels.divergence.backend import DivergenceRows
 from tide_kernels.divergence.chunked import block_gradient, block_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from tide_kernels.divergence.chunked import ChunkedDivergence
-    from tide_kernels.divergence.launch import DivergenceKernels
-    from tide_kernels.divergence.native import NativeDivergence
+    from tide_kernels.divergence.backend import DivergenceBackend
     from tide_kernels.linear_divergence.arguments import LinearArguments, LinearSettings
 
 
@@ -38,7 +37,7 @@ SEPARATE_RATIO = 4
 
 
 def linear_divergence_rows(
-    of_logits: ChunkedDivergence | NativeDivergence | DivergenceKernels,
+    of_logits: DivergenceBackend,
     arguments: LinearArguments,
     settings: LinearSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -244,22 +243,28 @@ class _NativeRows(_Rows):
     ) -> None:
         arguments, settings = self.arguments, self.settings
         labels = None if arguments.labels is None else arguments.labels[block]
-        given = (student, teacher, arguments.lambda_t[block], labels, None)
-        kl, ce, statistics = self.of_logits.forward(*given, settings.temperature, self.vocabulary.size)
+        rows = DivergenceRows(
+            student,
+            teacher,
+            arguments.lambda_t[block],
+            labels,
+            None,
+            settings.temperature,
+            self.vocabulary.size,
+        )
+        kl, ce, statistics = self.of_logits.forward(rows)
         self.kl[block] = kl
         if labels is not None:
             self.ce[block] = ce
         if not self.wanted:
             return
         self.of_logits.backward(
-            *given,
+            rows,
             statistics,
             self.kl_weight[block],
             None if labels is None else self.ce_weight[block],
-            settings.temperature,
-            self.vocabulary.size,
             self.gradient_of(block, gradient_block),
-            softcap=self.head.options.softcap,
+            self.head.options.softcap,
         )
 
 
