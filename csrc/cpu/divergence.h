@@ -4,7 +4,6 @@
 #ifndef TIDE_STATISTICS
 #define TIDE_STATISTICS
 #define MOST_OUTSIDE 1e6
-#define LEAST_SHARE 1e-20 /* of the target, where p is 0: times log r/p <= 1e9, it is no part of KL(r || p) */
 enum { MAX, TOTAL, MEAN, OFFSET, PATH, LABEL_REST, LABEL_TOTAL, NUM_STATISTICS = 8 };
 /* Nothing to look for; with entries at -inf, or where p is 0 and the target may not be; by the definition. */
 enum { PLAIN, ODD, DEFINITION };
@@ -175,7 +174,7 @@ static void FN(divergence_forward)(const tide_divergence *call, int64_t row) {
   if (call->kind == REVERSE)
     trusted &= outside == 0; /* +inf */
   else
-    trusted &= !(of_student && lambda == 1) && elsewhere <= LEAST_SHARE; /* +inf */
+    trusted &= !(of_student && lambda == 1) && elsewhere == 0; /* +inf; log r/p where p is 0 */
   if (!trusted) {
     path = DEFINITION;
     kl = FN(kl_by_definition)(call, lambda, row);

@@ -51,6 +51,7 @@
 #include "rows.h"
 #include "divergence.h"
 #include "tokens.h"
+#include "chunks.h"
 
 /* Rows over threads: a free thread takes the next row, so results do not depend on their number. */
 
@@ -119,9 +120,21 @@ EXPORT(token_forward, tide_tokens, )
 EXPORT(token_backward, tide_tokens, CLEAR_MASKED)
 EXPORT(token_scores, tide_tokens, )
 
+/* Doubles in any case. */
+void tide_chunk_forward(const tide_chunks *call, int wide) {
+  (void)wide;
+  over_rows(chunk_forward, call, NULL, call->num_rows, call->student_length + call->teacher_length, call->num_threads);
+}
+
+void tide_chunk_backward(const tide_chunks *call, int wide) {
+  (void)wide;
+  over_rows(chunk_backward, call, NULL, call->num_rows, call->student_length, call->num_threads);
+}
+
 /* Of the calls, which the caller compares with its own. */
 int64_t tide_size_of_divergence(void) { return sizeof(tide_divergence); }
 int64_t tide_size_of_tokens(void) { return sizeof(tide_tokens); }
+int64_t tide_size_of_chunks(void) { return sizeof(tide_chunks); }
 
 /* Ask for huge pages: writing fresh memory is mostly page faults, one per 4 KiB. A hint. */
 void tide_huge_pages(void *data, int64_t num_bytes) {

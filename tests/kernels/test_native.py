@@ -20,6 +20,7 @@ from tests.kernels.cases import DIVERGENCES, worst_row
 from tests.kernels.cases.divergence import call, gradient, make, truth
 from tide_kernels import interpolated_kl, token_logprob, token_scores
 from tide_kernels._shared import native, native_tokens
+from tide_kernels.chunk_likelihood import native as native_chunks
 from tide_kernels.divergence import native as native_divergence
 from tide_kernels.divergence.backend import DivergenceRows
 
@@ -81,6 +82,7 @@ def test_structures_have_the_sizes_of_the_library():
     for structure, size in (
         (native_divergence._Call, library.tide_size_of_divergence),
         (native_tokens.TokensCall, library.tide_size_of_tokens),
+        (native_chunks._Call, library.tide_size_of_chunks),
     ):
         assert ctypes.sizeof(structure) == size()
 

@@ -70,12 +70,13 @@ def _of_triton(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _table(
-    torch: str, triton: str, native: str | None = None, triton_on: tuple[str, ...] = TRITON_DEVICES
+    torch: str, triton: str, native: str, triton_on: tuple[str, ...] = TRITON_DEVICES
 ) -> dict[str, Backend]:
-    table = {"torch": Backend(torch, _never)}
-    if native is not None:
-        table["native"] = Backend(native, _of_native, ("cpu",))
-    return table | {"triton": Backend(triton, _of_triton, triton_on)}
+    return {
+        "torch": Backend(torch, _never),
+        "native": Backend(native, _of_native, ("cpu",)),
+        "triton": Backend(triton, _of_triton, triton_on),
+    }
 
 
 def _divergence(instance: str, triton_on: tuple[str, ...] = TRITON_DEVICES) -> dict[str, Backend]:
@@ -101,7 +102,9 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         WIDE_PRODUCT_DEVICES,
     ),
     "token_scores": _table("token_scores.chunked", "token_scores.launch", "token_scores.native"),
-    "chunk_likelihood": _table("chunk_likelihood.chunked", "chunk_likelihood.launch"),
+    "chunk_likelihood": _table(
+        "chunk_likelihood.chunked", "chunk_likelihood.launch", "chunk_likelihood.native"
+    ),
 }
 
 

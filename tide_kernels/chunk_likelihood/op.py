@@ -65,8 +65,8 @@ def chunk_likelihood(
         lambda_t: number or [B] in [0, 1], for "interpolated" only. No gradient.
         temperature: T > 0, divides the summed log-probability.
         eps: clamp, in (0, 0.5).
-        backend: "auto" (triton on a GPU, else torch), "triton" (one launch each way), "torch" (span sums, no
-            graph) or "reference" (the definition).
+        backend: "auto" (triton on a GPU, native on a CPU, else torch), "triton" (one launch each way),
+            "native" (C), "torch" (span sums, no graph) or "reference" (the definition).
 
     Returns:
         [B, C] fp32, nats, not scaled by T². Differentiable once in student_token_log_probs.

@@ -9,9 +9,9 @@ import torch
 from tests.kernels.cases import EPS32
 
 # The definition sums in fp32; the others compute in fp64 and round once.
-FAST = ("torch", "triton")
+FAST = ("torch", "native", "triton")
 BACKENDS = (*FAST, "reference")
-BOUND = {"triton": EPS32, "torch": EPS32, "reference": 64 * EPS32}
+BOUND = {"triton": EPS32, "native": EPS32, "torch": EPS32, "reference": 64 * EPS32}
 
 
 def make(num_chunks=7, batch=3, dtype=torch.float32, seed=0):
