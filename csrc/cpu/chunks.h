@@ -26,9 +26,9 @@ static likelihood likelihood_of(double log_p, double low, double high) {
   return (likelihood){p, not_p, log_p, p > 0.5 ? log(not_p) : log1p(-p)};
 }
 
-/* Sums of the token log-probabilities of each active chunk; the tokens of others are not read. */
-static void span_sums(const tide_rows *tokens, const int64_t *chunks, int64_t row, int64_t length,
-                      const uint8_t *active, int64_t num_chunks, double *sums) {
+/* Sums of the token log-probabilities of each chunk. */
+static void span_sums(const tide_rows *tokens, const int64_t *chunks, int64_t row, int64_t length, int64_t num_chunks,
+                      double *sums) {
   double buffer[TILE];
   memset(sums, 0, (size_t)num_chunks * sizeof *sums);
   for (int64_t first = 0; first < length; first += TILE) {
@@ -36,7 +36,7 @@ static void span_sums(const tide_rows *tokens, const int64_t *chunks, int64_t ro
     const double *log_p = load_f64(tokens, row, first, n, buffer);
     for (int i = 0; i < n; i++) {
       int64_t chunk = chunks[row * length + first + i];
-      if (chunk >= 0 && chunk < num_chunks && active[chunk]) sums[chunk] += log_p[i];
+      if (chunk >= 0 && chunk < num_chunks) sums[chunk] += log_p[i];
     }
   }
 }
@@ -65,8 +65,8 @@ static void chunk_forward(const void *argument, int64_t row) {
   const uint8_t *active = call->chunk_mask + start;
   double *slope = call->slope + start, *of_teacher = call->sums + start, losses[TILE];
   double share = call->objective == CHUNK_INTERPOLATED ? call->lambda[row] : 1;
-  span_sums(&call->student, call->student_chunks, row, call->student_length, active, call->num_chunks, slope);
-  span_sums(&call->teacher, call->teacher_chunks, row, call->teacher_length, active, call->num_chunks, of_teacher);
+  span_sums(&call->student, call->student_chunks, row, call->student_length, call->num_chunks, slope);
+  span_sums(&call->teacher, call->teacher_chunks, row, call->teacher_length, call->num_chunks, of_teacher);
   for (int64_t first = 0; first < call->num_chunks; first += TILE) {
     int n = tile_size(call->num_chunks, first);
     for (int i = 0; i < n; i++) {
